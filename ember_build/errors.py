@@ -1,0 +1,25 @@
+"""What can go wrong between a repository and a bundle, split by whose fault it is.
+
+BuildError
+├── InvalidPlayer         the named player is unusable: malformed URL, no such repository, hostile archive
+├── PlayerBuildFailed     the researcher's code does not build; never retried, its log is kept
+└── BuildPlatformError    ours or the network's fault; worth another try later
+"""
+
+from __future__ import annotations
+
+
+class BuildError(Exception):
+    """Base of all errors of a build. The message is one or two sentences a researcher or operator can act on."""
+
+
+class InvalidPlayer(BuildError):
+    """The repository, commit or archive that was named cannot be used; another try will not help."""
+
+
+class PlayerBuildFailed(BuildError):
+    """The player's own code did not build into a usable bundle; another try of the same commit will not help."""
+
+
+class BuildPlatformError(BuildError):
+    """Our platform or the network failed; the same build may well succeed later."""
