@@ -1,0 +1,1 @@
+"""Builds of a study, as far as the database decides them."""

@@ -1,0 +1,515 @@
+"""The build ledger: request, claim, heartbeat, finish, fail, cancel, expire. The database decides; Dagster carries out.
+
+A claim is compare-and-set in one short transaction: the study's state becomes a lock state, the request starts to run
+under a lease, and both remember a fencing token. Whoever ends a request (finish, fail, cancel, expire) must match that
+token; the study's state, exactly one study log and the mails change in the same transaction. A late one: LeaseLost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, case, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from domain.db import Sessions, database_now, is_violated
+from domain.errors import (
+    DomainError,
+    InvalidRequest,
+    LeaseLost,
+    PermissionDenied,
+    StudyIsLocked,
+    TransitionNotAllowed,
+)
+from domain.mail.audience import Audience, people
+from domain.mail.outbox import enqueue
+from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
+from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
+from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
+from domain.permissions.checks import require_permission
+from domain.permissions.codes import Permission
+from domain.studies.log import record
+
+LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
+MAY_START_FROM: dict[BuildKind, tuple[State, ...]] = {
+    BuildKind.PREVIEW: tuple(state for state in WORKFLOW_STATES if state is not State.ARCHIVED),
+    BuildKind.DEPLOYMENT: (State.APPROVED, State.ACTIVE, State.PAUSED),
+}
+PERMISSIONS: dict[BuildKind, tuple[Permission, ...]] = {
+    BuildKind.PREVIEW: (Permission.CHANGE_STUDY,),
+    BuildKind.DEPLOYMENT: (Permission.CHANGE_STUDY, Permission.CHANGE_STUDY_STATUS),
+}
+REFUSALS = (InvalidRequest, PermissionDenied, TransitionNotAllowed)
+"""Errors that end a request before its claim, with neither log nor mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A running request in the hands of one worker; `fencing_token` proves it."""
+
+    request_id: int
+    study_id: int
+    study_uuid: UUID
+    study_name: str
+    kind: BuildKind
+    requested_by: str
+    fencing_token: int
+    attempt: int
+    state_before: str
+    player_repo_url: str | None
+    player_sha: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat."""
+
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a build failed: the step, a stable code, and a message for people."""
+
+    step: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BuildLedger:
+    """The ledger over one database. Each method is one short transaction of its own."""
+
+    sessions: Sessions
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def request(self, study_id: int, user_id: int, kind: BuildKind, *, origin: str = "") -> int:
+        """Ask for a build; returns the request's id. A newer request takes the place of one that still waits.
+
+        Raises PermissionDenied, or TransitionNotAllowed where the study's state can never lead to this build.
+        """
+        with self.sessions.begin() as session:
+            study, user = session.get_one(Study, study_id), session.get_one(User, user_id)
+            _require(session, user, study, kind)
+            state = study.state_before_build or study.state
+            if state not in MAY_START_FROM[kind]:
+                raise _forbidden(study, kind, state)
+            self._make_way(session, study, kind)
+            request = BuildRequest(study_id=study.id, requested_by_id=user.id, kind=kind.value, origin=origin)
+            session.add(request)
+            try:
+                session.flush()
+            except IntegrityError as error:
+                if is_violated(error, ONE_WAITING_BUILD):
+                    raise StudyIsLocked(
+                        f"somebody else has asked for a {kind} of {study.name!r} at the same moment; theirs is waiting"
+                    ) from error
+                raise
+            return request.id
+
+    def _make_way(self, session: Session, study: Study, kind: BuildKind) -> None:
+        session.execute(
+            update(BuildRequest)
+            .where(
+                BuildRequest.study_id == study.id,
+                BuildRequest.kind == kind,
+                BuildRequest.status == RequestStatus.QUEUED,
+            )
+            .values(status=RequestStatus.CANCELLED, finished_at=database_now(), error_code="replaced")
+        )
+
+    # -- working --------------------------------------------------------------------------------------------------
+
+    def claim(self, request_id: int, run_id: str, lease: timedelta) -> Claim:
+        """Take a waiting request for the run `run_id` and lock its study for `lease`, or longer with heartbeats.
+
+        Raises StudyIsLocked when another build holds the study (the request goes on waiting), and the errors of
+        REFUSALS when this request can never run: then it has ended as failed, with that message.
+        """
+        try:
+            with self.sessions.begin() as session:
+                try:
+                    return _take(session, request_id, run_id, lease)
+                except REFUSALS as refusal:
+                    _refuse(session, request_id, refusal)
+                    refused = refusal
+        except IntegrityError as error:
+            if is_violated(error, ONE_RUNNING_BUILD):
+                raise StudyIsLocked(f"another build of the study of request {request_id} has just begun") from error
+            raise
+        raise refused
+
+    def refuse(self, request_id: int, code: str, message: str) -> None:
+        """End a waiting request that cannot run, with neither log nor mail; its status says why."""
+        with self.sessions.begin() as session:
+            _end_waiting(session, request_id, code, message)
+
+    def heartbeat(self, claim: Claim, lease: timedelta) -> Beat:
+        """Prolong the lease from now. Raises LeaseLost when somebody else ended the request."""
+        beat = (
+            update(BuildRequest)
+            .where(*_is_held(claim))
+            .values(lease_expires_at=database_now(lease))
+            .returning(BuildRequest.cancel_requested_at)
+        )
+        with self.sessions.begin() as session:
+            row = session.execute(beat).one_or_none()
+        if row is None:
+            raise _lost(claim)
+        return Beat(cancel_requested=row[0] is not None)
+
+    def note_commit(self, claim: Claim, *, repository: str, sha: str, reason: str) -> None:
+        """Remember what is being built, so that it is known even if this worker dies. Raises LeaseLost."""
+        noted = (
+            update(BuildRequest)
+            .where(*_is_held(claim))
+            .values(player_repo=repository, player_sha=sha, sha_reason=reason)
+            .returning(BuildRequest.id)
+        )
+        with self.sessions.begin() as session:
+            if session.scalar(noted) is None:
+                raise _lost(claim)
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def finish(self, claim: Claim, extra: dict[str, Any]) -> str:
+        """The build succeeded: a deployment makes the study active, a preview leaves it as it was. Returns the state.
+
+        A SHA is pinned in the study's metadata when the study named none. Raises LeaseLost.
+        """
+        is_deployment = claim.kind is BuildKind.DEPLOYMENT
+        with self.sessions.begin() as session:
+            after = State.ACTIVE.value if is_deployment else claim.state_before
+            study, request = _close(session, claim, RequestStatus.SUCCEEDED, after, {})
+            if is_deployment:
+                study.deployed_at = request.finished_at
+            if request.player_sha and not claim.player_sha and not study.study_metadata.get("last_known_player_sha"):
+                study.study_metadata = {**study.study_metadata, "last_known_player_sha": request.player_sha}
+            _tell(session, claim, study, request, "succeeded", extra, {})
+            return after
+
+    def fail(self, claim: Claim, failure: Failure, extra: dict[str, Any]) -> None:
+        """The build failed: the study goes back to the state before. Raises LeaseLost."""
+        with self.sessions.begin() as session:
+            _fail(session, claim, failure, extra)
+
+    def expire(self, claim: Claim, extra: dict[str, Any]) -> None:
+        """The worker stopped answering and its lease has ended: fail the request for it.
+
+        Raises LeaseLost when the request has ended by itself or the lease was prolonged.
+        """
+        failure = Failure(
+            step="worker",
+            code="worker_died",
+            message="the process that built the study stopped answering; ask for the build again",
+        )
+        with self.sessions.begin() as session:
+            _fail(session, claim, failure, extra, BuildRequest.lease_expires_at < database_now())
+
+    def cancelled(self, claim: Claim, cancelled_by: str, extra: dict[str, Any]) -> None:
+        """The worker has stopped on somebody's wish: the study goes back to the state before. Raises LeaseLost."""
+        with self.sessions.begin() as session:
+            values = {"error_code": "cancelled"}
+            study, request = _close(session, claim, RequestStatus.CANCELLED, claim.state_before, values)
+            _tell(session, claim, study, request, "cancelled", extra, {"cancelled_by": cancelled_by})
+
+    def cancel(self, request_id: int, user_id: int) -> RequestStatus:
+        """Cancel a request: at once while it waits; a running one is told to stop at its next heartbeat.
+
+        Returns the status that the request has now. Raises PermissionDenied, or InvalidRequest if it has ended.
+        """
+        with self.sessions.begin() as session:
+            request, user = _request(session, request_id), session.get_one(User, user_id)
+            study = session.get_one(Study, request.study_id)
+            if request.requested_by_id != user.id or not user.is_active:
+                require_permission(session, user, Permission.CHANGE_STUDY, study)
+            wish = {"cancelled_by_id": user.id, "cancel_requested_at": database_now()}
+            ended = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
+            is_request = BuildRequest.id == request_id
+            waiting = update(BuildRequest).where(is_request, BuildRequest.status == RequestStatus.QUEUED)
+            running = update(BuildRequest).where(is_request, BuildRequest.status == RequestStatus.RUNNING)
+            if session.scalar(waiting.values(wish | ended).returning(BuildRequest.id)):
+                _log_cancelled_while_waiting(session, study, request, user)
+                return RequestStatus.CANCELLED
+            if session.scalar(running.values(wish).returning(BuildRequest.id)):
+                return RequestStatus.RUNNING
+            session.refresh(request)
+            raise InvalidRequest(f"build request {request_id} has already ended: it is {request.status}")
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def running(self, *, expired_only: bool) -> Sequence[Claim]:
+        """The claims of running requests, oldest first; on request only those whose lease has ended."""
+        query = select(BuildRequest).where(BuildRequest.status == RequestStatus.RUNNING).order_by(BuildRequest.id)
+        if expired_only:
+            query = query.where(BuildRequest.lease_expires_at < database_now())
+        with self.sessions.begin() as session:
+            return [_claim_of(session, request) for request in session.scalars(query)]
+
+    def canceller(self, claim: Claim) -> str | None:
+        """The name of the person who asked to cancel this request, if somebody did."""
+        asked = (
+            select(User.name)
+            .join(BuildRequest, BuildRequest.cancelled_by_id == User.id)
+            .where(BuildRequest.id == claim.request_id, BuildRequest.cancel_requested_at.is_not(None))
+        )
+        with self.sessions.begin() as session:
+            return session.scalar(asked)
+
+
+def _claimable(kind: BuildKind) -> ColumnElement[bool]:
+    """The condition of compare-and-set on the study: it stands where this kind of build may start."""
+    return Study.state.in_(MAY_START_FROM[kind])
+
+
+def _waiting() -> ColumnElement[bool]:
+    """The condition of compare-and-set on the request: nobody has taken it."""
+    return BuildRequest.status == RequestStatus.QUEUED
+
+
+def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> Claim:
+    request = _request(session, request_id)
+    study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
+    kind = BuildKind(request.kind)
+    _require(session, user, study, kind)
+    # SET reads the row as it was before: state_before_build gets the state that this UPDATE replaces.
+    lock = (
+        update(Study)
+        .where(Study.id == study.id, _claimable(kind))
+        .values(state_before_build=Study.state, state=LOCK_STATE[kind].value, fencing_token=Study.fencing_token + 1)
+        .returning(Study.fencing_token, Study.state_before_build)
+        .execution_options(synchronize_session=False)
+    )
+    locked = session.execute(lock).one_or_none()
+    if locked is None:
+        session.refresh(study)
+        session.refresh(request)
+        if request.status != RequestStatus.QUEUED:
+            raise _not_waiting(request)
+        if study.state in LOCK_STATES:
+            raise StudyIsLocked(_who_holds(session, study))
+        raise _forbidden(study, kind, study.state)
+    token, state_before = locked
+    start = (
+        update(BuildRequest)
+        .where(BuildRequest.id == request_id, _waiting())
+        .values(
+            status=RequestStatus.RUNNING,
+            run_id=run_id,
+            attempt=BuildRequest.attempt + 1,
+            claimed_at=database_now(),
+            lease_expires_at=database_now(lease),
+            fencing_token=token,
+            state_before=state_before,
+        )
+        .returning(BuildRequest.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(start) is None:
+        raise _not_waiting(request)
+    session.refresh(request)
+    session.refresh(study)
+    return _claim_of(session, request)
+
+
+def _not_waiting(request: BuildRequest) -> StudyIsLocked:
+    """Not a refusal: whoever has the request decides what becomes of it."""
+    what = f"running in run {request.run_id}" if request.status == RequestStatus.RUNNING else request.status
+    return StudyIsLocked(f"build request {request.id} no longer waits: it is {what}; nothing is left to claim")
+
+
+def _request(session: Session, request_id: int) -> BuildRequest:
+    request = session.get(BuildRequest, request_id)
+    if request is None:
+        raise InvalidRequest(f"there is no build request {request_id}; `lookit-ops build list` shows them")
+    return request
+
+
+def _require(session: Session, user: User, study: Study, kind: BuildKind) -> None:
+    for permission in PERMISSIONS[kind]:
+        require_permission(session, user, permission, study)
+
+
+def _forbidden(study: Study, kind: BuildKind, state: str) -> TransitionNotAllowed:
+    starts = ", ".join(MAY_START_FROM[kind])
+    advice = "submit it and have it approved first" if kind is BuildKind.DEPLOYMENT else "it can no longer be built"
+    return TransitionNotAllowed(f"the study {study.name!r} is {state}; a {kind} may start from {starts} only: {advice}")
+
+
+def _who_holds(session: Session, study: Study) -> str:
+    holder = session.scalar(
+        select(BuildRequest).where(BuildRequest.study_id == study.id, BuildRequest.status == RequestStatus.RUNNING)
+    )
+    by = f" by build request {holder.id} (run {holder.run_id})" if holder else ""
+    return f"the study {study.name!r} is {study.state}{by}: wait until that build has ended, or cancel it"
+
+
+def _refuse(session: Session, request_id: int, refusal: DomainError) -> None:
+    _end_waiting(session, request_id, refusal.code, str(refusal))
+
+
+def _end_waiting(session: Session, request_id: int, code: str, message: str) -> None:
+    session.execute(
+        update(BuildRequest)
+        .where(BuildRequest.id == request_id, BuildRequest.status == RequestStatus.QUEUED)
+        .values(status=RequestStatus.FAILED, finished_at=database_now(), error_code=code, error=message)
+    )
+
+
+def _claim_of(session: Session, request: BuildRequest) -> Claim:
+    study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
+    if request.fencing_token is None or request.state_before is None:
+        raise LeaseLost(f"build request {request.id} is not claimed")
+    return Claim(
+        request_id=request.id,
+        study_id=study.id,
+        study_uuid=study.uuid,
+        study_name=study.name,
+        kind=BuildKind(request.kind),
+        requested_by=user.name,
+        fencing_token=request.fencing_token,
+        attempt=request.attempt,
+        state_before=request.state_before,
+        player_repo_url=_text(study.study_metadata.get("player_repo_url")),
+        player_sha=_text(study.study_metadata.get("last_known_player_sha")),
+    )
+
+
+def _text(value: object) -> str | None:
+    """What the metadata says, as text: other programs may have written a number or blanks there."""
+    text = "" if value is None else str(value).strip()
+    return text or None
+
+
+def _is_held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return (
+        BuildRequest.id == claim.request_id,
+        BuildRequest.status == RequestStatus.RUNNING,
+        BuildRequest.fencing_token == claim.fencing_token,
+    )
+
+
+def _lost(claim: Claim) -> LeaseLost:
+    return LeaseLost(
+        f"build request {claim.request_id} is no longer held with fencing token {claim.fencing_token}:"
+        " it was ended by somebody else, and this worker changes nothing more"
+    )
+
+
+def _close(
+    session: Session,
+    claim: Claim,
+    status: RequestStatus,
+    state_after: str,
+    values: dict[str, Any],
+    *also: ColumnElement[bool],
+) -> tuple[Study, BuildRequest]:
+    """Compare-and-set the end of a request, study first as in the claim, so that two never wait for each other."""
+    released = (
+        update(Study)
+        .where(
+            Study.id == claim.study_id,
+            Study.fencing_token == claim.fencing_token,
+            Study.state == LOCK_STATE[claim.kind],
+        )
+        .values(
+            state=state_after,
+            state_before_build=None,
+            state_changed_at=case(
+                (Study.state_before_build == state_after, Study.state_changed_at), else_=database_now()
+            ),
+        )
+        .returning(Study.id)
+        .execution_options(synchronize_session=False)
+    )
+    ended = (
+        update(BuildRequest)
+        .where(*_is_held(claim), *also)
+        .values(status=status, finished_at=database_now(), lease_expires_at=None, **values)
+        .returning(BuildRequest.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(released) is None or session.scalar(ended) is None:
+        raise _lost(claim)
+    return session.get_one(Study, claim.study_id), session.get_one(BuildRequest, claim.request_id)
+
+
+def _fail(session: Session, claim: Claim, failure: Failure, extra: dict[str, Any], *also: ColumnElement[bool]) -> None:
+    values = {"error_code": failure.code, "error": failure.message}
+    study, request = _close(session, claim, RequestStatus.FAILED, claim.state_before, values, *also)
+    facts = {"step": failure.step, "error": failure.message}
+    _tell(session, claim, study, request, "failed", extra, facts)
+
+
+def _tell(
+    session: Session,
+    claim: Claim,
+    study: Study,
+    request: BuildRequest,
+    outcome: str,
+    extra: dict[str, Any],
+    facts: dict[str, Any],
+) -> None:
+    """The one log of a build and its mails."""
+    what = {
+        "outcome": outcome,
+        "kind": claim.kind.value,
+        "request_id": claim.request_id,
+        "run_id": request.run_id,
+        "attempt": claim.attempt,
+        "origin": request.origin,
+        "repository": request.player_repo,
+        "sha": request.player_sha,
+        "sha_reason": request.sha_reason,
+        **facts,
+    }
+    record(
+        session,
+        study,
+        action=claim.kind.value,
+        user_id=request.requested_by_id,
+        state_before=claim.state_before,
+        state_after=study.state,
+        extra={**what, **extra},
+        build_request_id=claim.request_id,
+    )
+    requester = session.get_one(User, request.requested_by_id)
+    enqueue(
+        session,
+        event=f"build_request:{claim.request_id}:{outcome}",
+        template=f"build_{outcome}",
+        context={
+            **what,
+            "study": {"name": study.name, "uuid": str(study.uuid)},
+            "requested_by": requester.name,
+            "state_after": study.state,
+            "deployed": study.deployed_at is not None,
+        },
+        recipients=people(session, study, Audience.STUDY_ADMINS, Audience.SITE_ADMINS, also=(requester,)),
+        study=study,
+    )
+
+
+def _log_cancelled_while_waiting(session: Session, study: Study, request: BuildRequest, user: User) -> None:
+    record(
+        session,
+        study,
+        action=request.kind,
+        user_id=user.id,
+        state_before=study.state,
+        state_after=study.state,
+        extra={
+            "outcome": "cancelled",
+            "kind": request.kind,
+            "request_id": request.id,
+            "cancelled_by": user.name,
+            "note": "cancelled while it waited; nothing had begun",
+        },
+        build_request_id=request.id,
+    )

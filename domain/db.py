@@ -1,0 +1,210 @@
+"""The database: engine, sessions, declarative base, and column types that mean the same on SQLite and PostgreSQL.
+
+SQLite is opened with WAL, foreign keys on, and `BEGIN IMMEDIATE`: a deferred transaction that reads and then
+writes fails under load with "database is locked", whatever the time-out.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    CHAR,
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Engine,
+    Integer,
+    MetaData,
+    TypeDecorator,
+    Uuid,
+    create_engine,
+    event,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, MappedAsDataclass, Session, sessionmaker
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import FunctionElement, literal
+from sqlalchemy.types import TypeEngine
+
+Sessions = sessionmaker[Session]
+
+SQLITE_BUSY_TIMEOUT = timedelta(seconds=30)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC time; text with microseconds on SQLite, so that it sorts and compares as it reads."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time without a zone cannot be stored: {value!r}")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class CanonicalUuid(TypeDecorator[uuid.UUID]):
+    """A UUID: native on PostgreSQL, 36 characters with dashes on SQLite, as any other program would write it."""
+
+    impl = Uuid
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(CHAR(36) if dialect.name == "sqlite" else Uuid())
+
+    def process_bind_param(self, value: uuid.UUID | None, dialect: Dialect) -> uuid.UUID | str | None:
+        return str(value) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: uuid.UUID | str | None, dialect: Dialect) -> uuid.UUID | None:
+        return uuid.UUID(value) if isinstance(value, str) else value
+
+
+JsonObject = JSON().with_variant(JSONB(), "postgresql")
+BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by itself only for INTEGER
+
+
+class database_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function that it is
+    """The database's own clock plus some seconds: workers on several machines agree on it alone."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+    name = "database_now"
+
+    def __init__(self, offset: timedelta = timedelta()) -> None:
+        super().__init__(literal(offset.total_seconds()))
+
+
+@compiles(database_now, "postgresql")
+def _now_on_postgresql(element: database_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+@compiles(database_now, "sqlite")
+def _now_on_sqlite(element: database_now, compiler: SQLCompiler, **kw: Any) -> str:
+    seconds = compiler.process(element.clauses, **kw)
+    return f"(strftime('%Y-%m-%d %H:%M:%f000', 'now', {seconds} || ' seconds'))"
+
+
+class default_now(FunctionElement[datetime]):  # noqa: N801
+    """Server default of a time: the moment of the INSERT, whoever inserts."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(default_now, "postgresql")
+def _default_now_on_postgresql(element: default_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return "clock_timestamp()"
+
+
+@compiles(default_now, "sqlite")
+def _default_now_on_sqlite(element: default_now, compiler: SQLCompiler, **kw: Any) -> str:
+    return "(strftime('%Y-%m-%d %H:%M:%f000', 'now'))"
+
+
+class default_uuid(FunctionElement[uuid.UUID]):  # noqa: N801
+    """Server default of a random (version 4) UUID."""
+
+    type = CanonicalUuid()
+    inherit_cache = True
+
+
+@compiles(default_uuid, "postgresql")
+def _default_uuid_on_postgresql(element: default_uuid, compiler: SQLCompiler, **kw: Any) -> str:
+    return "gen_random_uuid()"
+
+
+@compiles(default_uuid, "sqlite")
+def _default_uuid_on_sqlite(element: default_uuid, compiler: SQLCompiler, **kw: Any) -> str:
+    return (
+        "(lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2)"
+        " || '-' || substr('89AB', 1 + (abs(random()) % 4), 1) || substr(hex(randomblob(2)), 2)"
+        " || '-' || hex(randomblob(6))))"
+    )
+
+
+class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
+    """Base of all models: keyword-only dataclasses, so that a type checker sees a misspelt column."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime(), uuid.UUID: CanonicalUuid(), dict[str, Any]: JsonObject}  # noqa: RUF012
+
+
+def one_of(column: str, values: type | tuple[str, ...]) -> str:
+    """SQL of a CHECK that a column holds one of the values (a StrEnum or a tuple of strings)."""
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"  # ty: ignore[not-iterable]
+
+
+def json_object_checks(column: str) -> tuple[CheckConstraint, CheckConstraint]:
+    """CHECKs, one for each database, that a JSON column holds an object: SQLite would store any text."""
+    on_sqlite = CheckConstraint(f"json_valid({column}) AND json_type({column}) = 'object'", name=f"{column}_is_object")
+    on_postgresql = CheckConstraint(f"jsonb_typeof({column}) = 'object'", name=f"{column}_is_object")
+    return on_sqlite.ddl_if(dialect="sqlite"), on_postgresql.ddl_if(dialect="postgresql")
+
+
+def engine_for(url: str) -> Engine:
+    """An engine for `sqlite:///…` or `postgresql+psycopg://…` (a bare `postgresql://` means psycopg 3, too)."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    engine = create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT.total_seconds()})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver must not begin transactions of its own
+    connection.execute(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT.total_seconds() * 1000)}")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def sessions_for(engine: Engine) -> Sessions:
+    """A factory of sessions: `with sessions.begin() as session:` is one short transaction."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def is_violated(error: Exception, constraint: str) -> bool:
+    """Whether an IntegrityError was raised by the named unique index, on either database.
+
+    PostgreSQL names the index; SQLite names its columns, so the caller passes the index and we look it up.
+    """
+    text = str(error)
+    return constraint in text or ", ".join(_columns_of(constraint)) in text
+
+
+def _columns_of(constraint: str) -> list[str]:
+    for table in Base.metadata.tables.values():
+        for index in table.indexes:
+            if index.name == constraint:
+                return [f"{table.name}.{column.name}" for column in index.columns]
+    raise KeyError(f"no index is called {constraint!r}")

@@ -1,0 +1,139 @@
+"""The outbox: mails are enqueued in the transaction that they tell of, and delivered afterwards with retries.
+
+A mail is an intent (template, context, recipient); it is rendered when it is delivered. A crash between the server's
+acceptance and our commit may send it once more, with the same Message-ID.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from email.message import EmailMessage
+from typing import Any, Protocol
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from domain.db import Sessions, database_now
+from domain.models import MailStatus, OutboxMail, Study, User
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 10
+FIRST_RETRY = timedelta(minutes=1)
+LONGEST_RETRY = timedelta(hours=6)
+ATTEMPT_LEASE = timedelta(minutes=5)
+"""How long one attempt may take before another worker may try the same mail."""
+
+
+class MailRefused(Exception):
+    """The server refuses this recipient or message for good; another try will not help."""
+
+
+class MailDelayed(Exception):
+    """The server cannot be reached, or asks to try again later."""
+
+
+class Transport(Protocol):
+    """Takes one message to its recipient. Raises MailRefused or MailDelayed."""
+
+    def send(self, message: EmailMessage) -> None: ...
+
+
+Compose = Callable[[OutboxMail], EmailMessage]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one round of delivery did, in numbers of mails."""
+
+    sent: int
+    delayed: int
+    failed: int
+
+
+def enqueue(
+    session: Session, *, event: str, template: str, context: dict[str, Any], recipients: Iterable[User], study: Study
+) -> None:
+    """Put one mail for each recipient into the outbox; `event` and recipient together are unique for ever."""
+    session.add_all(
+        OutboxMail(event=event, recipient_id=user.id, study_id=study.id, template=template, context=context)
+        for user in recipients
+    )
+    session.flush()
+
+
+def deliver(sessions: Sessions, transport: Transport, compose: Compose, *, limit: int = 100) -> Delivery:
+    """Deliver the mails that are due, oldest first. One mail's failure never stops another's."""
+    outcome = {MailStatus.SENT: 0, MailStatus.WAITING: 0, MailStatus.FAILED: 0}
+    for mail_id in _due(sessions, limit):
+        mail = _take(sessions, mail_id)
+        if mail is not None:
+            outcome[_try(sessions, transport, compose, mail)] += 1
+    return Delivery(
+        sent=outcome[MailStatus.SENT], delayed=outcome[MailStatus.WAITING], failed=outcome[MailStatus.FAILED]
+    )
+
+
+def _due(sessions: Sessions, limit: int) -> list[int]:
+    due = (
+        select(OutboxMail.id)
+        .where(OutboxMail.status == MailStatus.WAITING, OutboxMail.next_attempt_at <= database_now())
+        .order_by(OutboxMail.id)
+        .limit(limit)
+    )
+    with sessions.begin() as session:
+        return list(session.scalars(due))
+
+
+def _take(sessions: Sessions, mail_id: int) -> OutboxMail | None:
+    """Claim one attempt by compare-and-set; None if another worker has it."""
+    take = (
+        update(OutboxMail)
+        .where(
+            OutboxMail.id == mail_id,
+            OutboxMail.status == MailStatus.WAITING,
+            OutboxMail.next_attempt_at <= database_now(),
+        )
+        .values(attempts=OutboxMail.attempts + 1, next_attempt_at=database_now(ATTEMPT_LEASE))
+        .returning(OutboxMail.id)
+    )
+    with sessions.begin() as session:
+        if session.scalar(take) is None:
+            return None
+        mail = session.get_one(OutboxMail, mail_id)
+        _ = mail.recipient  # loaded now: rendering happens without a session
+        return mail
+
+
+def _try(sessions: Sessions, transport: Transport, compose: Compose, mail: OutboxMail) -> MailStatus:
+    try:
+        transport.send(compose(mail))
+    except MailDelayed as delay:
+        final = mail.attempts >= MAX_ATTEMPTS
+        return _settle(sessions, mail, MailStatus.FAILED if final else MailStatus.WAITING, str(delay))
+    except Exception as error:  # a refused address or a broken template must not stop the mails behind it
+        logger.exception("mail %s to %s cannot be delivered", mail.id, mail.recipient.email)
+        return _settle(sessions, mail, MailStatus.FAILED, f"{type(error).__name__}: {error}")
+    return _settle(sessions, mail, MailStatus.SENT, None)
+
+
+def _settle(sessions: Sessions, mail: OutboxMail, status: MailStatus, error: str | None) -> MailStatus:
+    wait = min(FIRST_RETRY * 2 ** (mail.attempts - 1), LONGEST_RETRY)
+    settled = (
+        update(OutboxMail)
+        .where(OutboxMail.id == mail.id, OutboxMail.status == MailStatus.WAITING)
+        .values(
+            status=status,
+            last_error=error,
+            sent_at=database_now() if status is MailStatus.SENT else None,
+            next_attempt_at=database_now(wait),
+        )
+    )
+    with sessions.begin() as session:
+        session.execute(settled)
+    if status is not MailStatus.SENT:
+        logger.warning("mail %s to %s: %s, %s", mail.id, mail.recipient.email, status, error)
+    return status

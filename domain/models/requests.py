@@ -1,0 +1,178 @@
+"""Requests for work: builds of a study, archives of its videos. Other programs insert them with plain SQL.
+
+The server defaults make `INSERT INTO build_request (study_id, requested_by_id, kind)` enough; the CHECKs refuse a
+row that claims to be further than that. Partial unique indexes hold the two rules that matter most: one running
+build per study, one waiting request per study and kind.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from domain.db import Base, BigKey, default_now, one_of
+from domain.models.accounts import User
+from domain.models.studies import WORKFLOW_STATES, Study
+
+
+class RequestStatus(StrEnum):
+    """What became of a request."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL_STATUSES = frozenset({RequestStatus.SUCCEEDED, RequestStatus.FAILED, RequestStatus.CANCELLED})
+
+
+class BuildKind(StrEnum):
+    """What a build is for."""
+
+    PREVIEW = "preview"
+    DEPLOYMENT = "deployment"
+
+
+class ArchiveKind(StrEnum):
+    """Which videos an archive holds."""
+
+    CONSENT = "consent"
+    ALL = "all"
+
+
+ONE_RUNNING_BUILD = "uq_build_request_one_running_per_study"
+ONE_WAITING_BUILD = "uq_build_request_one_waiting_per_study_and_kind"
+ONE_WAITING_ARCHIVE = "uq_archive_request_one_waiting"
+
+
+def _life_of_a_request() -> tuple[CheckConstraint, ...]:
+    """The CHECKs that both kinds of request share."""
+    return (
+        CheckConstraint(one_of("status", RequestStatus), name="status"),
+        CheckConstraint(
+            "status <> 'queued' OR (run_id IS NULL AND claimed_at IS NULL AND lease_expires_at IS NULL"
+            " AND finished_at IS NULL)",
+            name="queued_is_untouched",
+        ),
+        CheckConstraint(
+            "status <> 'running' OR (run_id IS NOT NULL AND claimed_at IS NOT NULL AND lease_expires_at IS NOT NULL"
+            " AND fencing_token IS NOT NULL AND finished_at IS NULL)",
+            name="running_has_a_lease",
+        ),
+        CheckConstraint(
+            "status IN ('queued', 'running') OR (finished_at IS NOT NULL AND lease_expires_at IS NULL)",
+            name="ended_has_a_time",
+        ),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="failed_says_why"),
+        CheckConstraint("attempt >= 0", name="attempt_not_negative"),
+    )
+
+
+class BuildRequest(Base):
+    """Somebody asks for a preview or a deployment of a study.
+
+    `origin` says how the request came in, where the account alone does not tell (an operator acting for somebody).
+    `player_repo`, `player_sha` and `sha_reason` tell what was built, `state_before` where the study stood.
+    """
+
+    __tablename__ = "build_request"
+    __table_args__ = (
+        *_life_of_a_request(),
+        CheckConstraint(one_of("kind", BuildKind), name="kind"),
+        CheckConstraint(one_of("state_before", WORKFLOW_STATES), name="state_before"),
+        CheckConstraint("status <> 'running' OR state_before IS NOT NULL", name="running_knows_the_way_back"),
+        Index(
+            ONE_RUNNING_BUILD,
+            "study_id",
+            unique=True,
+            sqlite_where=text("status = 'running'"),
+            postgresql_where=text("status = 'running'"),
+        ),
+        Index(
+            ONE_WAITING_BUILD,
+            "study_id",
+            "kind",
+            unique=True,
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("ix_build_request_status", "status", "id"),
+        Index("ix_build_request_study", "study_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="RESTRICT"))
+    requested_by_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="RESTRICT"))
+    kind: Mapped[str] = mapped_column(String(10))
+    status: Mapped[str] = mapped_column(
+        String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
+    )
+    origin: Mapped[str] = mapped_column(Text, server_default="", default="")
+    requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
+    run_id: Mapped[str | None] = mapped_column(String(64), init=False)
+    claimed_at: Mapped[datetime | None] = mapped_column(init=False)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
+    fencing_token: Mapped[int | None] = mapped_column(init=False)
+    state_before: Mapped[str | None] = mapped_column(String(20), init=False)
+    cancelled_by_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), init=False)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(init=False)
+    player_repo: Mapped[str | None] = mapped_column(String(300), init=False)
+    player_sha: Mapped[str | None] = mapped_column(String(40), init=False)
+    sha_reason: Mapped[str | None] = mapped_column(Text, init=False)
+    finished_at: Mapped[datetime | None] = mapped_column(init=False)
+    error_code: Mapped[str | None] = mapped_column(String(40), init=False)
+    error: Mapped[str | None] = mapped_column(Text, init=False)
+
+    study: Mapped[Study] = relationship(init=False, repr=False, viewonly=True)
+    requested_by: Mapped[User] = relationship(
+        init=False, repr=False, viewonly=True, foreign_keys="BuildRequest.requested_by_id"
+    )
+
+
+class ArchiveRequest(Base):
+    """Somebody asks for a zip of a study's videos; `name_contains` narrows it to a part of the object names."""
+
+    __tablename__ = "archive_request"
+    __table_args__ = (
+        *_life_of_a_request(),
+        CheckConstraint(one_of("kind", ArchiveKind), name="kind"),
+        Index(
+            ONE_WAITING_ARCHIVE,
+            "study_id",
+            "requested_by_id",
+            "kind",
+            "name_contains",
+            unique=True,
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index("ix_archive_request_status", "status", "id"),
+        Index("ix_archive_request_study", "study_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="RESTRICT"))
+    requested_by_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="RESTRICT"))
+    kind: Mapped[str] = mapped_column(String(10))
+    name_contains: Mapped[str] = mapped_column(String(255), server_default="", default="")
+    status: Mapped[str] = mapped_column(
+        String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
+    )
+    requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
+    run_id: Mapped[str | None] = mapped_column(String(64), init=False)
+    claimed_at: Mapped[datetime | None] = mapped_column(init=False)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
+    fencing_token: Mapped[int | None] = mapped_column(init=False)
+    finished_at: Mapped[datetime | None] = mapped_column(init=False)
+    error_code: Mapped[str | None] = mapped_column(String(40), init=False)
+    error: Mapped[str | None] = mapped_column(Text, init=False)
+
+    study: Mapped[Study] = relationship(init=False, repr=False, viewonly=True)
+    requested_by: Mapped[User] = relationship(init=False, repr=False, viewonly=True)

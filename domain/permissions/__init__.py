@@ -1,0 +1,1 @@
+"""Who may do what: codes, roles, and the checks that every act goes through."""

@@ -1,0 +1,1 @@
+"""The life of a study: workflow, diagram, log, and the changes people make to it."""

@@ -1,0 +1,109 @@
+"""Change a study's content; what was reviewed cannot change behind the reviewers' back.
+
+After an approval, a change of reviewed content sends the study back to `rejected`, with a comment that says why.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from domain.db import database_now
+from domain.errors import InvalidRequest, StudyIsLocked
+from domain.mail.audience import Audience, people
+from domain.mail.outbox import enqueue
+from domain.models import State, Study, User
+from domain.models.studies import LOCK_STATES, REVIEWED_FIELDS
+from domain.permissions.checks import require_permission
+from domain.permissions.codes import Permission
+from domain.studies.log import record
+
+APPROVED_STATES = frozenset({State.APPROVED, State.ACTIVE, State.PAUSED, State.DEACTIVATED})
+EDITABLE = frozenset(REVIEWED_FIELDS) - {"lab_id"} | {"is_discoverable"}
+PLAYER_FIELDS = ("player_repo_url", "last_known_player_sha")
+
+
+def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) -> list[str]:
+    """Apply changes by field name, in the caller's transaction; returns the fields that really changed.
+
+    The keys `player_repo_url` and `last_known_player_sha` change the study's metadata; an empty value removes them.
+    Raises InvalidRequest for an unknown field or blank name, StudyIsLocked during a build, PermissionDenied.
+    """
+    require_permission(session, user, Permission.CHANGE_STUDY, study)
+    session.refresh(study, with_for_update=True)
+    if study.state in LOCK_STATES:
+        raise StudyIsLocked(f"the study {study.name!r} is {study.state}: change it once its build has ended")
+    wanted = _with_metadata(study, changes)
+    if unknown := sorted(set(wanted) - EDITABLE):
+        raise InvalidRequest(
+            f"a study has no field {', '.join(unknown)} to edit; there are {', '.join(sorted(EDITABLE))}"
+        )
+    if "name" in wanted and not str(wanted["name"]).strip():
+        raise InvalidRequest("a study's name cannot be blank")
+    diff = {name: [getattr(study, name), value] for name, value in wanted.items() if getattr(study, name) != value}
+    if not diff:
+        return []
+    for name, (_, value) in diff.items():
+        setattr(study, name, value)
+    before = study.state
+    reviewed = [name for name in diff if name in REVIEWED_FIELDS]
+    if reviewed and before in APPROVED_STATES:
+        _send_back(session, study, user, before, diff, reviewed)
+    else:
+        record(
+            session,
+            study,
+            action="edit",
+            user_id=user.id,
+            state_before=before,
+            state_after=before,
+            extra={"diff": diff},
+        )
+    return sorted(diff)
+
+
+def _with_metadata(study: Study, changes: dict[str, Any]) -> dict[str, Any]:
+    """Fold the player's two keys into one new value of the metadata."""
+    rest = {name: value for name, value in changes.items() if name not in PLAYER_FIELDS}
+    player = {name: value for name, value in changes.items() if name in PLAYER_FIELDS}
+    if player:
+        merged = {**study.study_metadata, **rest.get("study_metadata", {}), **player}
+        rest["study_metadata"] = {name: value for name, value in merged.items() if value or name not in PLAYER_FIELDS}
+    return rest
+
+
+def _send_back(
+    session: Session, study: Study, user: User, before: str, diff: dict[str, Any], reviewed: list[str]
+) -> None:
+    comment = f"Reviewed content changed after the approval: {', '.join(sorted(reviewed))}. Please submit it again."
+    study.state = State.REJECTED.value
+    session.flush()
+    session.execute(update(Study).where(Study.id == study.id).values(state_changed_at=database_now()))
+    session.refresh(study)
+    log = record(
+        session,
+        study,
+        action="reject",
+        user_id=user.id,
+        state_before=before,
+        state_after=study.state,
+        extra={"comment": comment, "diff": diff},
+    )
+    enqueue(
+        session,
+        event=f"study_log:{log.id}",
+        template="study_moved",
+        context={
+            "study": {"name": study.name, "uuid": str(study.uuid)},
+            "headline": "needs another review",
+            "sentence": "Your study was changed after its approval, so it needs to be reviewed again.",
+            "state_before": before,
+            "state_after": study.state,
+            "moved_by": user.name,
+            "comment": comment,
+        },
+        recipients=people(session, study, Audience.RESEARCHERS),
+        study=study,
+    )

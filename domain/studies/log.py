@@ -1,0 +1,59 @@
+"""The record of what happened to a study: one log per transition or build, bounded in size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from domain.models import Study, StudyLog
+
+TEXT_LIMIT = 400_000
+"""Characters that one text of a log may have; of a longer one head and tail are kept."""
+
+
+def bounded(text: str, limit: int = TEXT_LIMIT) -> str:
+    """The text, or its head and tail around a line that says how much was left out."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
+
+
+def bounded_all(value: Any, limit: int = TEXT_LIMIT) -> Any:
+    """The same for every text within a JSON value; NUL, which PostgreSQL's JSON cannot hold, is shown as ␀."""
+    match value:
+        case str():
+            return bounded(value.replace("\x00", "␀"), limit)
+        case dict():
+            return {key: bounded_all(item, limit) for key, item in value.items()}
+        case list() | tuple():
+            return [bounded_all(item, limit) for item in value]
+        case _:
+            return value
+
+
+def record(
+    session: Session,
+    study: Study,
+    *,
+    action: str,
+    user_id: int | None,
+    state_before: str,
+    state_after: str,
+    extra: dict[str, Any],
+    build_request_id: int | None = None,
+) -> StudyLog:
+    """Write one log of the study, in the caller's transaction."""
+    log = StudyLog(
+        study_id=study.id,
+        user_id=user_id,
+        action=action,
+        state_before=state_before,
+        state_after=state_after,
+        extra=bounded_all(extra),
+        build_request_id=build_request_id,
+    )
+    session.add(log)
+    session.flush()
+    return log

@@ -1,0 +1,297 @@
+"""The workflow: one table as plain data, and one shared `transitions` machine that every study goes through.
+
+The table is JSON all the way down, so it can be kept in a database or written as YAML (`table_from_yaml`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NotRequired, TypedDict, cast
+
+import yaml
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+from transitions import EventData, Machine
+
+from domain.db import database_now
+from domain.errors import InvalidRequest, StudyIsLocked, TransitionNotAllowed
+from domain.mail.audience import Audience, people
+from domain.mail.outbox import enqueue
+from domain.models import State, Study, User
+from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
+from domain.permissions.checks import require_permission
+from domain.permissions.codes import Permission
+from domain.studies.log import record
+
+INITIAL_STATE = State.CREATED
+
+
+class Notice(TypedDict):
+    """Who is told of a transition, under which headline, in which sentence."""
+
+    audience: str
+    headline: str
+    sentence: str
+
+
+class Row(TypedDict):
+    """One row of the workflow table."""
+
+    trigger: str
+    source: list[str]
+    dest: str
+    permission: str
+    needs_deployment: NotRequired[bool]
+    notice: NotRequired[Notice]
+
+
+def _tell(audience: Audience, headline: str, sentence: str) -> Notice:
+    return {"audience": audience.value, "headline": headline, "sentence": sentence}
+
+
+TABLE: list[Row] = [
+    {
+        "trigger": "submit",
+        "source": ["created"],
+        "dest": "submitted",
+        "permission": "studies.change_study_status",
+        "notice": _tell(Audience.SITE_ADMINS, "submitted for review", "A study has been submitted for review."),
+    },
+    {
+        "trigger": "resubmit",
+        "source": ["rejected", "retracted"],
+        "dest": "submitted",
+        "permission": "studies.change_study_status",
+        "notice": _tell(Audience.SITE_ADMINS, "submitted for review again", "A study has been submitted again."),
+    },
+    {
+        "trigger": "retract",
+        "source": ["submitted"],
+        "dest": "retracted",
+        "permission": "studies.change_study_status",
+        "notice": _tell(Audience.SITE_ADMINS, "submission retracted", "A submission has been retracted."),
+    },
+    {
+        "trigger": "approve",
+        "source": ["submitted"],
+        "dest": "approved",
+        "permission": "studies.approve_study",
+        "notice": _tell(Audience.RESEARCHERS, "approved", "Your study has been approved and may be deployed."),
+    },
+    {
+        "trigger": "reject",
+        "source": ["submitted", "active", "paused", "deactivated"],
+        "dest": "rejected",
+        "permission": "studies.approve_study",
+        "notice": _tell(Audience.RESEARCHERS, "changes requested", "Changes to your study are requested."),
+    },
+    {
+        "trigger": "reject",
+        "source": ["approved"],
+        "dest": "rejected",
+        "permission": "studies.approve_study",
+        "notice": _tell(Audience.RESEARCHERS, "approval rescinded", "The approval of your study is rescinded."),
+    },
+    {
+        "trigger": "activate",
+        "source": ["approved", "paused"],
+        "dest": "active",
+        "permission": "studies.change_study_status",
+        "needs_deployment": True,
+        "notice": _tell(Audience.SITE_ADMINS, "activated", "A study has been activated."),
+    },
+    {
+        "trigger": "pause",
+        "source": ["active"],
+        "dest": "paused",
+        "permission": "studies.change_study_status",
+        "notice": _tell(Audience.SITE_ADMINS, "paused", "A study has been paused."),
+    },
+    {
+        "trigger": "deactivate",
+        "source": ["active", "paused"],
+        "dest": "deactivated",
+        "permission": "studies.change_study_status",
+        "notice": _tell(Audience.SITE_ADMINS, "deactivated", "A study has been deactivated."),
+    },
+    {
+        "trigger": "archive",
+        "source": [state.value for state in WORKFLOW_STATES if state is not State.ARCHIVED],
+        "dest": "archived",
+        "permission": "studies.change_study_status",
+    },
+]
+
+
+def table_from_yaml(text: str) -> list[Row]:
+    """The same table from YAML. Raises InvalidRequest for an unknown state, permission, audience or key."""
+    rows = yaml.safe_load(text)
+    if not isinstance(rows, list):
+        raise InvalidRequest("a workflow table is a list of transitions")
+    for row in rows:
+        _check_row(row)
+    return cast("list[Row]", rows)
+
+
+def _check_row(row: Any) -> None:
+    required, optional = {"trigger", "source", "dest", "permission"}, {"needs_deployment", "notice"}
+    if not isinstance(row, dict) or not required <= row.keys() <= required | optional:
+        raise InvalidRequest(f"a transition has {sorted(required)} and may have {sorted(optional)}, not {row!r}")
+    states = [*row["source"], row["dest"]]
+    if unknown := [state for state in states if state not in WORKFLOW_STATES]:
+        raise InvalidRequest(f"the workflow has no state {', '.join(map(repr, unknown))}")
+    if row["permission"] not in set(Permission):
+        raise InvalidRequest(f"there is no permission {row['permission']!r}")
+    if "notice" in row and row["notice"].get("audience") not in set(Audience):
+        raise InvalidRequest(f"the notice of {row['trigger']!r} names no audience that exists: {row['notice']!r}")
+
+
+@dataclass(slots=True)
+class Passage:
+    """One study on its way through one transition: the model that the shared machine moves."""
+
+    session: Session
+    study: Study
+    user: User
+    comment: str
+    state: str
+    state_before: str = field(init=False)
+    row: Row | None = None
+
+    def __post_init__(self) -> None:
+        self.state_before = self.state
+
+
+def _conditions(row: Row) -> list[Any]:
+    """Permission first, then what else the row asks for; each refuses by raising, so that the reason reaches people."""
+
+    def permission_is_held(event: EventData) -> bool:
+        passage = cast("Passage", event.model)
+        require_permission(passage.session, passage.user, Permission(row["permission"]), passage.study)
+        return True
+
+    def has_been_deployed(event: EventData) -> bool:
+        passage = cast("Passage", event.model)
+        if passage.study.deployed_at is None:
+            raise TransitionNotAllowed(
+                f"the study {passage.study.name!r} has never been deployed, so there is nothing to activate:"
+                " request a deployment, which activates it"
+            )
+        return True
+
+    return [permission_is_held, *([has_been_deployed] if row.get("needs_deployment") else [])]
+
+
+def machine_arguments(table: Sequence[Row] = tuple(TABLE)) -> dict[str, Any]:
+    """The table as `transitions` wants it: for the shared machine here and for the machine that draws."""
+
+    def remember(row: Row) -> Any:
+        def remember_row(event: EventData) -> None:
+            cast("Passage", event.model).row = row
+
+        return remember_row
+
+    return {
+        "states": [state.value for state in WORKFLOW_STATES],
+        "initial": INITIAL_STATE.value,
+        "auto_transitions": False,  # to_active() would step around the approval
+        "send_event": True,
+        "transitions": [
+            {
+                "trigger": row["trigger"],
+                "source": row["source"],
+                "dest": row["dest"],
+                "conditions": _conditions(row),
+                "before": remember(row),
+            }
+            for row in table
+        ],
+    }
+
+
+@cache
+def shared_machine() -> Machine:
+    """The one machine for all studies: a machine per row would cost milliseconds and memory each."""
+    return Machine(model=None, after_state_change=finalize_state_change, **machine_arguments())
+
+
+def triggers_from(state: str) -> list[str]:
+    """The triggers that the table knows from a state, whoever pulls them."""
+    return shared_machine().get_triggers(state) if state in set(WORKFLOW_STATES) else []
+
+
+def transition(session: Session, study: Study, trigger: str, user: User, comment: str = "") -> Study:
+    """Move the study, in the caller's transaction: state, one log, and mails to those the table names.
+
+    Raises InvalidRequest (no such trigger), StudyIsLocked, TransitionNotAllowed or PermissionDenied; then nothing
+    has changed.
+    """
+    machine = shared_machine()
+    if trigger not in machine.events:
+        raise InvalidRequest(f"there is no trigger {trigger!r}; there are {', '.join(machine.events)}")
+    state = session.scalar(select(Study.state).where(Study.id == study.id))
+    if state in LOCK_STATES:
+        raise StudyIsLocked(
+            f"the study {study.name!r} is {state}: it can be moved again once its build has ended"
+            f" (`lookit-ops build list` shows it)"
+        )
+    allowed = triggers_from(state or "")
+    if trigger not in allowed:
+        raise TransitionNotAllowed(
+            f"the study {study.name!r} is {state}, from where there is no {trigger!r};"
+            f" from here there is {', '.join(allowed) or 'no way on'}"
+        )
+    passage = Passage(session=session, study=study, user=user, comment=comment, state=str(state))
+    machine.events[trigger].trigger(passage)
+    return study
+
+
+def finalize_state_change(event: EventData) -> None:
+    """Finish a transition: the one place for what must happen after each. State, log and mails, one transaction."""
+    passage = cast("Passage", event.model)
+    session, study = passage.session, passage.study
+    moved = (
+        update(Study)
+        .where(Study.id == study.id, Study.state == passage.state_before)
+        .values(state=passage.state, state_changed_at=database_now())
+        .returning(Study.id)
+    )
+    if session.scalar(moved) is None:
+        raise TransitionNotAllowed(
+            f"the study {study.name!r} has just left the state {passage.state_before!r}: look at it again"
+        )
+    session.refresh(study)
+    log = record(
+        session,
+        study,
+        action=event.event.name,
+        user_id=passage.user.id,
+        state_before=passage.state_before,
+        state_after=passage.state,
+        extra={"comment": passage.comment} if passage.comment else {},
+    )
+    notice = passage.row.get("notice") if passage.row else None
+    if notice is not None:
+        tell_of_move(session, study, notice, passage, event_name=f"study_log:{log.id}")
+
+
+def tell_of_move(session: Session, study: Study, notice: Notice, passage: Passage, *, event_name: str) -> None:
+    """Enqueue the mails of one transition."""
+    enqueue(
+        session,
+        event=event_name,
+        template="study_moved",
+        context={
+            "study": {"name": study.name, "uuid": str(study.uuid)},
+            "headline": notice["headline"],
+            "sentence": notice["sentence"],
+            "state_before": passage.state_before,
+            "state_after": passage.state,
+            "moved_by": passage.user.name,
+            "comment": passage.comment,
+        },
+        recipients=people(session, study, Audience(notice["audience"])),
+        study=study,
+    )
