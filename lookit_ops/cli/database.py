@@ -1,0 +1,24 @@
+"""`lookit-ops db`: the schema of the database."""
+
+from __future__ import annotations
+
+import typer
+
+from domain.migrations import upgrade as upgrade_schema
+from lookit_ops.cli.options import platform
+from lookit_ops.cli.show import console
+
+app = typer.Typer(help="The database.", no_args_is_help=True)
+
+
+@app.callback()
+def database() -> None:
+    """The database."""
+
+
+@app.command()
+def upgrade() -> None:
+    """Create the schema, or bring it up to date; safe to run at every start."""
+    outside = platform()
+    upgrade_schema(outside.engine)
+    console.print(f"The database {outside.engine.url.render_as_string(hide_password=True)} is up to date.")

@@ -1,0 +1,63 @@
+"""`lookit-ops mail`: the outbox."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from sqlalchemy import select
+
+from domain.models import OutboxMail
+from lookit_ops.cli.options import Json, platform
+from lookit_ops.cli.show import as_json, coloured, console, table, when
+
+app = typer.Typer(help="Mails: list, deliver.", no_args_is_help=True)
+
+
+@app.command()
+def deliver() -> None:
+    """Deliver the mails that are due."""
+    done = platform().deliver_mails()
+    console.print(f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed.")
+
+
+@app.command("list")
+def list_mails(
+    json: Json = False, last: Annotated[int, typer.Option(min=1, help="How many mails, the newest.")] = 20
+) -> None:
+    """List the mails, newest first, and what became of them."""
+    with platform().sessions.begin() as session:
+        mails = list(session.scalars(select(OutboxMail).order_by(OutboxMail.id.desc()).limit(last)))
+        addresses = {mail.id: mail.recipient.email for mail in mails}
+    if json:
+        as_json(
+            [
+                {
+                    "id": mail.id,
+                    "to": addresses[mail.id],
+                    "template": mail.template,
+                    "event": mail.event,
+                    "status": mail.status,
+                    "attempts": mail.attempts,
+                    "created_at": mail.created_at,
+                    "sent_at": mail.sent_at,
+                    "last_error": mail.last_error,
+                }
+                for mail in mails
+            ]
+        )
+        return
+    rows = [
+        (
+            str(mail.id),
+            escape(addresses[mail.id]),
+            mail.template,
+            escape(str(mail.context.get("study", {}).get("name", ""))),
+            coloured(mail.status),
+            when(mail.sent_at or mail.created_at),
+            escape(mail.last_error or ""),
+        )
+        for mail in mails
+    ]
+    table(f"{len(rows)} mails", ("id", "to", "what", "study", "status", "at (UTC)", "last error"), rows)

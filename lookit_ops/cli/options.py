@@ -1,0 +1,21 @@
+"""What many commands share: the platform of the settings, and options that mean the same everywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lookit_ops.platform import Platform
+from lookit_ops.settings import load_settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Acting = Annotated[
+    str, typer.Option("--as", metavar="EMAIL", help="The account that acts; its permissions count, its name is logged.")
+]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="UUID or name of the study.")]
+
+
+def platform() -> Platform:
+    """The platform of the environment's settings."""
+    return Platform(load_settings())

@@ -1,0 +1,206 @@
+"""`lookit-ops study`: look at studies, change them, read what happened to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.panel import Panel
+from rich.rule import Rule
+from sqlalchemy import func, select
+
+from domain.errors import InvalidRequest
+from domain.find import find_study, find_user
+from domain.models import Lab, Study, StudyLog
+from domain.models.studies import State
+from domain.studies.edit import edit as edit_study
+from domain.studies.workflow import transition as move
+from domain.studies.workflow import triggers_from
+from lookit_ops.cli.options import Acting, Json, StudyName, platform
+from lookit_ops.cli.show import as_json, coloured, console, table, when
+
+app = typer.Typer(help="Studies: list, show, edit, move, and read their logs.", no_args_is_help=True)
+
+READABLE = {"image_output": "output of the image build", "build_output": "output of the build", "log": "log of the run"}
+
+
+@app.command("list")
+def list_studies(
+    json: Json = False,
+    state: Annotated[str, typer.Option(help="Only studies in this state.")] = "",
+) -> None:
+    """List the studies, the last changed first."""
+    if state and state not in set(State):
+        raise InvalidRequest(f"there is no state {state!r}; there are {', '.join(State)}")
+    query = select(Study, Lab.name).join(Lab, Lab.id == Study.lab_id).order_by(Study.state_changed_at.desc(), Study.id)
+    if state:
+        query = query.where(Study.state == state)
+    with platform().sessions.begin() as session:
+        found = [(study, lab) for study, lab in session.execute(query)]
+    if json:
+        as_json([_facts(study, lab) for study, lab in found])
+        return
+    rows = [
+        (escape(study.name), coloured(study.state), escape(lab), when(study.state_changed_at), str(study.uuid))
+        for study, lab in found
+    ]
+    table(f"{len(rows)} studies", ("name", "state", "lab", "state since (UTC)", "UUID"), rows)
+
+
+@app.command()
+def show(study: StudyName, json: Json = False) -> None:
+    """Show one study: its state, what may come next, its player, its reviewed content."""
+    with platform().sessions.begin() as session:
+        found = find_study(session, study)
+        facts = _facts(found, found.lab.name)
+        facts["logs"] = session.scalar(select(func.count(StudyLog.id)).where(StudyLog.study_id == found.id))
+        facts["triggers"] = triggers_from(found.state)
+    if json:
+        as_json(facts)
+        return
+    lines = [f"[bold]{name.replace('_', ' ')}[/]: {escape(_text(value))}" for name, value in facts.items()]
+    console.print(Panel("\n".join(lines), title=escape(found.name), title_align="left"))
+
+
+def _facts(study: Study, lab: str) -> dict[str, Any]:
+    return {
+        "uuid": study.uuid,
+        "name": study.name,
+        "lab": lab,
+        "state": study.state,
+        "state_before_build": study.state_before_build,
+        "state_changed_at": study.state_changed_at,
+        "deployed_at": study.deployed_at,
+        "is_discoverable": study.is_discoverable,
+        "player_repo_url": study.study_metadata.get("player_repo_url"),
+        "last_known_player_sha": study.study_metadata.get("last_known_player_sha"),
+        "purpose": study.purpose,
+        "duration": study.duration,
+        "contact": study.contact,
+        "exit_url": study.exit_url,
+        "compensation": study.compensation,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "–"
+    return when(value) if hasattr(value, "strftime") else str("–" if value in (None, "") else value)
+
+
+@app.command()
+def edit(
+    study: StudyName,
+    acting: Acting,
+    repository: Annotated[
+        str | None, typer.Option(help="Repository of the frame player; empty for the default.")
+    ] = None,
+    sha: Annotated[str | None, typer.Option(help="Commit of the player, 40 hex digits; empty for the newest.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the study.")] = None,
+    purpose: Annotated[str | None, typer.Option(help="What the study is for.")] = None,
+    duration: Annotated[str | None, typer.Option(help="How long it takes a family.")] = None,
+    contact: Annotated[str | None, typer.Option(help="Whom families may ask.")] = None,
+    exit_url: Annotated[str | None, typer.Option(help="Where families go afterwards.")] = None,
+    compensation: Annotated[str | None, typer.Option(help="What families get.")] = None,
+    discoverable: Annotated[
+        bool | None, typer.Option("--discoverable/--hidden", help="Whether the public list shows the study.")
+    ] = None,
+) -> None:
+    """Change a study; after its approval, a change of reviewed content sends it back for another review."""
+    outside = platform()
+    given = {
+        "player_repo_url": repository,
+        "last_known_player_sha": sha,
+        "name": name,
+        "purpose": purpose,
+        "duration": duration,
+        "contact": contact,
+        "exit_url": exit_url,
+        "compensation": compensation,
+        "is_discoverable": discoverable,
+    }
+    if repository:
+        outside.repository(repository)
+    with outside.sessions.begin() as session:
+        found, user = find_study(session, study), find_user(session, acting)
+        before = found.state
+        changed = edit_study(session, found, user, {key: value for key, value in given.items() if value is not None})
+        after = found.state
+    if not changed:
+        console.print("Nothing changed.")
+        return
+    console.print(f"Changed: {', '.join(changed)}.")
+    if after != before:
+        console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
+
+
+@app.command()
+def transition(
+    study: StudyName,
+    trigger: Annotated[str, typer.Argument(help="What to do: submit, approve, reject, activate, pause, …")],
+    acting: Acting,
+    comment: Annotated[str, typer.Option(help="A comment for the log and the mail.")] = "",
+) -> None:
+    """Move a study through the workflow."""
+    with platform().sessions.begin() as session:
+        found, user = find_study(session, study), find_user(session, acting)
+        before = found.state
+        move(session, found, trigger, user, comment)
+        after = found.state
+    console.print(f"{escape(found.name)}: {coloured(before)} → {coloured(after)}")
+
+
+@app.command()
+def log(
+    study: StudyName,
+    json: Json = False,
+    full: Annotated[bool, typer.Option("--full", help="With the whole output of builds.")] = False,
+    last: Annotated[int, typer.Option(min=1, help="How many entries, the newest.")] = 20,
+) -> None:
+    """Show what happened to a study, oldest first; build output is printed as it was, line by line."""
+    with platform().sessions.begin() as session:
+        found = find_study(session, study)
+        query = select(StudyLog).where(StudyLog.study_id == found.id).order_by(StudyLog.id.desc()).limit(last)
+        logs = list(session.scalars(query))[::-1]
+        names = {entry.id: entry.user.name if entry.user else "–" for entry in logs}
+    if json:
+        as_json([_entry(entry, names[entry.id]) for entry in logs])
+        return
+    for entry in logs:
+        console.print(Rule(f"{when(entry.created_at)} UTC · {entry.action} · {escape(names[entry.id])}", align="left"))
+        console.print(f"{coloured(entry.state_before)} → {coloured(entry.state_after)}")
+        _print_extra(entry.extra, full=full)
+    if not logs:
+        console.print("Nothing has happened to this study yet.")
+
+
+def _entry(entry: StudyLog, user: str) -> dict[str, Any]:
+    return {
+        "created_at": entry.created_at,
+        "action": entry.action,
+        "user": user,
+        "state_before": entry.state_before,
+        "state_after": entry.state_after,
+        "extra": entry.extra,
+    }
+
+
+def _print_extra(extra: dict[str, Any], *, full: bool) -> None:
+    for name, value in extra.items():
+        if name in READABLE or name == "exception":
+            continue
+        if value not in (None, "", {}):
+            console.print(f"  [bold]{name.replace('_', ' ')}[/]: {escape(str(value))}", highlight=False)
+    if not full:
+        hidden = [title for name, title in READABLE.items() if extra.get(name)]
+        if hidden:
+            console.print(f"  [dim]--full also prints: {', '.join(hidden)}[/]")
+        return
+    for name, title in READABLE.items():
+        if extra.get(name):
+            console.print(f"  [bold]{title}[/]:")
+            console.out(extra[name], highlight=False)
+    if extra.get("exception"):
+        console.print("  [bold]exception[/]:")
+        console.out(extra["exception"].get("traceback", ""), highlight=False)

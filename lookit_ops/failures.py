@@ -1,0 +1,56 @@
+"""Our errors, as the ledger and Dagster want them: the step, a stable code, a message, and what is never retried."""
+
+from __future__ import annotations
+
+import traceback
+
+from dagster import Failure as DagsterFailure
+from dagster import MetadataValue
+
+from domain.builds.ledger import Failure
+from domain.errors import DomainError
+from ember_build.errors import BuildError, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
+from lookit_ops.storage.experiments import StorageError
+
+CODES: dict[type[BaseException], str] = {
+    InvalidPlayer: "player_invalid",
+    PlayerBuildFailed: "player_build_failed",
+    BuildPlatformError: "platform_error",
+    StorageError: "storage_error",
+}
+"""The stable names of causes in the database; the operator's guide explains each."""
+
+UNEXPECTED = "unexpected_error"
+
+
+def failure_of(step: str, error: BaseException) -> Failure:
+    """What the ledger keeps of an error: for an error of ours its message, for any other also its type."""
+    for kind, code in CODES.items():
+        if isinstance(error, kind):
+            return Failure(step=step, code=code, message=str(error))
+    if isinstance(error, DomainError):
+        return Failure(step=step, code=error.code, message=str(error))
+    return Failure(step=step, code=UNEXPECTED, message=f"{type(error).__name__}: {error}")
+
+
+def exception_for_log(error: BaseException) -> dict[str, str]:
+    """An exception for the study log: type, message and traceback."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def as_dagster_failure(failure: Failure) -> DagsterFailure:
+    """What Dagster shows on the run's page. Never retried by Dagster: the ledger has already ended the request."""
+    return DagsterFailure(
+        description=f"{failure.step}: {failure.message}",
+        metadata={"step": failure.step, "cause": MetadataValue.text(failure.code)},
+        allow_retries=False,
+    )
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the message was written for people, so that a traceback would only hide it."""
+    return isinstance(error, DomainError | BuildError | StorageError)

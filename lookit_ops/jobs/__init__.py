@@ -1,0 +1,1 @@
+"""Dagster jobs: one file each, the order of the steps readable in one place."""

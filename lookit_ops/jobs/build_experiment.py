@@ -1,0 +1,291 @@
+"""The job `build_experiment`: a request becomes a built study in the bucket.
+
+claim -> checkout -> image -> build -> upload -> finish, one way. Each step takes what the one before returned.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import Field
+
+from domain.builds.ledger import Claim
+from domain.errors import DomainError, InvalidRequest, StudyIsLocked
+from domain.find import find_study, find_user
+from domain.models import BuildKind
+from ember_build.builder import BuildOrder, Image
+from ember_build.bundle import Bundle
+from ember_build.checkouts import Checkout
+from ember_build.errors import InvalidPlayer
+from ember_build.github import Repository, ResolvedCommit
+from lookit_ops.assets.experiments import ASSET_OF, studies
+from lookit_ops.build_session import BuildSession
+from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.platform import Platform
+from lookit_ops.publish import Deployment, folder_of, live_deployment, publish
+from lookit_ops.reconcile import reconcile_builds
+
+logger = logging.getLogger(__name__)
+
+
+class BuildExperiment(dg.Config):
+    """What to build: a waiting request by its id, or a study and the person who asks."""
+
+    study: str = Field("", description="UUID or name of the study; leave empty when you give request_id.")
+    requesting_user: str = Field(
+        "", description="E-mail address of the person for whom you ask; their permissions count. Empty with request_id."
+    )
+    kind: Literal["preview", "deployment"] = Field(
+        "preview", description="A preview for researchers, or a deployment, which makes the study active."
+    )
+    request_id: int | None = Field(None, description="Id of a waiting build request (`lookit-ops build list`).")
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedBuild:
+    """A claimed request, its repository, and the generation of the page that was live at the claim (0: none)."""
+
+    claim: Claim
+    repository: Repository
+    page_generation: int
+
+    @property
+    def folder(self) -> str:
+        """The folder of the bucket that this build goes into."""
+        return folder_of(self.claim.kind, self.claim.study_uuid)
+
+    @property
+    def prefix(self) -> str:
+        """The path under which the study is served."""
+        return f"/studies/{self.claim.study_uuid}/"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOut:
+    """The player's source, and which commit it is and why."""
+
+    commit: ResolvedCommit
+    checkout: Checkout
+
+
+@dg.op(
+    description="Take the request: lock the study, remember its state, start the lease.",
+    required_resource_keys={"platform", "build_session"},
+    out=dg.Out(dagster_type=dg.Any),
+)
+def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBuild:
+    platform, session = _resources(context)
+    try:
+        reconciled = reconcile_builds(platform)
+        if reconciled.rolled_forward or reconciled.expired:
+            context.log.warning(f"builds that dead workers left open were ended first: {reconciled}")
+        request_id = config.request_id if config.request_id is not None else _ask(platform, config)
+        repository = _repository(platform, request_id)
+        try:
+            claimed = session.claim(request_id)
+        except StudyIsLocked as locked:
+            if config.request_id is None:  # asked for by this very run: nothing else would ever end it
+                platform.ledger.refuse(request_id, locked.code, str(locked))
+            raise
+    except (DomainError, InvalidPlayer) as error:
+        raise as_dagster_failure(failure_of("claim", error)) from None
+    with session.step(context):
+        context.instance.add_run_tags(
+            context.run_id, {"lookit/study": str(claimed.study_uuid), "lookit/request": str(request_id)}
+        )
+        live = live_deployment(platform.bucket, folder_of(claimed.kind, claimed.study_uuid))
+        context.add_output_metadata(
+            {
+                "study": f"{claimed.study_name} ({claimed.study_uuid})",
+                "request": request_id,
+                "kind": claimed.kind.value,
+                "asked for by": claimed.requested_by,
+                "state before": claimed.state_before,
+                "repository": repository.full_name,
+            }
+        )
+        return ClaimedBuild(claimed, repository, live.generation if live else 0)
+
+
+@dg.op(
+    description="Resolve the commit at GitHub, and fetch and unpack its archive.",
+    required_resource_keys={"platform", "build_session"},
+    out=dg.Out(dagster_type=dg.Any),
+    ins={"claimed": dg.In(dagster_type=dg.Any)},
+)
+def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOut:
+    platform, session = _resources(context)
+    with session.step(context):
+        commit = platform.github.resolve(claimed.repository, claimed.claim.player_sha)
+        (logger.warning if commit.substituted else logger.info)("%s", commit.reason)
+        platform.ledger.note_commit(
+            claimed.claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason
+        )
+        source = platform.checkouts.fetch(commit)
+        context.add_output_metadata(
+            {
+                "repository": commit.repository.full_name,
+                "sha": commit.sha,
+                "why this sha": commit.reason,
+                "files": source.file_count,
+                "bytes": source.size_bytes,
+                "was there already": source.reused,
+            }
+        )
+        return CheckedOut(commit, source)
+
+
+@dg.op(
+    description="Make the toolchain ready: Node, yarn, bower and ember-cli of the player's time.",
+    required_resource_keys={"platform", "build_session"},
+    out=dg.Out(dagster_type=dg.Any),
+    ins={"source": dg.In(dagster_type=dg.Any)},
+)
+def image(context: dg.OpExecutionContext, source: CheckedOut) -> Image:
+    platform, session = _resources(context)
+    with session.step(context):
+        ready = platform.builder.prepare(session.show_output(session.image_output))
+        context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": ready.seconds})
+        return ready
+
+
+@dg.op(
+    description="Run build.sh on the checkout, and check the bundle that comes out.",
+    required_resource_keys={"platform", "build_session"},
+    out=dg.Out(dagster_type=dg.Any),
+    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "ready")},
+)
+def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, ready: Image) -> Bundle:
+    platform, session = _resources(context)
+    with session.step(context):
+        trusted = platform.trusts(claimed.repository)
+        if not trusted:
+            raise InvalidPlayer(
+                f"{claimed.repository.full_name} is not among the trusted repositories, so its code is not run without"
+                " a container; an operator can add it to LOOKIT_TRUSTED_REPOSITORIES"
+            )
+        order = BuildOrder(
+            checkout=source.checkout.path,
+            prefix=claimed.prefix,
+            environment=platform.settings.player_environment(trusted=trusted),
+            output=session.output_folder,
+        )
+        bundle = platform.builder.build(order, session.show_output(session.build_output), session.stop)
+        session.check()
+        context.add_output_metadata(
+            {
+                "files": len(bundle.files),
+                "bytes": bundle.size_bytes,
+                "end of the output": dg.MetadataValue.md(f"```\n{session.build_output.tail(30)}\n```"),
+            }
+        )
+        return bundle
+
+
+@dg.op(
+    description="Put the bundle into the bucket: everything else first, index.html last and at once.",
+    required_resource_keys={"platform", "build_session"},
+    out=dg.Out(dagster_type=dg.Any),
+    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "bundle")},
+)
+def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, bundle: Bundle) -> Deployment:
+    platform, session = _resources(context)
+    with session.step(context):
+        deployed = publish(
+            platform.bucket,
+            bundle,
+            folder=claimed.folder,
+            request_id=str(claimed.claim.request_id),
+            fencing_token=claimed.claim.fencing_token,
+            seen_generation=claimed.page_generation,
+            facts={"repository": source.commit.repository.full_name, "sha": source.commit.sha},
+            before_commit=session.check,
+        )
+        context.add_output_metadata(
+            {
+                "bucket": platform.bucket.name,
+                "folder": claimed.folder,
+                "files": deployed.file_count,
+                "bytes": deployed.size_bytes,
+                "files uploaded": deployed.uploaded_count,
+                "bytes uploaded": deployed.uploaded_bytes,
+                "generation of index.html": deployed.generation,
+            }
+        )
+        return deployed
+
+
+@dg.op(
+    description="State, study log and mails in one transaction; then the asset.",
+    required_resource_keys={"platform", "build_session"},
+    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "deployed")},
+    out=dg.Out(dagster_type=dg.Nothing),
+)
+def finish(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, deployed: Deployment) -> None:
+    platform, session = _resources(context)
+    with session.step(context):
+        facts = {
+            "bucket": platform.bucket.name,
+            "folder": claimed.folder,
+            "files": deployed.file_count,
+            "bytes": deployed.size_bytes,
+        }
+        state = session.finish(facts)
+        metadata: Mapping[str, Any] = {
+            "study": claimed.claim.study_name,
+            "state": state,
+            "link": dg.MetadataValue.url(platform.links.built(claimed.claim.kind, str(claimed.claim.study_uuid))),
+            "repository": source.commit.repository.full_name,
+            "sha": source.commit.sha,
+            "why this sha": source.commit.reason,
+            "files": deployed.file_count,
+            "bytes": deployed.size_bytes,
+            "finished": dg.MetadataValue.timestamp(datetime.now(UTC)),
+        }
+        partition = str(claimed.claim.study_uuid)
+        context.instance.add_dynamic_partitions(studies.name or "", [partition])
+        context.log_event(dg.AssetMaterialization(ASSET_OF[claimed.claim.kind], partition=partition, metadata=metadata))
+
+
+@dg.job(
+    description="Build a study's app and put it into the bucket, as a preview or for real.",
+    executor_def=dg.in_process_executor,  # a process per op costs 5 to 7 s, and the steps share a folder
+    tags={"dagster/max_runtime": 3600},
+)
+def build_experiment() -> None:
+    """The way of a build."""
+    claimed = claim()
+    source = checkout(claimed)
+    bundle = build(claimed, source, image(source))
+    finish(claimed, source, upload(claimed, source, bundle))
+
+
+def _resources(context: dg.OpExecutionContext) -> tuple[Platform, BuildSession]:
+    return context.resources.platform, context.resources.build_session
+
+
+def _ask(platform: Platform, config: BuildExperiment) -> int:
+    """Make the request that this run was configured to be. Raises InvalidRequest, PermissionDenied, ..."""
+    if not config.study.strip() or not config.requesting_user.strip():
+        raise InvalidRequest(
+            "give either request_id, or both study and requesting_user; study was"
+            f" {config.study!r} and requesting_user {config.requesting_user!r}"
+        )
+    with platform.sessions.begin() as session:
+        study, user = find_study(session, config.study), find_user(session, config.requesting_user)
+    origin = f"on behalf of {user.email} through Dagster"
+    return platform.ledger.request(study.id, user.id, BuildKind(config.kind), origin=origin)
+
+
+def _repository(platform: Platform, request_id: int) -> Repository:
+    """The request's repository; a malformed URL ends the request before its claim. Raises InvalidPlayer."""
+    try:
+        return platform.repository(platform.ledger.player_repo_url(request_id))
+    except InvalidPlayer as error:
+        platform.ledger.refuse(request_id, failure_of("claim", error).code, str(error))
+        raise

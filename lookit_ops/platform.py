@@ -1,0 +1,118 @@
+"""The wiring: settings become a database, a bucket, a GitHub, a builder, a mail transport. The only place that chooses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+
+from sqlalchemy import Engine
+
+from domain.builds.ledger import BuildLedger
+from domain.db import Sessions, engine_for, sessions_for
+from domain.errors import InvalidRequest
+from domain.mail.compose import Composer, Links
+from domain.mail.outbox import Delivery, Transport, deliver
+from ember_build.builder import Builder
+from ember_build.checkouts import ArchiveLimits, Checkouts
+from ember_build.github import GitHub, Repository
+from ember_build.local import LocalBuilder
+from lookit_ops.redaction import Redactor
+from lookit_ops.settings import Settings
+from lookit_ops.smtp import MailFolder, SmtpTransport
+from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.local import LocalExperimentBucket
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Everything outside, made from the settings at its first use. A test passes its own parts by subclassing."""
+
+    settings: Settings
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database."""
+        if self.settings.database.startswith("sqlite:///"):
+            self.settings.home_folder.mkdir(parents=True, exist_ok=True)
+        return engine_for(self.settings.database)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Sessions on the database."""
+        return sessions_for(self.engine)
+
+    @cached_property
+    def ledger(self) -> BuildLedger:
+        """The build ledger."""
+        return BuildLedger(self.sessions)
+
+    @cached_property
+    def bucket(self) -> ExperimentBucket:
+        """The bucket of built studies. Raises WrongEnvironment if it is another environment's."""
+        bucket = LocalExperimentBucket(self.settings.bucket)
+        bucket.claim_environment(self.settings.environment)
+        return bucket
+
+    @cached_property
+    def github(self) -> GitHub:
+        """The GitHub that players come from."""
+        token = self.settings.github_token
+        return GitHub(
+            self.settings.github_api_url,
+            self.settings.github_web_url,
+            token=token.get_secret_value() if token else None,
+            refuse_invalid_sha=self.settings.refuse_invalid_sha,
+        )
+
+    @cached_property
+    def checkouts(self) -> Checkouts:
+        """The folder of checkouts."""
+        limits = ArchiveLimits(archive_bytes=self.settings.archive_limit_mb * 1_000_000)
+        return Checkouts(self.settings.home_folder / "ember_build" / "checkouts", self.github, limits)
+
+    @cached_property
+    def builder(self) -> Builder:
+        """What builds: without a container, so for development only. Raises InvalidRequest in production."""
+        if self.settings.environment == "production":
+            raise InvalidRequest(
+                "the local builder runs a player's code without a container and refuses to work in production"
+                " (LOOKIT_ENVIRONMENT=production)"
+            )
+        time_limit = timedelta(seconds=self.settings.build_time_limit)
+        return LocalBuilder(self.settings.home_folder / "ember_build", time_limit=time_limit)
+
+    @cached_property
+    def redact(self) -> Redactor:
+        """Masks this platform's secrets in any text."""
+        return Redactor(self.settings.secrets())
+
+    @cached_property
+    def links(self) -> Links:
+        """Where the pages are that mails and runs point to."""
+        settings = self.settings
+        return Links(platform=settings.platform_url, studies=settings.studies_url, previews=settings.previews_url)
+
+    @cached_property
+    def transport(self) -> Transport:
+        """The way of mails: an SMTP server, or a folder."""
+        settings = self.settings
+        if not settings.smtp_host:
+            return MailFolder(settings.mails)
+        password = settings.smtp_password.get_secret_value() if settings.smtp_password else ""
+        return SmtpTransport(
+            settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password
+        )
+
+    def repository(self, player_repo_url: str | None) -> Repository:
+        """The player's repository: the study's, or the settings' default. Raises InvalidPlayer."""
+        return Repository.parse(player_repo_url or self.settings.player_repo_url, self.settings.github_web_url)
+
+    def trusts(self, repository: Repository) -> bool:
+        """Whether the operator trusts the repository: it alone decides who gets secrets and the local builder."""
+        trusted = (Repository.parse(url, self.settings.github_web_url) for url in self.settings.trusted_repositories)
+        return repository in trusted
+
+    def deliver_mails(self) -> Delivery:
+        """Deliver the mails that are due."""
+        return deliver(self.sessions, self.transport, Composer(self.settings.mail_sender, self.links))

@@ -1,0 +1,33 @@
+"""Keeps secrets out of everything that is stored or shown: known values, and what looks like a credential."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+MASK = "[redacted]"
+SHORTEST_SECRET = 4
+"""Characters below which a value is no secret: masking every «a» would hide the log, not the secret."""
+
+_CREDENTIALS = re.compile(
+    r"(?P<url>://[^/\s:@]+:)[^/\s@]+(?=@)"
+    r"|\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,})"
+    r"|(?P<header>authorization['\"]?\s*[:=]\s*['\"]?\w+\s+)[^\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+class Redactor:
+    """Replaces secrets in text by a mask."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        values = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
+        known = sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def __call__(self, text: str) -> str:
+        """The text without secrets."""
+        if self._known:
+            text = self._known.sub(MASK, text)
+        return _CREDENTIALS.sub(lambda found: f"{found['url'] or found['header'] or ''}{MASK}", text)

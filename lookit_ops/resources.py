@@ -1,0 +1,32 @@
+"""What Dagster hands to ops: the platform, made from the settings when a run starts, and the run's build session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from lookit_ops.build_session import BuildSession
+from lookit_ops.platform import Platform
+from lookit_ops.settings import load_settings
+
+
+@dg.resource(description="Settings, database, bucket, GitHub, builder and mail of this environment.")
+def platform_resource(context: dg.InitResourceContext) -> Iterator[Platform]:
+    """The platform for one run; its database connections are closed afterwards."""
+    platform = Platform(load_settings())
+    yield platform
+    platform.engine.dispose()
+
+
+@dg.resource(required_resource_keys={"platform"}, description="The claim, heartbeat, log and end of the run's build.")
+def build_session_resource(context: dg.InitResourceContext) -> Iterator[BuildSession]:
+    """The build session of one run. Its teardown runs on failure and on termination alike."""
+    run_id = context.run.run_id if context.run else "no run"
+    log = context.log
+    session = BuildSession(context.resources.platform, run_id, log.log if log else lambda _level, _text: None)
+    session.open()
+    try:
+        yield session
+    finally:
+        session.close()

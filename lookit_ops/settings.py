@@ -1,0 +1,189 @@
+"""The settings: the environment, read and validated once. Every setting is described in docs/configuration.md.
+
+Variables carry the prefix LOOKIT_; what the environment does not say may stand in `settings.env` in LOOKIT_HOME.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from domain.errors import InvalidRequest
+
+PREFIX = "LOOKIT_"
+OFFICIAL_PLAYER = "https://github.com/lookit/ember-lookit-frameplayer"
+
+
+def _split(value: object) -> object:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """The operator's settings; the defaults are those of a development machine with nothing but this project."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    home: Path = Field(Path(".lookit"), description="Folder of everything that is kept on this machine.")
+    environment: Literal["development", "staging", "production"] = Field(
+        "development", description="Which environment this is; each bucket says whose it is, and another's is refused."
+    )
+    database_url: str = Field(
+        "", description="SQLAlchemy URL of the database, SQLite or PostgreSQL; empty: a SQLite file in the home."
+    )
+    bucket_folder: Path | None = Field(
+        None, description="Folder that is the bucket of built studies; empty: `buckets/{environment}` in the home."
+    )
+    github_api_url: str = Field("https://api.github.com", description="Base URL of GitHub's API.")
+    github_web_url: str = Field(
+        "https://github.com", description="Base URL of GitHub's pages, which serve the archives."
+    )
+    github_token: SecretStr | None = Field(
+        None, description="Token for GitHub: private players, and a higher rate limit."
+    )
+    player_repo_url: str = Field(OFFICIAL_PLAYER, description="Frame player of the studies that name none.")
+    trusted_repositories: CommaSeparated = Field(
+        default=[OFFICIAL_PLAYER],
+        description="Repositories, separated by commas, that get the player's secrets and may be built without a container.",
+    )
+    refuse_invalid_sha: bool = Field(
+        default=False,
+        description="Fail a build whose study names an invalid SHA, instead of building the default branch and saying so.",
+    )
+    archive_limit_mb: int = Field(500, gt=0, description="Largest archive of a player that is downloaded, in MB.")
+    build_time_limit: Seconds = Field(1800, description="Seconds after which a build is stopped.")
+    lease: Seconds = Field(
+        120,
+        description="Seconds that a build stays claimed without a sign of life from its worker; renewed four times as often.",
+    )
+    platform_url: str = Field(
+        "http://localhost:8000/", description="Base URL of the web application, for links in mails."
+    )
+    studies_url: str = Field("http://localhost:8001/", description="Base URL where families meet deployed studies.")
+    previews_url: str = Field("http://localhost:8002/", description="Base URL of previews; an origin of its own.")
+    mail_sender: str = Field("lookit@localhost.localdomain", description="Address from which mails are sent.")
+    mail_folder: Path | None = Field(
+        None,
+        description="Folder that gets mails as .eml files while there is no SMTP server; empty: `mail` in the home.",
+    )
+    smtp_host: str = Field("", description="SMTP server; empty: mails go into the folder.")
+    smtp_port: int = Field(587, gt=0, lt=65536, description="Port of the SMTP server.")
+    smtp_security: Literal["starttls", "tls", "none"] = Field(
+        "starttls", description="How the SMTP connection is secured."
+    )
+    smtp_user: str = Field("", description="Account on the SMTP server; empty: no login.")
+    smtp_password: SecretStr | None = Field(None, description="Password of that account.")
+    player_sentry_dsn: str = Field("", description="SENTRY_DSN for players: public, ends up in the bundle.")
+    player_pipe_account_hash: str = Field("", description="PIPE_ACCOUNT_HASH for players: public.")
+    player_pipe_environment: str = Field("", description="PIPE_ENVIRONMENT for players: public.")
+    player_s3_region: str = Field("", description="S3_REGION for players: public.")
+    player_s3_bucket: str = Field("", description="S3_BUCKET for players: public.")
+    player_s3_access_key_id: SecretStr | None = Field(
+        None, description="S3_ACCESS_KEY_ID, for players of trusted repositories only."
+    )
+    player_s3_secret_access_key: SecretStr | None = Field(
+        None, description="S3_SECRET_ACCESS_KEY, for players of trusted repositories only."
+    )
+
+    @field_validator("platform_url", "studies_url", "previews_url")
+    @classmethod
+    def _base_ends_with_a_slash(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value if value.endswith("/") else value + "/"
+
+    @field_validator("github_api_url", "github_web_url", "player_repo_url")
+    @classmethod
+    def _is_web_address(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value.rstrip("/")
+
+    @field_validator("mail_sender")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if value.count("@") != 1 or not all(value.split("@")):
+            raise ValueError("must be one e-mail address")
+        return value
+
+    @model_validator(mode="after")
+    def _previews_have_an_origin_of_their_own(self) -> Settings:
+        if self.previews_url == self.studies_url:
+            raise ValueError("previews_url must differ from studies_url: both serve /studies/{uuid}/")
+        return self
+
+    @cached_property
+    def home_folder(self) -> Path:
+        """The home as an absolute path: a run may have another working folder."""
+        return self.home.expanduser().resolve()
+
+    @property
+    def database(self) -> str:
+        """The URL of the database."""
+        return self.database_url or f"sqlite:///{self.home_folder / 'lookit.db'}"
+
+    @property
+    def bucket(self) -> Path:
+        """The folder that is the bucket."""
+        return self.bucket_folder or self.home_folder / "buckets" / self.environment
+
+    @property
+    def mails(self) -> Path:
+        """The folder for mails."""
+        return self.mail_folder or self.home_folder / "mail"
+
+    @property
+    def lease_duration(self) -> timedelta:
+        """How long a claim lasts without a heartbeat."""
+        return timedelta(seconds=self.lease)
+
+    def player_environment(self, *, trusted: bool) -> dict[str, str]:
+        """What a build may see of the settings: the allow-list, with secrets for trusted repositories only."""
+        public = {
+            "SENTRY_DSN": self.player_sentry_dsn,
+            "PIPE_ACCOUNT_HASH": self.player_pipe_account_hash,
+            "PIPE_ENVIRONMENT": self.player_pipe_environment,
+            "S3_REGION": self.player_s3_region,
+            "S3_BUCKET": self.player_s3_bucket,
+        }
+        secret = {
+            "S3_ACCESS_KEY_ID": self.player_s3_access_key_id,
+            "S3_SECRET_ACCESS_KEY": self.player_s3_secret_access_key,
+        }
+        given = {name: value.get_secret_value() for name, value in secret.items() if value} if trusted else {}
+        return {name: value for name, value in (public | given).items() if value}
+
+    def secrets(self) -> list[str]:
+        """Every secret value, for redaction; the password within the database's URL among them."""
+        from sqlalchemy.engine import make_url
+
+        values = [value.get_secret_value() for value in self.__dict__.values() if isinstance(value, SecretStr)]
+        password = make_url(self.database).password
+        return [value for value in [*values, password] if value]
+
+
+def load_settings() -> Settings:
+    """Read the settings. Raises InvalidRequest that names each variable that is wrong, and how."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+        raise InvalidRequest(f"no setting is called {', '.join(unknown)}; docs/configuration.md lists them all")
+    home = Path(os.environ.get(f"{PREFIX}HOME") or ".lookit").expanduser()
+    try:
+        return Settings(_env_file=home / "settings.env")  # ty: ignore[unknown-argument]
+    except ValidationError as error:
+        wrong = [
+            f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}, not {item['input']!r}"
+            if item["loc"]
+            else str(item["msg"])
+            for item in error.errors(include_url=False)
+        ]
+        raise InvalidRequest("these settings are wrong (docs/configuration.md):\n  " + "\n  ".join(wrong)) from None

@@ -1,0 +1,80 @@
+"""Mail leaves the house: over SMTP, or into a folder as .eml files."""
+
+from __future__ import annotations
+
+import contextlib
+import smtplib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Literal
+
+from domain.mail.outbox import MailDelayed, MailRefused
+
+PERMANENT = 500
+"""SMTP replies from here on are final; those below ask to try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpTransport:
+    """Sends over SMTP, one connection a message. `timeout` in seconds."""
+
+    host: str
+    port: int
+    security: Literal["starttls", "tls", "none"]
+    user: str = ""
+    password: str = ""
+    timeout: float = 30
+
+    def send(self, message: EmailMessage) -> None:
+        """Hand the message over. Raises MailRefused when the server says never, MailDelayed when it says later."""
+        try:
+            with self._connection() as server:
+                server.send_message(message)
+        except smtplib.SMTPRecipientsRefused as error:
+            ((code, reply),) = error.recipients.values()
+            raise _error(code, f"{message['To']} was refused: {_text(reply)}") from error
+        except smtplib.SMTPResponseException as error:
+            # A refused login or sender is the operator's to mend, not the recipient's fate: the mail waits.
+            final = isinstance(error, smtplib.SMTPDataError)
+            text = f"{self.host}:{self.port} answered {error.smtp_code} {_text(error.smtp_error)}"
+            raise _error(error.smtp_code if final else 0, text) from error
+        except (OSError, smtplib.SMTPException) as error:
+            raise MailDelayed(f"{self.host}:{self.port} cannot be used: {error}") from error
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[smtplib.SMTP]:
+        kind = smtplib.SMTP_SSL if self.security == "tls" else smtplib.SMTP
+        with kind(self.host, self.port, timeout=self.timeout) as server:
+            if self.security == "starttls":
+                server.starttls()
+            if self.user:
+                server.login(self.user, self.password)
+            yield server
+
+
+@dataclass(frozen=True, slots=True)
+class MailFolder:
+    """Keeps each message as an .eml file that any mail program opens; its name is the Message-ID's."""
+
+    folder: Path
+
+    def send(self, message: EmailMessage) -> None:
+        """Write the file whole. Raises MailDelayed when the folder cannot be written."""
+        name = str(message["Message-ID"]).strip("<>").partition("@")[0]
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / f".{name}.partial"
+            partial.write_bytes(message.as_bytes())
+            partial.replace(self.folder / f"{name}.eml")
+        except OSError as error:
+            raise MailDelayed(f"the mail folder {self.folder} cannot be written: {error}") from error
+
+
+def _error(code: int, text: str) -> MailRefused | MailDelayed:
+    return MailRefused(text) if code >= PERMANENT else MailDelayed(text)
+
+
+def _text(reply: bytes | str) -> str:
+    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
