@@ -10,7 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dagster import DagsterExecutionInterruptedError, OpExecutionContext
 
 from domain.builds.ledger import Claim, Failure
 from domain.errors import LeaseLost
+from ember_build.builder import BuildCancelled
 from lookit_ops.failures import as_dagster_failure, exception_for_log, failure_of, is_ours
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward
@@ -33,10 +34,6 @@ STEPS_THAT_COMMIT = frozenset({"upload", "finish"})
 
 OUTPUT_INTERVAL = 2.0
 """Seconds between two pieces of build output on the run's page: a line each would be thousands of events."""
-
-
-class BuildCancelled(Exception):  # noqa: N818
-    """Somebody asked for this build to be cancelled."""
 
 
 class BuildSession:
@@ -121,12 +118,12 @@ class BuildSession:
         """Make sure that this worker may go on, and prolong the lease. Raises LeaseLost or BuildCancelled."""
         beat = self.platform.ledger.heartbeat(self.held(), self.platform.settings.lease_duration)
         if beat.cancel_requested:
-            raise BuildCancelled
+            raise BuildCancelled("somebody asked for this build to be cancelled")
 
     # -- the steps ------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def step(self, context: OpExecutionContext) -> Iterator[None]:
+    def step(self, context: OpExecutionContext) -> Generator[None]:
         """Run one step, named as its op: an error in it, or an interruption, ends the request and then the run."""
         self._step = context.op.name
         self._show = context.log.log

@@ -1,4 +1,4 @@
-"""The only Definitions object. It loads without any secret and touches no network: settings are read when a run starts."""
+"""The only Definitions object. It loads without any secret and touches no network: settings wait for a run."""
 
 from __future__ import annotations
 

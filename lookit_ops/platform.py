@@ -1,4 +1,4 @@
-"""The wiring: settings become a database, a bucket, a GitHub, a builder, a mail transport. The only place that chooses."""
+"""The wiring: settings become a database, a bucket, a GitHub, a builder, a way of mail. Only here is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends what a dead worker left open: forward if its `index.html` is already live, back to the state before otherwise."""
+"""Ends what a dead worker left open: forward if its `index.html` is live, back to the state before otherwise."""
 
 from __future__ import annotations
 

@@ -53,17 +53,17 @@ class Settings(BaseSettings):
     player_repo_url: str = Field(OFFICIAL_PLAYER, description="Frame player of the studies that name none.")
     trusted_repositories: CommaSeparated = Field(
         default=[OFFICIAL_PLAYER],
-        description="Repositories, separated by commas, that get the player's secrets and may be built without a container.",
+        description="Repositories, separated by commas, that get the secrets and may be built without a container.",
     )
     refuse_invalid_sha: bool = Field(
         default=False,
-        description="Fail a build whose study names an invalid SHA, instead of building the default branch and saying so.",
+        description="Fail a build whose SHA is invalid, instead of building the default branch and saying so.",
     )
     archive_limit_mb: int = Field(500, gt=0, description="Largest archive of a player that is downloaded, in MB.")
     build_time_limit: Seconds = Field(1800, description="Seconds after which a build is stopped.")
     lease: Seconds = Field(
         120,
-        description="Seconds that a build stays claimed without a sign of life from its worker; renewed four times as often.",
+        description="Seconds that a build stays claimed without a sign of life; its worker gives four in that time.",
     )
     platform_url: str = Field(
         "http://localhost:8000/", description="Base URL of the web application, for links in mails."
@@ -178,7 +178,7 @@ def load_settings() -> Settings:
         raise InvalidRequest(f"no setting is called {', '.join(unknown)}; docs/configuration.md lists them all")
     home = Path(os.environ.get(f"{PREFIX}HOME") or ".lookit").expanduser()
     try:
-        return Settings(_env_file=home / "settings.env")  # ty: ignore[unknown-argument]
+        return Settings(_env_file=home / "settings.env")
     except ValidationError as error:
         wrong = [
             f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}, not {item['input']!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import smtplib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
@@ -44,7 +44,7 @@ class SmtpTransport:
             raise MailDelayed(f"{self.host}:{self.port} cannot be used: {error}") from error
 
     @contextlib.contextmanager
-    def _connection(self) -> Iterator[smtplib.SMTP]:
+    def _connection(self) -> Generator[smtplib.SMTP]:
         kind = smtplib.SMTP_SSL if self.security == "tls" else smtplib.SMTP
         with kind(self.host, self.port, timeout=self.timeout) as server:
             if self.security == "starttls":

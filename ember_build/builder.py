@@ -1,0 +1,66 @@
+"""The port that every way of building a player fills: with a container, or with a child process on this machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from ember_build.bundle import Bundle
+from ember_build.errors import BuildError
+
+OutputLine = Callable[[str], None]
+"""Receives the output of a step while it runs, one line at a time, without its line break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a build runs in: a name that changes with its contents, what is in it, and the seconds it took to get it."""
+
+    name: str
+    description: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOrder:
+    """What is to be built: `checkout` is only read, `output` appears when, and only when, the build is complete.
+
+    `environment` holds values that the caller has chosen for this player from the allow-list. They end up in the
+    bundle that the public loads, and are kept out of this object's repr.
+    """
+
+    checkout: Path
+    prefix: str
+    environment: Mapping[str, str] = field(repr=False)
+    output: Path
+
+
+class BuildCancelled(BuildError):
+    """Somebody asked for the build to end; it is nobody's fault, and nothing is to be tried again."""
+
+
+class Builder(Protocol):
+    """Builds players, any number of them, one per call."""
+
+    def prepare(self, on_output: OutputLine) -> Image:
+        """Make ready what builds run in; quick when it is there already.
+
+        Raises:
+            BuildPlatformError: it cannot be had on this machine or at this time.
+        """
+        ...
+
+    def build(self, order: BuildOrder, on_output: OutputLine, cancelled: threading.Event | None = None) -> Bundle:
+        """Build a player into `order.output` and return what was checked there.
+
+        Whatever happens, no process of the build outlives this call. `cancelled` ends it from another thread.
+
+        Raises:
+            PlayerBuildFailed: the player's own code does not build.
+            BuildPlatformError: the machine or the network failed.
+            BuildCancelled: `cancelled` was set.
+        """
+        ...

@@ -1,0 +1,417 @@
+"""Ask a GitHub which commit to build, and fetch that commit's archive.
+
+The base URLs are the caller's, so the same code speaks to github.com, a GitHub Enterprise, or a local server with the
+same paths. Temporary trouble (5xx, rate limits, broken connections) is waited out here within bounds; what remains is
+either the researcher's to mend (`InvalidPlayer`) or ours (`BuildPlatformError`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import re
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import KW_ONLY, dataclass
+from dataclasses import field as dataclass_field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.auth import AuthBase
+
+from ember_build.errors import BuildPlatformError, InvalidPlayer
+
+T = TypeVar("T")
+
+USER_AGENT = "lookit-ops (builds of study players)"
+
+_FULL_SHA = re.compile(r"[0-9a-f]{40}", re.IGNORECASE | re.ASCII)
+# GitHub's own rules. An owner holds no underscore, so the first "__" of a slug always ends the owner.
+_OWNER = r"(?P<owner>[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))"
+_NAME = r"(?P<name>[A-Za-z0-9._-]{1,100}?)"
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 5
+_GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS})
+_NO_SUCH_COMMIT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY})
+_LONGEST_BACKOFF_SECONDS = 30.0
+_LONGEST_JSON_BYTES = 32 * 2**20  # a commit's answer lists its files with their patches
+_CHUNK_BYTES = 2**18
+# GitHub's advice for a secondary rate limit that names no time.
+_UNNAMED_LIMIT_SECONDS = 60.0
+
+_random = random.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository on the configured GitHub."""
+
+    owner: str
+    name: str
+
+    @classmethod
+    def parse(cls, url: str, web_url: str) -> Repository:
+        """Read `{web_url}/owner/name`, with or without `.git` and a closing slash. Raises InvalidPlayer."""
+        base = web_url.rstrip("/")
+        # re.ASCII: without it, letters like the Kelvin sign would pass for a "k" of the host.
+        match = re.fullmatch(rf"(?i:{re.escape(base)})/{_OWNER}/{_NAME}(?:\.git)?/?", url.strip(" "), re.ASCII)
+        if match is None or match["name"] in {".", ".."} or match["name"].lower().endswith(".git"):
+            raise InvalidPlayer(
+                f"{_shown(url)} is no usable address of a player's repository; expected {base}/owner/name"
+            )
+        return cls(match["owner"], match["name"])
+
+    @property
+    def slug(self) -> str:
+        """A folder name that no other repository has."""
+        return f"{self.owner}__{self.name}"
+
+    @property
+    def full_name(self) -> str:
+        """The name as GitHub writes it: `owner/name`."""
+        return f"{self.owner}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedCommit:
+    """The commit that will be built, and why this one."""
+
+    repository: Repository
+    sha: str
+    """40 lower-case hexadecimal digits."""
+    requested: str | None
+    """What the study names; None if it names nothing."""
+    substituted: bool
+    """The study names something, and it could not be used."""
+    reason: str
+    """One plain sentence for log, run page and mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class GitHub:
+    """One GitHub: where it is, how patiently it is asked.
+
+    Holds no connection between calls, so an instance may be shared by threads.
+    """
+
+    api_url: str
+    web_url: str
+    token: str | None = dataclass_field(default=None, repr=False)
+    _: KW_ONLY
+    timeout: tuple[float, float] = (10.0, 60.0)
+    """Seconds to connect, and seconds without a single byte."""
+    attempts: int = 5
+    max_wait: timedelta = timedelta(minutes=5)
+    """The longest sum of waits, for rate limits and backoff, within one call."""
+    archive_time: timedelta = timedelta(minutes=15)
+    """The longest time that one archive may trickle in."""
+    refuse_invalid_sha: bool = False
+    """Refuse a SHA that cannot be used, instead of building the default branch."""
+    sleep: Callable[[float], None] = time.sleep
+
+    def resolve(self, repository: Repository, requested_sha: str | None) -> ResolvedCommit:
+        """The commit to build: the requested one if the repository confirms it, else the default branch's head.
+
+        Raises:
+            InvalidPlayer: no such repository, an empty one, or (if so set) a SHA that cannot be used.
+            BuildPlatformError: GitHub could not be asked, or answered nonsense. This never makes a SHA invalid.
+        """
+        requested = (requested_sha or "").strip() or None
+        if requested is None:
+            problem = "The study names no commit"
+        elif not _FULL_SHA.fullmatch(requested):
+            problem = f"{_cut(requested)!r} is no full SHA (40 hexadecimal digits)"
+        else:
+            sha = self._commit(repository, requested.lower(), absent=_NO_SUCH_COMMIT)
+            if sha == requested.lower():
+                reason = f"The study names commit {sha}, and {repository.full_name} confirmed it."
+                return ResolvedCommit(repository, sha, requested, substituted=False, reason=reason)
+            if sha is not None:
+                raise BuildPlatformError(
+                    f"asked for commit {requested} of {repository.full_name}, GitHub told of another one: {sha}"
+                )
+            problem = f"{repository.full_name} has no commit {requested}"
+
+        head = self._commit(repository, "HEAD", absent=_GONE)
+        if head is None:
+            raise InvalidPlayer(
+                f"there is no repository {repository.full_name} at {self.web_url}, or it is private; "
+                "check the address, and that everybody may read it"
+            )
+        if requested is not None and self.refuse_invalid_sha:
+            raise InvalidPlayer(f"{problem}; give the full SHA of one of its commits")
+        reason = f"{problem}: the head of the default branch is used instead, {head}."
+        return ResolvedCommit(repository, head, requested, substituted=requested is not None, reason=reason)
+
+    def download_archive(self, repository: Repository, sha: str, destination: Path, max_bytes: int) -> int:
+        """Stream the commit's zip archive to a new file; return its bytes. No error leaves a partial file.
+
+        Raises:
+            InvalidPlayer: there is no such archive, or it has more than `max_bytes`.
+            BuildPlatformError: GitHub could not be reached, or our disk refused.
+        """
+        url = f"{self.web_url.rstrip('/')}/{repository.owner}/{repository.name}/archive/{sha}.zip"
+
+        def save(response: requests.Response) -> int:
+            if response.status_code in _NO_SUCH_COMMIT | _GONE:
+                raise InvalidPlayer(f"{repository.full_name} has no archive of commit {sha}; was it removed meanwhile?")
+            self._raise_for_refusal(response)
+            return self._save(response, destination, max_bytes, repository)
+
+        try:
+            return self._ask(url, "application/zip, */*", save)
+        except BaseException:
+            destination.unlink(missing_ok=True)
+            raise
+
+    def _save(self, response: requests.Response, destination: Path, max_bytes: int, repository: Repository) -> int:
+        expected = _content_length(response)
+        too_big = InvalidPlayer(
+            f"the archive of {repository.full_name} has more than the {max_bytes:,} bytes that are allowed; "
+            "keep large media out of the repository"
+        )
+        if expected is not None and expected > max_bytes:
+            raise too_big
+        started = time.monotonic()
+        received = 0
+        try:
+            with destination.open("wb") as file:
+                for chunk in response.iter_content(_CHUNK_BYTES):
+                    received += len(chunk)
+                    if received > max_bytes:
+                        raise too_big
+                    if time.monotonic() - started > self.archive_time.total_seconds():
+                        raise BuildPlatformError(
+                            f"the archive of {repository.full_name} did not come within {self.archive_time}; try later"
+                        )
+                    file.write(chunk)
+        except requests.RequestException:  # an OSError too, but the network's
+            raise
+        except OSError as error:
+            raise disk_error(error, destination) from error
+        if expected is not None and received != expected:
+            raise _Temporary(f"the archive broke off after {received:,} of {expected:,} bytes")
+        return received
+
+    def _commit(self, repository: Repository, ref: str, *, absent: frozenset[HTTPStatus]) -> str | None:
+        """The SHA that the ref names; None if the answer is one of those that mean "absent"."""
+        url = f"{self.api_url.rstrip('/')}/repos/{repository.owner}/{repository.name}/commits/{ref}"
+
+        def read(response: requests.Response) -> str | None:
+            if response.status_code in absent:
+                return None
+            if response.status_code in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
+                raise InvalidPlayer(f"{repository.full_name} has no commit to build; push the player's code first")
+            if response.status_code in _GONE:
+                return None
+            self._raise_for_refusal(response)
+            return _sha_of(response, url)
+
+        return self._ask(url, "application/vnd.github+json", read)
+
+    def _ask(self, url: str, accept: str, read: Callable[[requests.Response], T]) -> T:
+        """GET the address and read the answer, both again after temporary trouble."""
+        host = urlsplit(url).netloc
+        budget = self.max_wait.total_seconds()
+        problem = ""
+        with requests.Session() as session:
+            # Always an auth object of our own: without one, requests would look for credentials in ~/.netrc.
+            session.auth = _TokenForOrigins(self.token, frozenset({_origin(self.api_url), _origin(self.web_url)}))
+            # identity: an archive is compressed already, and Content-Length then counts the bytes we get.
+            session.headers.update({"User-Agent": USER_AGENT, "Accept": accept, "Accept-Encoding": "identity"})
+            for attempt in range(1, self.attempts + 1):
+                wait: float | None = None
+                try:
+                    with closing(self._open(session, url)) as response:
+                        _raise_if_temporary(response)
+                        return read(response)
+                except _RateLimited as error:
+                    problem, wait = str(error), error.seconds
+                    if wait is not None and wait > budget:
+                        raise self._limit_reached(host, wait) from error
+                except _Temporary as error:
+                    problem = str(error)
+                except (
+                    requests.ConnectionError,
+                    requests.Timeout,
+                    requests.exceptions.ChunkedEncodingError,
+                    requests.exceptions.ContentDecodingError,
+                ) as error:
+                    problem = f"{type(error).__name__}: {_cut(str(error))}"
+                except requests.RequestException as error:
+                    raise BuildPlatformError(
+                        f"{host} cannot be asked: {_cut(str(error))}; check the GitHub addresses in the settings"
+                    ) from error
+                if attempt == self.attempts:
+                    break
+                if wait is None:
+                    wait = min(2.0 ** (attempt - 1), _LONGEST_BACKOFF_SECONDS) * _random.uniform(0.5, 1.0)
+                if wait > budget:
+                    break
+                budget -= wait
+                self.sleep(wait)
+        raise BuildPlatformError(
+            f"{host} could not be asked, the last of {attempt} attempts said: {problem}; try later"
+        )
+
+    def _open(self, session: requests.Session, url: str) -> requests.Response:
+        """Send the request and follow redirects, never to an unencrypted address unless we began at one."""
+        plain_allowed = urlsplit(url).scheme == "http"
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = session.get(url, timeout=self.timeout, stream=True, allow_redirects=False)
+            location = response.headers.get("Location")
+            if response.status_code not in _REDIRECTS or not location:
+                return response
+            response.close()
+            target = urlsplit(urljoin(url, location))
+            if target.scheme != "https" and not (target.scheme == "http" and plain_allowed):
+                raise BuildPlatformError(
+                    f"{urlsplit(url).netloc} redirects to {target.scheme}://{target.hostname}, which is not encrypted; "
+                    "check the GitHub addresses in the settings"
+                )
+            url = target.geturl()
+        raise BuildPlatformError(
+            f"{urlsplit(url).netloc} redirects in circles; check the GitHub addresses in the settings"
+        )
+
+    def _raise_for_refusal(self, response: requests.Response) -> None:
+        """Raise for every answer that is neither a success nor one that the caller has dealt with."""
+        host = urlsplit(response.url).netloc
+        if response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            remedy = (
+                "the token in the setting github_token is wrong, expired or lacks the right to read this repository"
+                if self.token
+                else "set github_token to a token that may read it"
+            )
+            raise BuildPlatformError(f"{host} refused us (HTTP {response.status_code}): {remedy}")
+        if response.status_code != HTTPStatus.OK:
+            raise BuildPlatformError(f"{host} answered HTTP {response.status_code}, which we do not understand")
+
+    def _limit_reached(self, host: str, seconds: float) -> BuildPlatformError:
+        # A time beyond what a date can hold means "for ever" just as a year does.
+        resets = datetime.now(UTC) + timedelta(seconds=min(seconds, 365 * 86400.0))
+        remedy = "" if self.token else ", or set github_token for a higher limit"
+        return BuildPlatformError(
+            f"{host} answers no more: its rate limit resets at {resets:%Y-%m-%d %H:%M:%S} UTC, "
+            f"longer than the {self.max_wait} that we wait; try again then{remedy}"
+        )
+
+
+class _Temporary(Exception):
+    """Another try may go well."""
+
+
+class _RateLimited(_Temporary):
+    """Another try after `seconds` (None: GitHub named no time) may go well."""
+
+    def __init__(self, message: str, seconds: float | None) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class _TokenForOrigins(AuthBase):
+    """Adds the token to requests for the configured origins, and to no other: redirects lead elsewhere."""
+
+    def __init__(self, token: str | None, origins: frozenset[tuple[str, str, int | None]]) -> None:
+        self.token = token
+        self.origins = origins
+
+    def __call__(self, r: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self.token and r.url and _origin(r.url) in self.origins:
+            r.headers["Authorization"] = f"Bearer {self.token}"
+        return r
+
+
+def disk_error(error: OSError, path: Path) -> BuildPlatformError:
+    """Our own disk's refusal, with the remedy."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return BuildPlatformError(f"the disk that holds {path.parent} is full; free some space and try again")
+    return BuildPlatformError(f"cannot write {path}: {error.strerror or error}; check the folder and its rights")
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _raise_if_temporary(response: requests.Response) -> None:
+    status = response.status_code
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise _Temporary(f"HTTP {status}")
+    if status not in {HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}:
+        return
+    seconds = _retry_after(response)
+    if seconds is None and response.headers.get("X-RateLimit-Remaining") == "0":
+        seconds = _until_reset(response)
+    if seconds is None and status == HTTPStatus.FORBIDDEN:
+        # A 403 is a limit only if it says so; otherwise it is a refusal, for which waiting is in vain.
+        if b"rate limit" not in response.raw.read(4096, decode_content=True).lower():
+            return
+        seconds = _UNNAMED_LIMIT_SECONDS
+    raise _RateLimited(f"HTTP {status}, rate limit", seconds)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    # "-0000" gives a naive time; the HTTP standard knows nothing but GMT.
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _until_reset(response: requests.Response) -> float | None:
+    value = response.headers.get("X-RateLimit-Reset", "").strip()
+    # One second more: the reset is given in whole seconds, and clocks differ.
+    return max(0.0, float(value) - time.time()) + 1.0 if value.isdecimal() else None
+
+
+def _content_length(response: requests.Response) -> int | None:
+    """The bytes that were promised, if they can be compared with those that we get."""
+    value = response.headers.get("Content-Length", "")
+    comparable = re.fullmatch(r"[0-9]{1,18}", value) and "Content-Encoding" not in response.headers
+    return int(value) if comparable else None
+
+
+def _sha_of(response: requests.Response, url: str) -> str:
+    """The answer's `sha`. Raises BuildPlatformError unless it is a full one."""
+    body = bytearray()
+    for chunk in response.iter_content(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > _LONGEST_JSON_BYTES:
+            raise BuildPlatformError(
+                f"the answer of {url} is too long for a commit; check the setting of the API address"
+            )
+    expected = _content_length(response)
+    if expected is not None and len(body) != expected:
+        raise _Temporary(f"the answer broke off after {len(body)} of {expected} bytes")
+    try:
+        answer = json.loads(bytes(body))
+    except ValueError as error:
+        raise BuildPlatformError(f"{url} did not answer in JSON; check the setting of the API address") from error
+    sha = answer.get("sha") if isinstance(answer, dict) else None
+    if not isinstance(sha, str) or not _FULL_SHA.fullmatch(sha):
+        raise BuildPlatformError(f"{url} answered without a commit's SHA; check the setting of the API address")
+    return sha.lower()
+
+
+def _cut(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else text[:length] + "…"
+
+
+def _shown(url: str) -> str:
+    """The value for an error message, without the password or token that somebody may have pasted with it."""
+    without_query = re.split(r"[?#]", url, maxsplit=1)[0]
+    return repr(_cut(re.sub(r"//[^/]*@", "//…@", without_query)))

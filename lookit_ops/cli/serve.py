@@ -1,0 +1,82 @@
+"""`lookit-ops demo`, `dev` and `serve`: everything on one machine, to look at."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from domain.migrations import upgrade
+from domain.models import BuildKind
+from lookit_ops.cli.options import platform
+from lookit_ops.cli.show import console
+from lookit_ops.dagster_home import prepare_dagster_home
+from lookit_ops.demo.example import example_server, example_settings
+from lookit_ops.demo.story import tell
+from lookit_ops.platform import Platform
+from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.study_server import StudyServer
+
+Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=65535)]
+WORKSPACE = Path(__file__).resolve().parents[2] / "workspace.yaml"
+
+
+def demo() -> None:
+    """Show the main road on made-up data: preview, review, deployment."""
+    tell(console)
+
+
+def serve() -> None:
+    """Serve built studies and previews, as the platform's proxy does, until interrupted."""
+    outside = platform()
+    with ExitStack() as servers:
+        _serve_studies(outside, servers)
+        console.print("Ctrl-C ends it.")
+        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+def dev(port: Port = 3000) -> None:
+    """Run Dagster's UI and daemon, the built studies, and the demonstration's repository, until interrupted."""
+    outside = platform()
+    upgrade(outside.engine)
+    done = reconcile_builds(outside)
+    if done.rolled_forward or done.expired:
+        console.print(f"Ended what dead workers had left open: {done}")
+    home = prepare_dagster_home(outside.settings)
+    with ExitStack() as servers:
+        if outside.settings.github_web_url == example_settings()["LOOKIT_GITHUB_WEB_URL"]:
+            server = servers.enter_context(example_server())
+            console.print(f"Example repository  {server.url}", highlight=False)
+        _serve_studies(outside, servers)
+        console.print(f"Dagster             http://127.0.0.1:{port} (home: {home})", highlight=False, soft_wrap=True)
+        command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port)]
+        sys.exit(_run([*command, "--workspace", str(WORKSPACE)]))
+
+
+def _serve_studies(outside: Platform, servers: ExitStack) -> None:
+    bucket = LocalExperimentBucket(outside.settings.bucket)
+    for kind, url in (
+        (BuildKind.DEPLOYMENT, outside.settings.studies_url),
+        (BuildKind.PREVIEW, outside.settings.previews_url),
+    ):
+        server = StudyServer(bucket, kind, port=urlsplit(url).port or 0)
+        servers.enter_context(server)
+        console.print(f"{kind.value.title() + 's':<20}{server.url}studies/…", highlight=False)
+
+
+def _run(command: list[str]) -> int:
+    """Run a child process until it ends; an interruption here interrupts it, and waits for its end."""
+    child = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)

@@ -1,0 +1,203 @@
+"""A small server that speaks GitHub's paths for commits kept in memory: for the demonstration and for tests.
+
+    GET /repos/{owner}/{repo}/commits/{ref}      ref: a full SHA, a branch's name, or HEAD
+    GET /{owner}/{repo}/archive/{sha}.zip        with one top folder, {repo}-{sha}/
+
+The same address serves as API and as web base.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+SKIPPED_FOLDERS = frozenset({".git", "bower_components", "dist", "node_modules", "tmp"})
+
+_COMMIT_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/commits/(?P<ref>.+)")
+_ARCHIVE_PATH = re.compile(r"/(?P<repository>[^/]+/[^/]+)/archive/(?P<sha>[0-9a-f]{40})\.zip")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A folder of files at one time. Its SHA follows from the contents, though not in Git's way."""
+
+    tree: Mapping[str, bytes]
+    """Contents by relative path with forward slashes."""
+    message: str
+    executables: frozenset[str] = frozenset()
+    """The paths that carry the executable bit."""
+    sha: str = field(init=False)
+    """40 hexadecimal digits."""
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.message.encode(), usedforsecurity=False)
+        for path, content in sorted(self.tree.items()):
+            digest.update(f"\0{path}\0{path in self.executables}\0{len(content)}\0".encode())
+            digest.update(content)
+        object.__setattr__(self, "sha", digest.hexdigest())
+
+    @classmethod
+    def from_folder(cls, path: Path, overlay: Path | None = None, message: str = "Snapshot") -> Commit:
+        """The files of a folder without what builds leave there; those of the overlay replace or add to them."""
+        tree: dict[str, bytes] = {}
+        executables: set[str] = set()
+        for folder in (path, *([overlay] if overlay else [])):
+            for name, file in _files_of(folder):
+                tree[name] = file.read_bytes()
+                executables.discard(name)
+                if file.stat().st_mode & stat.S_IXUSR:
+                    executables.add(name)
+        return cls(tree, message, frozenset(executables))
+
+    def archive(self, repository_name: str) -> bytes:
+        """The zip archive as GitHub would make it; the same commit always gives the same bytes."""
+        top = f"{repository_name}-{self.sha}/"
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.comment = self.sha.encode()
+            zipped.writestr(_entry(top, stat.S_IFDIR | 0o755), b"")
+            for path, content in sorted(self.tree.items()):
+                mode = stat.S_IFREG | (0o755 if path in self.executables else 0o644)
+                zipped.writestr(_entry(top + path, mode), content)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is sent for one request. The headers go out as they are, Content-Length included."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @classmethod
+    def of(cls, status: int, body: bytes, content_type: str, **headers: str) -> Answer:
+        """A complete answer with the length that it has."""
+        return cls(status, {"Content-Type": content_type, "Content-Length": str(len(body)), **headers}, body)
+
+    @classmethod
+    def of_json(cls, status: int, value: object) -> Answer:
+        """A complete answer in JSON."""
+        return cls.of(status, json.dumps(value).encode(), "application/json; charset=utf-8")
+
+
+Hook = Callable[[str, Mapping[str, str], Answer], Answer | None]
+"""Sees path, request headers and the true answer; returns the one to send, or None to hang up without a word."""
+
+
+class GitHubServer:
+    """Serves repositories, by full name, from the first to the newest commit. Use it as a context manager."""
+
+    def __init__(
+        self,
+        repositories: Mapping[str, Sequence[Commit]],
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        default_branch: str = "main",
+        on_request: Hook | None = None,
+    ) -> None:
+        # GitHub's names do not tell upper from lower case.
+        self._repositories = {name.lower(): tuple(commits) for name, commits in repositories.items()}
+        self._default_branch = default_branch
+        self._on_request = on_request
+        self._server = ThreadingHTTPServer((host, port), self._handler())
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name="github-server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The base address, without a closing slash."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host}:{port}"
+
+    def __enter__(self) -> Self:
+        """Begin to serve."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop serving and free the port."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def answer(self, path: str) -> Answer:
+        """What GitHub would say to a GET of this path."""
+        if match := _COMMIT_PATH.fullmatch(path):
+            return self._commit(match["repository"], match["ref"])
+        if match := _ARCHIVE_PATH.fullmatch(path):
+            return self._archive(match["repository"], match["sha"])
+        return Answer.of_json(404, {"message": "Not Found"})
+
+    def _commit(self, repository: str, ref: str) -> Answer:
+        commits = self._repositories.get(repository.lower())
+        if commits is None:
+            return Answer.of_json(404, {"message": "Not Found"})
+        if not commits:
+            return Answer.of_json(409, {"message": "Git Repository is empty."})
+        by_ref = {commit.sha: commit for commit in commits} | {"HEAD": commits[-1], self._default_branch: commits[-1]}
+        commit = by_ref.get(ref)
+        if commit is None:
+            return Answer.of_json(422, {"message": f"No commit found for SHA: {ref}"})
+        return Answer.of_json(200, {"sha": commit.sha, "commit": {"message": commit.message}})
+
+    def _archive(self, repository: str, sha: str) -> Answer:
+        for commit in self._repositories.get(repository.lower(), ()):
+            if commit.sha == sha:
+                return Answer.of(200, commit.archive(repository.split("/")[1]), "application/zip")
+        return Answer.of(404, b"Not Found", "text/plain; charset=utf-8")
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        github = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = unquote(urlsplit(self.path).path)
+                answer: Answer | None = github.answer(path)
+                if github._on_request is not None and answer is not None:
+                    answer = github._on_request(path, dict(self.headers), answer)
+                if answer is None:
+                    self.close_connection = True
+                    return
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with suppress(ConnectionError):  # a client may stop reading when it has seen enough
+                    self.wfile.write(answer.body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+                """Keep the terminal for the demonstration itself."""
+
+        return Handler
+
+
+def _files_of(folder: Path) -> list[tuple[str, Path]]:
+    """Relative name and path of every plain file, in order."""
+    found: list[tuple[str, Path]] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
+        paths = (Path(parent) / name for name in names)
+        found += [(path.relative_to(folder).as_posix(), path) for path in paths if not path.is_symlink()]
+    return sorted(found)
+
+
+def _entry(name: str, mode: int) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.create_system = 3  # Unix: the upper half of external_attr is the mode
+    entry.external_attr = mode << 16
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    return entry

@@ -1,0 +1,177 @@
+"""The demonstration: a preview, a review, and a deployment, through the ledger and the Dagster job."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from dagster import DagsterInstance
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import func, select
+
+from domain.errors import InvalidRequest
+from domain.mail.outbox import Delivery
+from domain.migrations import upgrade
+from domain.models import BuildKind, BuildRequest, OutboxMail, Study, StudyLog
+from domain.studies.edit import edit
+from domain.studies.workflow import transition
+from lookit_ops.dagster_home import prepare_dagster_home
+from lookit_ops.demo.example import example_commits, example_server, example_settings, keep_example_settings
+from lookit_ops.demo.people import Cast, new_study, populate
+from lookit_ops.platform import Platform
+from lookit_ops.publish import folder_of
+from lookit_ops.settings import load_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What one build of the demonstration did."""
+
+    kind: BuildKind
+    version: str
+    sha: str
+    state_before: str
+    state_after: str
+    files: int
+    size_bytes: int
+    folder: Path
+
+
+def tell(console: Console) -> None:
+    """Run the demonstration. Raises InvalidRequest where the settings are not a playground's, or a build fails."""
+    keep_example_settings(load_settings().home_folder)
+    settings = load_settings()
+    if settings.environment != "development":
+        raise InvalidRequest(f"the demonstration makes people up: not in {settings.environment} (LOOKIT_ENVIRONMENT)")
+    if settings.github_web_url != example_settings()["LOOKIT_GITHUB_WEB_URL"]:
+        raise InvalidRequest(
+            f"these settings fetch players from {settings.github_web_url}; the demonstration brings its own: give it an"
+            " empty home, as in LOOKIT_HOME=/tmp/lookit-demo lookit-ops demo"
+        )
+    platform = Platform(settings)
+    upgrade(platform.engine)
+    first, second = example_commits()
+    with platform.sessions.begin() as session:
+        cast = populate(session)
+        study = new_study(session, first.sha)
+    prepare_dagster_home(settings)
+    console.print(f"The study [bold]{escape(study.name)}[/], made by {cast.researcher.name}.\n")
+    with example_server(), DagsterInstance.get() as instance:
+        preview = _build(console, platform, instance, cast, study.id, BuildKind.PREVIEW, "version 1.0")
+        _review(console, platform, cast, study.id, second.sha)
+        deployment = _build(console, platform, instance, cast, study.id, BuildKind.DEPLOYMENT, "version 2.0")
+    mails = platform.deliver_mails()
+    _show(console, platform, study.id, study.uuid, [preview, deployment], mails)
+
+
+def _build(
+    console: Console,
+    platform: Platform,
+    instance: DagsterInstance,
+    cast: Cast,
+    study_id: int,
+    kind: BuildKind,
+    version: str,
+) -> Act:
+    from lookit_ops.definitions import defs
+
+    request_id = platform.ledger.request(study_id, cast.researcher.id, kind, origin="the demonstration")
+    with _progress(console, f"{kind.value} of {version}"):
+        run = defs.resolve_job_def("build_experiment").execute_in_process(
+            run_config={
+                "ops": {"claim": {"config": {"request_id": request_id}}},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            instance=instance,
+            raise_on_error=False,
+        )
+    with platform.sessions.begin() as session:
+        request = session.get_one(BuildRequest, request_id)
+        study = session.get_one(Study, study_id)
+        log = session.scalars(select(StudyLog).where(StudyLog.build_request_id == request_id)).one_or_none()
+    if not run.success or log is None:
+        raise InvalidRequest(
+            f"the {kind} failed: {request.error}\n`lookit-ops study log {study.uuid} --full` tells more"
+        )
+    console.print(f"  {kind.value} of {version} built from commit {request.player_sha} [green]✓[/]")
+    facts = log.extra["facts"]
+    return Act(
+        kind=kind,
+        version=version,
+        sha=request.player_sha or "",
+        state_before=log.state_before,
+        state_after=log.state_after,
+        files=facts["files"],
+        size_bytes=facts["bytes"],
+        folder=platform.settings.bucket / folder_of(kind, study.uuid),
+    )
+
+
+def _review(console: Console, platform: Platform, cast: Cast, study_id: int, sha: str) -> None:
+    """The researcher moves on to the next commit and submits; the site's admin approves."""
+    with platform.sessions.begin() as session:
+        study = session.get_one(Study, study_id)
+        edit(session, study, cast.researcher, {"last_known_player_sha": sha})
+        transition(session, study, "submit", cast.researcher)
+        transition(session, study, "approve", cast.admin)
+    console.print(f"  {cast.researcher.name} chose version 2.0 and submitted, {cast.admin.name} approved [green]✓[/]")
+
+
+@contextmanager
+def _progress(console: Console, what: str) -> Generator[None]:
+    """A line that tells what is happening, for as long as it does."""
+    with console.status(f"{what}: the first build installs its tools and takes some minutes …") as status:
+
+        class ToStatus(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                status.update(f"{what}: {escape(record.getMessage()[:90])}")
+
+        handler = ToStatus(logging.INFO)
+        logging.getLogger("lookit_ops").addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger("lookit_ops").removeHandler(handler)
+
+
+def _show(console: Console, platform: Platform, study_id: int, uuid: UUID, acts: list[Act], mails: Delivery) -> None:
+    with platform.sessions.begin() as session:
+        logs = list(session.scalars(select(StudyLog).where(StudyLog.study_id == study_id).order_by(StudyLog.id)))
+        told = dict(
+            session.execute(
+                select(OutboxMail.template, func.count(OutboxMail.id))
+                .where(OutboxMail.study_id == study_id)
+                .group_by(OutboxMail.template)
+            )
+            .tuples()
+            .all()
+        )
+    shown = Table("build", "player", "commit", "state", "files", "size", title="\nWhat was built", title_justify="left")
+    for act in acts:
+        shown.add_row(
+            act.kind.value,
+            act.version,
+            act.sha[:12],
+            f"{act.state_before} → {act.state_after}",
+            str(act.files),
+            f"{act.size_bytes / 1000:,.0f} kB",
+        )
+    console.print(shown)
+    console.print(
+        "\nThe study's log: " + ", ".join(f"{log.action} ({log.state_before} → {log.state_after})" for log in logs)
+    )
+    console.print("Its mails: " + ", ".join(f"{count} × {template}" for template, count in sorted(told.items())))
+    if mails.failed or mails.delayed:
+        console.print(f"[red]{mails.failed} mails failed, {mails.delayed} are delayed: `lookit-ops mail list`[/]")
+    console.print("\nWhere to look:", highlight=False)
+    for act in acts:
+        console.print(f"  {act.kind.value:<11} {act.folder}/index.html", soft_wrap=True, highlight=False)
+    console.print(f"  mails       {platform.settings.mails}", soft_wrap=True, highlight=False)
+    console.print(f"  log         .venv/bin/lookit-ops study log {uuid}", soft_wrap=True, highlight=False)
+    console.print("  all of it   make dev, then http://127.0.0.1:3000 for Dagster's UI on this data", highlight=False)

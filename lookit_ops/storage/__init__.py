@@ -1,0 +1,1 @@
+"""Adapters to the places where bundles and archives are kept, each behind a port."""

@@ -1,0 +1,140 @@
+"""The port to the bucket of built studies: what `publish` and the reconciler need of any storage.
+
+A bucket holds three kinds of things. Immutable objects, named by their content, which are put once. Public files whose
+names stay while their contents change, which are replaced whole. And pages: each is the commit point of a deployment,
+so its content, metadata and generation change together and on a condition, or not at all.
+
+StorageError             the storage failed or refused; worth another try unless a subclass says otherwise
+├── GenerationMismatch   somebody else wrote the page; this worker must not write it any more
+├── NameTaken            the name holds other contents already; another try will not help
+├── NoSuchObject         nothing has this name
+└── WrongEnvironment     the bucket is another environment's; another try will not help
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+LONGEST_KEY_BYTES = 1024
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class StorageError(Exception):
+    """The storage failed or refused. The message is one or two sentences an operator can act on."""
+
+
+class GenerationMismatch(StorageError):
+    """Somebody else wrote the page since it was seen."""
+
+
+class NameTaken(StorageError):
+    """An object of this name has other contents, and may not be replaced."""
+
+
+class NoSuchObject(StorageError):
+    """The bucket has nothing of this name."""
+
+
+class WrongEnvironment(StorageError):
+    """The bucket is marked as another environment's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPage:
+    """A page as it was at one moment."""
+
+    content: bytes
+    generation: int
+    """Greater than that of every earlier version, and never used twice; never 0."""
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What a listing tells of an object."""
+
+    key: str
+    size_bytes: int
+    sha256: str | None
+    """None where the storage does not know it."""
+    updated_at: datetime
+    """In UTC."""
+
+
+@runtime_checkable
+class ExperimentBucket(Protocol):
+    """A place for built studies. A key is a relative path with forward slashes; all methods raise StorageError."""
+
+    @property
+    def name(self) -> str:
+        """What people call this bucket."""
+        ...
+
+    def claim_environment(self, environment: str) -> None:
+        """Mark an unmarked bucket as this environment's. Raises WrongEnvironment if it is marked as another's."""
+        ...
+
+    def put(
+        self, key: str, source: Path | bytes, *, content_type: str, cache_control: str, replace: bool = False
+    ) -> bool:
+        """Store an object whole or not at all; False, and nothing stored, if it has these contents already.
+
+        Raises NameTaken if it has other contents and is not to be replaced.
+        """
+        ...
+
+    def read(self, key: str) -> bytes:
+        """The contents of an object or page. Raises NoSuchObject."""
+        ...
+
+    def page(self, key: str) -> StoredPage | None:
+        """The page with the metadata and generation that belong to its content; None if there is none."""
+        ...
+
+    def write_page(
+        self,
+        key: str,
+        content: bytes,
+        *,
+        content_type: str,
+        cache_control: str,
+        metadata: Mapping[str, str],
+        if_generation: int,
+    ) -> int:
+        """Replace the page in one step and return its new generation.
+
+        `if_generation` is the generation that was seen; 0 means that there must be no page.
+        Raises GenerationMismatch, and changes nothing, if the page has another one.
+        """
+        ...
+
+    def files(self, prefix: str = "") -> Iterator[StoredFile]:
+        """All objects and pages whose key begins with these characters, by key."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Delete an object or page; nothing happens if there is none."""
+        ...
+
+    def copy(self, source_key: str, destination_key: str) -> None:
+        """Copy an object with its content type and cache header over whatever is there. Raises NoSuchObject."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return the key if every storage can hold it. Raises StorageError."""
+    parts = key.split("/")
+    if _FORBIDDEN.search(key) or not {"", ".", ".."}.isdisjoint(parts):
+        raise StorageError(f"{key!r} is no key for an object; expected a plain relative path such as 'folder/file.js'")
+    try:
+        too_long = len(key.encode()) > LONGEST_KEY_BYTES
+    except UnicodeEncodeError:
+        raise StorageError(f"{key!r} is no key for an object: it cannot be written in UTF-8") from None
+    if too_long:
+        raise StorageError(f"{key[:80]!r}… is no key for an object: it is longer than {LONGEST_KEY_BYTES} bytes")
+    return key

@@ -1,0 +1,347 @@
+"""The bucket of built studies as a folder that any static server can serve.
+
+An object `experiments/{uuid}/assets/app.js` is the file of that name. What a plain file cannot say stands in the hidden
+folder `.bucket`, which holds no secret:
+
+    environment                       whose bucket this is
+    objects/{xx}/{sha256 of key}.json   content type, cache header and checksum of an object
+    pages/{key}/{generation}/         one version of a page: its content beside metadata.json
+    incoming/                         files being written; a rename takes them to their place
+    locks/                            256 files to lock by, so that none ever has to be deleted
+
+A page's content and metadata must change in one step, but a rename moves one file. So the public `index.html` is a
+relative symbolic link to the content within one version's folder. A new version is written next to the old one and
+brought to disk; then a new link takes the old one's place by a rename: that is the commit. Whoever opens `index.html`
+gets one whole version; whoever asks for its metadata reads the link first, and so gets what belongs to it. The
+comparison with the seen generation and the rename happen under a lock of the operating system, which a dead process
+cannot hold. Superseded versions stay for an hour: a reader may have followed the link but not have opened the file yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from lookit_ops.storage.experiments import (
+    GenerationMismatch,
+    NameTaken,
+    NoSuchObject,
+    StorageError,
+    StoredFile,
+    StoredPage,
+    WrongEnvironment,
+    check_key,
+)
+
+HIDDEN = ".bucket"
+
+_CHUNK_BYTES = 2**20
+_KEEP_SUPERSEDED_MICROSECONDS = 3600 * 10**6
+
+
+class LocalExperimentBucket:
+    """A folder as a bucket. Safe for many threads and processes on one machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self._hidden = self.root / HIDDEN
+
+    @property
+    def name(self) -> str:
+        """The folder's path."""
+        return str(self.root)
+
+    def claim_environment(self, environment: str) -> None:
+        """See `ExperimentBucket.claim_environment`."""
+        mark = self._hidden / "environment"
+        with self._translated("environment"), self._alone("environment"):
+            with contextlib.suppress(FileNotFoundError):
+                owner = mark.read_text(encoding="utf-8").strip()
+                if owner != environment:
+                    raise WrongEnvironment(
+                        f"the bucket {self.name} belongs to the environment {owner!r}, and this is {environment!r}; "
+                        "set another bucket_folder, or the right environment"
+                    )
+                return
+            self._write(mark, f"{environment}\n".encode())
+
+    def put(
+        self, key: str, source: Path | bytes, *, content_type: str, cache_control: str, replace: bool = False
+    ) -> bool:
+        """See `ExperimentBucket.put`."""
+        path = self._path(key)
+        try:
+            digest = _sha256(source)
+        except OSError as error:
+            raise StorageError(f"cannot read {source}, which should go to {key}: {error.strerror or error}") from error
+        with self._translated(key), self._alone(key):
+            # The file itself is asked, not what we noted of it: after a crash only the file is certain.
+            present = path.is_file() and _sha256(path) == digest
+            if not present and not replace and os.path.lexists(path):
+                raise NameTaken(
+                    f"{key} in {self.name} already has other contents and is never replaced, since a page in use may "
+                    "name it; was the bucket changed by hand, or does the build not name files by their contents?"
+                )
+            if not present:
+                self._write(path, source)
+            self._note_headers(key, content_type, cache_control, digest)
+        return not present
+
+    def read(self, key: str) -> bytes:
+        """See `ExperimentBucket.read`."""
+        path = self._path(key)
+        with self._translated(key):
+            return path.read_bytes()
+
+    def page(self, key: str) -> StoredPage | None:
+        """See `ExperimentBucket.page`. A plain file that somebody put there counts as a page without metadata."""
+        path = self._path(key)
+        with self._translated(key):
+            while True:
+                try:
+                    version = self._version(path)
+                    if version is None:
+                        return StoredPage(path.read_bytes(), _changed_at(path), {}) if path.exists() else None
+                    said = json.loads((version / "metadata.json").read_bytes())
+                    return StoredPage((version / path.name).read_bytes(), int(version.name), said["metadata"])
+                except FileNotFoundError:
+                    # Superseded long ago and deleted while we read: then the link leads elsewhere by now.
+                    if version is not None and self._version(path) == version:
+                        raise
+
+    def write_page(
+        self,
+        key: str,
+        content: bytes,
+        *,
+        content_type: str,
+        cache_control: str,
+        metadata: Mapping[str, str],
+        if_generation: int,
+    ) -> int:
+        """See `ExperimentBucket.write_page`."""
+        path = self._path(key)
+        versions = self._hidden / "pages" / key
+        with self._translated(key), self._alone(key):
+            current = self._generation(path)
+            if current != if_generation:
+                raise GenerationMismatch(
+                    f"somebody else wrote {key} in {self.name} meanwhile: generation {if_generation} was seen, "
+                    f"now it is {current}; the build that came first stays"
+                )
+            # Microseconds as in Google's storage: a generation is never used twice, not even after a deletion.
+            generation = max(current + 1, time.time_ns() // 1000)
+            version = versions / str(generation)
+            said = {"metadata": dict(metadata), "content_type": content_type, "cache_control": cache_control}
+            try:
+                self._write(version / path.name, content)
+                self._write(version / "metadata.json", _json(said))
+                self._sync(versions)
+                self._link(path, version / path.name)
+            except BaseException:
+                if self._generation(path) != generation:
+                    shutil.rmtree(version, ignore_errors=True)
+                raise
+        with contextlib.suppress(OSError):  # the page is written; old versions can be removed another time
+            self._remove_superseded(versions, keep={current, generation})
+        return generation
+
+    def files(self, prefix: str = "") -> Iterator[StoredFile]:
+        """See `ExperimentBucket.files`."""
+        folder = self.root / prefix.rpartition("/")[0]
+        if prefix:
+            check_key(prefix.removesuffix("/"))
+        found: list[StoredFile] = []
+        with self._translated(prefix):
+            for parent, folders, names in os.walk(folder):
+                if Path(parent) == self.root and HIDDEN in folders:
+                    folders.remove(HIDDEN)
+                for name in names:
+                    path = Path(parent) / name
+                    key = path.relative_to(self.root).as_posix()
+                    if not key.startswith(prefix) or key.startswith(f"{HIDDEN}/"):
+                        continue
+                    with contextlib.suppress(FileNotFoundError):  # deleted while we list
+                        stated = path.stat()
+                        updated_at = datetime.fromtimestamp(stated.st_mtime, UTC)
+                        checksum = self.headers(key).get("sha256")
+                        found.append(StoredFile(key, stated.st_size, checksum, updated_at))
+        yield from sorted(found, key=lambda file: file.key)
+
+    def delete(self, key: str) -> None:
+        """See `ExperimentBucket.delete`."""
+        path = self._path(key)
+        with self._translated(key), self._alone(key):
+            version = self._version(path)
+            path.unlink(missing_ok=True)
+            self._headers_path(key).unlink(missing_ok=True)
+            if version is not None:
+                shutil.rmtree(version.parent, ignore_errors=True)
+
+    def copy(self, source_key: str, destination_key: str) -> None:
+        """See `ExperimentBucket.copy`."""
+        source = self._path(source_key)
+        destination = self._path(destination_key)
+        with self._translated(source_key), self._alone(destination_key):
+            headers = self.headers(source_key)
+            self._write(destination, source)
+            self._note_headers(
+                destination_key,
+                headers.get("content_type", "application/octet-stream"),
+                headers.get("cache_control", "no-cache"),
+                _sha256(destination),
+            )
+
+    def headers(self, key: str) -> Mapping[str, str]:
+        """Content type and cache header of an object or page, for a server that wants to send them."""
+        path = self._path(key)
+        with self._translated(key):
+            version = self._version(path)
+            said_in = version / "metadata.json" if version else self._headers_path(key)
+            try:
+                said = json.loads(said_in.read_bytes())
+            except FileNotFoundError:
+                return {}
+        return {name: said[name] for name in ("content_type", "cache_control", "sha256") if name in said}
+
+    # -- within -------------------------------------------------------------------------------------------------------
+
+    def _path(self, key: str) -> Path:
+        if check_key(key).split("/")[0] == HIDDEN:
+            raise StorageError(f"{key!r} is no key for an object: {HIDDEN} is the bucket's own")
+        return self.root / key
+
+    def _headers_path(self, key: str) -> Path:
+        digest = hashlib.sha256(key.encode()).hexdigest()
+        return self._hidden / "objects" / digest[:2] / f"{digest}.json"
+
+    def _note_headers(self, key: str, content_type: str, cache_control: str, sha256: str) -> None:
+        noted = _json({"key": key, "content_type": content_type, "cache_control": cache_control, "sha256": sha256})
+        path = self._headers_path(key)
+        if not path.exists() or path.read_bytes() != noted:
+            self._write(path, noted)
+
+    def _version(self, path: Path) -> Path | None:
+        """The folder of the live version; None if the page is a plain file, or not there."""
+        try:
+            return (path.parent / path.readlink()).parent
+        except OSError as error:
+            if error.errno in {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}:
+                return None
+            raise
+
+    def _generation(self, path: Path) -> int:
+        version = self._version(path)
+        if version is not None:
+            return int(version.name)
+        return _changed_at(path) if path.exists() else 0
+
+    def _remove_superseded(self, versions: Path, keep: set[int]) -> None:
+        # A version was superseded when the next one was written; but one that a crash left unlinked superseded none,
+        # which is why the version that was live until now is kept whatever the numbers say.
+        oldest = time.time_ns() // 1000 - _KEEP_SUPERSEDED_MICROSECONDS
+        known = sorted(int(folder.name) for folder in versions.iterdir() if folder.name.isdecimal())
+        for generation, successor in itertools.pairwise(known):
+            if successor < oldest and generation not in keep:
+                shutil.rmtree(versions / str(generation), ignore_errors=True)
+
+    def _write(self, target: Path, source: Path | bytes) -> None:
+        """Put a whole file in place by a rename, once its bytes are on disk."""
+
+        def fill(temporary: Path) -> None:
+            with temporary.open("xb") as file:
+                _pour(source, file)
+                file.flush()
+                os.fsync(file.fileno())
+
+        self._place(target, fill)
+
+    def _link(self, target: Path, leads_to: Path) -> None:
+        """Put a relative symbolic link in place by a rename."""
+        self._place(target, lambda temporary: temporary.symlink_to(os.path.relpath(leads_to, target.parent)))
+
+    def _place(self, target: Path, make: Callable[[Path], None]) -> None:
+        incoming = self._hidden / "incoming"
+        incoming.mkdir(parents=True, exist_ok=True)
+        temporary = incoming / uuid4().hex
+        try:
+            make(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._sync(target.parent)
+
+    def _sync(self, folder: Path) -> None:
+        """Bring a folder's names to disk: a rename that a power cut undoes would be no commit."""
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _alone(self, key: str) -> Generator[None, None, None]:
+        """Hold the lock of this key (and of some others)."""
+        locks = self._hidden / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / hashlib.sha256(key.encode()).hexdigest()[:2]).open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Generator[None, None, None]:
+        """Our errors for the operating system's."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise NoSuchObject(f"the bucket {self.name} has no {key}") from error
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                message = f"the disk that holds the bucket {self.name} is full; free some space and try again"
+            else:
+                message = (
+                    f"the bucket {self.name} cannot be used for {key}: {error.strerror or error}; "
+                    "check the folder and its rights"
+                )
+            raise StorageError(message) from error
+        except (ValueError, KeyError) as error:
+            raise StorageError(
+                f"what the bucket {self.name} notes of {key} in {HIDDEN} cannot be read; was it changed by hand?"
+            ) from error
+
+
+def _pour(source: Path | bytes, file: BinaryIO) -> None:
+    if isinstance(source, bytes):
+        file.write(source)
+        return
+    with source.open("rb") as stream:
+        shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+
+
+def _sha256(source: Path | bytes) -> str:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with source.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _changed_at(path: Path) -> int:
+    """Microseconds since 1970, which serve as the generation of a file that somebody put there by hand."""
+    return path.stat().st_mtime_ns // 1000
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode()

@@ -1,0 +1,90 @@
+"""Serves built studies out of the bucket as the platform's proxy does (docs/serving.md), to look at them."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from domain.errors import InvalidRequest
+from domain.models import BuildKind
+from lookit_ops.publish import folder_of
+from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.local import LocalExperimentBucket
+
+_STUDY = re.compile(r"/studies/(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?P<path>/.*)?", re.IGNORECASE)
+INDEX = "index.html"
+
+
+class StudyServer:
+    """One origin: `/studies/{uuid}/…` is that study's folder in the bucket, deployed or preview. A context manager."""
+
+    def __init__(self, bucket: LocalExperimentBucket, kind: BuildKind, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._bucket, self._kind = bucket, kind
+        try:
+            self._server = ThreadingHTTPServer((host, port), self._handler())
+        except OSError as error:
+            raise InvalidRequest(
+                f"{host}:{port} cannot be listened on: {error.strerror}; is it running already?"
+            ) from error
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name=f"{kind}-server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The base address, with a closing slash."""
+        host, port = self._server.server_address[:2]
+        return f"http://{host}:{port}/"
+
+    def __enter__(self) -> Self:
+        """Begin to serve."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop serving and free the port."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        bucket, kind = self._bucket, self._kind
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                found = _STUDY.fullmatch(unquote(urlsplit(self.path).path))
+                if found is None:
+                    self._answer(HTTPStatus.NOT_FOUND, b"There is no study at this address.\n")
+                elif not found["path"]:
+                    self._answer(HTTPStatus.MOVED_PERMANENTLY, b"", Location=f"/studies/{found['uuid']}/")
+                elif "/." in found["path"]:  # what a deployment keeps for itself
+                    self._answer(HTTPStatus.NOT_FOUND, b"This file is not part of the study.\n")
+                else:
+                    self._file(f"{folder_of(kind, found['uuid'].lower())}/{found['path'][1:] or INDEX}")
+
+            def _file(self, key: str) -> None:
+                try:
+                    content, headers = bucket.read(key), bucket.headers(key)
+                except StorageError:
+                    self._answer(HTTPStatus.NOT_FOUND, b"This file is not part of the study.\n")
+                    return
+                self._answer(
+                    HTTPStatus.OK,
+                    content,
+                    **{"Content-Type": headers["content_type"], "Cache-Control": headers["cache_control"]},
+                )
+
+            def _answer(self, status: HTTPStatus, body: bytes, **headers: str) -> None:
+                self.send_response(status)
+                for name, value in ({"Content-Type": "text/plain; charset=utf-8"} | headers).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+                pass
+
+        return Handler

@@ -1,0 +1,341 @@
+"""Asking a GitHub that is well, one that is ill, and one that lies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from ember_build.errors import BuildPlatformError, InvalidPlayer
+from ember_build.github import GitHub, Repository
+from lookit_ops.demo.github_server import Commit, GitHubServer
+from tests.support.faulty_github import (
+    Faults,
+    body,
+    hang_up,
+    redirect,
+    status,
+    truncate,
+    without_length,
+)
+
+FIRST = Commit({"package.json": b"{}"}, "first")
+NEWEST = Commit({"package.json": b"{}", "app/app.js": b"x" * 5000}, "newest")
+PLAYER = Repository("lookit", "player")
+UNKNOWN_SHA = "0123456789" * 4
+
+
+class Place:
+    """A local GitHub, its faults, a client of it, and the waits that the client asked for."""
+
+    def __init__(self, server: GitHubServer, faults: Faults) -> None:
+        self.url = server.url
+        self.faults = faults
+        self.waits: list[float] = []
+
+    def client(self, **settings) -> GitHub:
+        options = {"api_url": self.url, "web_url": self.url, "attempts": 4, "timeout": (2, 2), **settings}
+        return GitHub(**options, sleep=self.waits.append)
+
+
+@contextmanager
+def running(faults: Faults) -> Iterator[Place]:
+    repositories = {"lookit/player": [FIRST, NEWEST], "lookit/empty": []}
+    with GitHubServer(repositories, on_request=faults) as server:
+        yield Place(server, faults)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with running(Faults()) as place:
+        yield place
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Place]:
+    """Another host, as the token sees it."""
+    with running(Faults()) as place:
+        yield place
+
+
+def test_a_full_sha_that_the_repository_confirms_is_used(place):
+    commit = place.client().resolve(PLAYER, f" {FIRST.sha.upper()} ")
+    assert (commit.sha, commit.requested, commit.substituted) == (FIRST.sha, FIRST.sha.upper(), False)
+    assert "confirmed" in commit.reason
+    assert place.faults.paths() == [f"/repos/lookit/player/commits/{FIRST.sha}"]
+    assert "lookit-ops" in place.faults.requests[0][1]["User-Agent"]
+
+
+@pytest.mark.parametrize("nothing", [None, "", "   "])
+def test_no_sha_means_the_head_of_the_default_branch_even_where_invalid_ones_are_refused(place, nothing):
+    commit = place.client(refuse_invalid_sha=True).resolve(PLAYER, nothing)
+    assert (commit.sha, commit.requested, commit.substituted) == (NEWEST.sha, None, False)
+    assert commit.reason == f"The study names no commit: the head of the default branch is used instead, {NEWEST.sha}."
+
+
+@pytest.mark.parametrize("invalid", ["main", FIRST.sha[:7], FIRST.sha + "0", "../../secrets", "é" * 40, UNKNOWN_SHA])
+def test_an_invalid_sha_means_the_head_too_and_says_so(place, invalid):
+    commit = place.client().resolve(PLAYER, invalid)
+    assert (commit.sha, commit.requested, commit.substituted) == (NEWEST.sha, invalid, True)
+    assert invalid in commit.reason
+    assert NEWEST.sha in commit.reason
+    # Nothing but a full SHA ever becomes part of an address.
+    assert len(place.faults.requests) == (2 if invalid == UNKNOWN_SHA else 1)
+
+
+@pytest.mark.parametrize("invalid", ["main", UNKNOWN_SHA])
+def test_an_invalid_sha_is_refused_where_the_setting_says_so(place, invalid):
+    with pytest.raises(InvalidPlayer, match=invalid):
+        place.client(refuse_invalid_sha=True).resolve(PLAYER, invalid)
+
+
+def test_a_404_for_the_commit_counts_as_unknown_as_well(place):
+    place.faults.on(UNKNOWN_SHA, status(404))
+    assert place.client().resolve(PLAYER, UNKNOWN_SHA).sha == NEWEST.sha
+
+
+@pytest.mark.parametrize("requested", [None, "main", UNKNOWN_SHA])
+def test_a_repository_that_is_gone(place, requested):
+    with pytest.raises(InvalidPlayer, match=r"no repository lookit/nowhere .*private"):
+        place.client().resolve(Repository("lookit", "nowhere"), requested)
+
+
+def test_a_repository_without_a_commit(place):
+    with pytest.raises(InvalidPlayer, match="lookit/empty has no commit"):
+        place.client().resolve(Repository("lookit", "empty"), None)
+
+
+@pytest.mark.parametrize("fault", [status(503), status(500), hang_up, truncate, status(429)])
+def test_trouble_that_passes_is_waited_out(place, fault):
+    place.faults.on("/commits/", fault, times=2)
+    assert place.client().resolve(PLAYER, FIRST.sha).sha == FIRST.sha
+    assert len(place.waits) == 2
+    assert 0.5 <= place.waits[0] <= 1 <= place.waits[1] <= 2
+
+
+@pytest.mark.parametrize("fault", [status(503), hang_up, truncate, status(429)])
+def test_trouble_for_ever_makes_no_sha_invalid(place, fault):
+    place.faults.on("/commits/", fault)
+    with pytest.raises(BuildPlatformError, match="last of 4 attempts"):
+        place.client().resolve(PLAYER, FIRST.sha)
+    assert len(place.faults.requests) == 4
+    assert len(place.waits) == 3
+    assert not place.faults.paths("HEAD")
+
+
+def test_a_github_that_is_not_there():
+    with GitHubServer({}) as server:
+        url = server.url
+    client = GitHub(url, url, attempts=2, sleep=lambda _: None)
+    with pytest.raises(BuildPlatformError, match="could not be asked"):
+        client.resolve(PLAYER, FIRST.sha)
+
+
+def test_a_github_that_never_answers(place):
+    place.faults.on("/commits/", lambda answer: time.sleep(0.5) or answer)
+    with pytest.raises(BuildPlatformError, match="Timeout"):
+        place.client(attempts=2, timeout=(1, 0.05)).resolve(PLAYER, FIRST.sha)
+
+
+def test_an_address_that_is_none(place):
+    with pytest.raises(BuildPlatformError, match="check the GitHub addresses"):
+        place.client(api_url="ftp://nowhere").resolve(PLAYER, None)
+
+
+@pytest.mark.parametrize("code", [403, 429])
+def test_retry_after_in_seconds_is_honoured(place, code):
+    place.faults.on("/commits/", status(code, Retry_After="7"), times=1)
+    assert place.client().resolve(PLAYER, None).sha == NEWEST.sha
+    assert place.waits == [7.0]
+
+
+def test_retry_after_as_a_date_is_honoured(place):
+    when = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    place.faults.on("/commits/", status(429, Retry_After=when), times=1)
+    assert place.client().resolve(PLAYER, None).sha == NEWEST.sha
+    assert 15 < place.waits[0] <= 20
+
+
+@pytest.mark.parametrize("code", [403, 429])
+def test_the_rate_limits_reset_is_waited_for(place, code):
+    reset = str(int(time.time()) + 30)
+    place.faults.on("/commits/", status(code, X_RateLimit_Remaining="0", X_RateLimit_Reset=reset), times=1)
+    assert place.client().resolve(PLAYER, None).sha == NEWEST.sha
+    assert 28 < place.waits[0] <= 31
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X_RateLimit_Remaining": "0", "X_RateLimit_Reset": str(int(time.time()) + 3000)},
+        {"Retry_After": "3000"},
+        {"Retry_After": "9" * 400},
+        {"Retry_After": "Fri, 31 Dec 9999 23:59:59 GMT"},
+    ],
+)
+def test_a_limit_that_lasts_too_long_says_when_it_resets(place, headers):
+    place.faults.on("/commits/", status(403, **headers))
+    with pytest.raises(BuildPlatformError, match=r"resets at 20\d\d-.* UTC.*github_token"):
+        place.client(max_wait=timedelta(minutes=1)).resolve(PLAYER, None)
+    assert place.waits == []
+    assert len(place.faults.requests) == 1
+
+
+def test_all_waits_together_stay_within_the_limit(place):
+    place.faults.on("/commits/", status(429, Retry_After="40"))
+    with pytest.raises(BuildPlatformError, match="resets at"):
+        place.client(max_wait=timedelta(minutes=1)).resolve(PLAYER, None)
+    assert place.waits == [40.0]
+
+
+def test_a_secondary_limit_that_names_no_time(place):
+    place.faults.on("/commits/", status(403, "You have exceeded a secondary rate limit."), times=1)
+    assert place.client().resolve(PLAYER, None).sha == NEWEST.sha
+    assert place.waits == [60.0]
+
+
+@pytest.mark.parametrize("bad", ["soon", "-5", "1e9", "", "²"])
+def test_a_retry_after_that_says_nothing_falls_back_to_backoff(place, bad):
+    place.faults.on("/commits/", status(429, Retry_After=bad), times=1)
+    assert place.client().resolve(PLAYER, None).sha == NEWEST.sha
+    assert place.waits[0] <= 1
+
+
+@pytest.mark.parametrize("code", [401, 403])
+@pytest.mark.parametrize("token", [None, "t0ken"])
+def test_a_refusal_names_the_tokens_setting_and_is_not_repeated(place, code, token):
+    place.faults.on("/commits/", status(code, "Bad credentials"))
+    with pytest.raises(BuildPlatformError, match="github_token") as error:
+        place.client(token=token).resolve(PLAYER, FIRST.sha)
+    assert len(place.faults.requests) == 1
+    assert "t0ken" not in str(error.value)
+
+
+def test_the_token_does_not_show():
+    assert "t0ken" not in repr(GitHub("https://api.github.com", "https://github.com", "t0ken"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", b"[]", b"null", b"{}", b'{"sha": 5}', b'{"sha": "abc"}', b'{"sha": "' + b"g" * 40 + b'"}', b"\xff"],
+)
+def test_nonsense_is_the_platforms_trouble(place, answer):
+    place.faults.on("/commits/", body(answer, "application/json"))
+    with pytest.raises(BuildPlatformError, match="check the setting of the API address"):
+        place.client().resolve(PLAYER, FIRST.sha)
+
+
+def test_another_commit_than_the_asked_one_is_not_used(place):
+    place.faults.on("/commits/", body(f'{{"sha": "{NEWEST.sha}"}}'.encode()))
+    with pytest.raises(BuildPlatformError, match=NEWEST.sha):
+        place.client().resolve(PLAYER, FIRST.sha)
+
+
+def test_a_renamed_repository_is_followed(place):
+    place.faults.on("/repos/lookit/old/", redirect(f"/repos/lookit/player/commits/{FIRST.sha}", 301))
+    assert place.client().resolve(Repository("lookit", "old"), FIRST.sha).sha == FIRST.sha
+
+
+def test_the_token_goes_to_github_and_to_no_other_host(place, elsewhere, monkeypatch, tmp_path):
+    # Credentials lying about in the home directory are not for these hosts, either.
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    place.faults.on("/archive/", redirect(f"{elsewhere.url}/lookit/player/archive/{FIRST.sha}.zip"))
+    client = place.client(token="t0ken")
+    client.resolve(PLAYER, FIRST.sha)
+    client.download_archive(PLAYER, FIRST.sha, tmp_path / "a.zip", 10**6)
+    assert [headers.get("Authorization") for _, headers in place.faults.requests] == ["Bearer t0ken"] * 2
+    assert [headers.get("Authorization") for _, headers in elsewhere.faults.requests] == [None]
+
+
+def test_without_a_token_nothing_is_sent(place):
+    place.client().resolve(PLAYER, None)
+    assert "Authorization" not in place.faults.requests[0][1]
+
+
+@pytest.mark.parametrize("location", ["ftp://example.org/x.zip", "file:///etc/passwd", "gopher://x"])
+def test_redirects_to_other_schemes_are_refused(place, tmp_path, location):
+    place.faults.on("/archive/", redirect(location))
+    with pytest.raises(BuildPlatformError, match="not encrypted"):
+        place.client().download_archive(PLAYER, FIRST.sha, tmp_path / "a.zip", 10**6)
+
+
+def test_redirects_in_circles_end(place, tmp_path):
+    place.faults.on("/archive/", redirect(f"/lookit/player/archive/{FIRST.sha}.zip"))
+    with pytest.raises(BuildPlatformError, match="circles"):
+        place.client().download_archive(PLAYER, FIRST.sha, tmp_path / "a.zip", 10**6)
+
+
+def test_an_archive_arrives_whole(place, tmp_path):
+    path = tmp_path / "a.zip"
+    size = place.client().download_archive(PLAYER, NEWEST.sha, path, 10**6)
+    assert path.read_bytes() == NEWEST.archive("player")
+    assert size == path.stat().st_size
+
+
+@pytest.mark.parametrize("fault", [truncate, hang_up, status(502)])
+def test_a_download_that_breaks_off_is_repeated(place, tmp_path, fault):
+    place.faults.on("/archive/", fault, times=2)
+    path = tmp_path / "a.zip"
+    place.client().download_archive(PLAYER, NEWEST.sha, path, 10**6)
+    assert path.read_bytes() == NEWEST.archive("player")
+    assert len(place.waits) == 2
+
+
+@pytest.mark.parametrize("fault", [truncate, hang_up, status(502)])
+def test_a_download_that_never_succeeds_leaves_nothing(place, tmp_path, fault):
+    place.faults.on("/archive/", fault)
+    with pytest.raises(BuildPlatformError):
+        place.client().download_archive(PLAYER, NEWEST.sha, tmp_path / "a.zip", 10**6)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", [None, without_length])
+def test_an_archive_that_is_too_big_is_refused_told_or_not(place, tmp_path, fault):
+    if fault:
+        place.faults.on("/archive/", fault)
+    size = len(NEWEST.archive("player"))
+    client = place.client()
+    with pytest.raises(InvalidPlayer, match=f"more than the {size - 1} bytes"):
+        client.download_archive(PLAYER, NEWEST.sha, tmp_path / "a.zip", size - 1)
+    assert list(tmp_path.iterdir()) == []
+    assert client.download_archive(PLAYER, NEWEST.sha, tmp_path / "a.zip", size) == size
+
+
+def test_an_archive_that_is_not_there(place, tmp_path):
+    with pytest.raises(InvalidPlayer, match="no archive"):
+        place.client().download_archive(PLAYER, UNKNOWN_SHA, tmp_path / "a.zip", 10**6)
+
+
+def test_an_archive_that_trickles_for_too_long(place, tmp_path):
+    client = place.client(archive_time=timedelta(0))
+    with pytest.raises(BuildPlatformError, match="did not come within"):
+        client.download_archive(PLAYER, NEWEST.sha, tmp_path / "a.zip", 10**6)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_the_platforms_trouble_and_not_repeated(place):
+    with pytest.raises(BuildPlatformError, match="disk that holds /dev is full"):
+        place.client().download_archive(PLAYER, NEWEST.sha, FullDevice(), 10**6)
+    assert len(place.faults.requests) == 1
+
+
+class FullDevice(type(Path())):
+    """Linux's device that is always full, safe from being removed."""
+
+    def __new__(cls):
+        return super().__new__(cls, "/dev/full")
+
+    def unlink(self, missing_ok=False):
+        pass
+
+
+def test_a_folder_that_is_not_there_is_the_platforms_trouble(place, tmp_path):
+    with pytest.raises(BuildPlatformError, match="check the folder"):
+        place.client().download_archive(PLAYER, NEWEST.sha, tmp_path / "missing" / "a.zip", 10**6)
