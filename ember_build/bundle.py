@@ -79,7 +79,7 @@ def check_bundle(root: Path, prefix: str, check_script: ScriptCheck | None = Non
         files[relative], md5_by_path[relative] = _read_file(path, relative)
     if not files:
         raise PlayerBuildFailed(
-            f"The build ended without an error but left no files in {root.name}: its output says why."
+            "The build ended without an error but left no files: its output may say why."
         )
     if INDEX not in files or files[INDEX].size_bytes == 0:
         raise PlayerBuildFailed("The build left no index.html, or an empty one, so there is no page to show.")
@@ -98,7 +98,7 @@ def check_bundle(root: Path, prefix: str, check_script: ScriptCheck | None = Non
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield the regular files below `folder`; nothing is followed, and what is neither file nor folder is refused."""
     if folder.is_symlink() or not folder.is_dir():
-        raise PlayerBuildFailed(f"The build ended without an error but left no folder {folder.name}.")
+        raise PlayerBuildFailed("The build ended without an error but left no folder of its own.")
     for path in sorted(folder.iterdir()):
         if not path.name.isprintable():
             raise PlayerBuildFailed(f"The bundle has a file whose name cannot be served: {path.name!r}.")

@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import KW_ONLY, dataclass
 from dataclasses import field as dataclass_field
 from datetime import UTC, datetime, timedelta
@@ -169,7 +169,8 @@ class GitHub:
         try:
             return self._ask(url, "application/zip, */*", save)
         except BaseException:
-            destination.unlink(missing_ok=True)
+            with suppress(OSError):  # the error that brought us here is the one to tell
+                destination.unlink(missing_ok=True)
             raise
 
     def _save(self, response: requests.Response, destination: Path, max_bytes: int, repository: Repository) -> int:
@@ -353,7 +354,7 @@ def _raise_if_temporary(response: requests.Response) -> None:
         seconds = _until_reset(response)
     if seconds is None and status == HTTPStatus.FORBIDDEN:
         # A 403 is a limit only if it says so; otherwise it is a refusal, for which waiting is in vain.
-        if b"rate limit" not in response.raw.read(4096, decode_content=True).lower():
+        if b"rate limit" not in next(response.iter_content(4096), b"").lower():
             return
         seconds = _UNNAMED_LIMIT_SECONDS
     raise _RateLimited(f"HTTP {status}, rate limit", seconds)

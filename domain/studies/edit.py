@@ -22,6 +22,10 @@ from domain.studies.log import record
 
 APPROVED_STATES = frozenset({State.APPROVED, State.ACTIVE, State.PAUSED, State.DEACTIVATED})
 EDITABLE = frozenset(REVIEWED_FIELDS) - {"lab_id"} | {"is_discoverable"}
+FIELD_TYPES: dict[str, type] = {"study_metadata": dict, "structure": dict, "is_discoverable": bool}
+"""The fields that do not hold text."""
+_IN_WORDS = {str: "text", dict: "a JSON object", bool: "true or false"}
+LONGEST_NAME = 255
 PLAYER_FIELDS = ("player_repo_url", "last_known_player_sha")
 
 
@@ -29,19 +33,18 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
     """Apply changes by field name, in the caller's transaction; returns the fields that really changed.
 
     The keys `player_repo_url` and `last_known_player_sha` change the study's metadata; an empty value removes them.
-    Raises InvalidRequest for an unknown field or blank name, StudyIsLocked during a build, PermissionDenied.
+    Raises InvalidRequest for an unknown field, a malformed value or a blank name, StudyIsLocked during a build, PermissionDenied.
     """
     require_permission(session, user, Permission.CHANGE_STUDY, study)
     session.refresh(study, with_for_update=True)
     if study.state in LOCK_STATES:
         raise StudyIsLocked(f"the study {study.name!r} is {study.state}: change it once its build has ended")
+    _check_values(changes)
     wanted = _with_metadata(study, changes)
     if unknown := sorted(set(wanted) - EDITABLE):
         raise InvalidRequest(
             f"a study has no field {', '.join(unknown)} to edit; there are {', '.join(sorted(EDITABLE))}"
         )
-    if "name" in wanted and not str(wanted["name"]).strip():
-        raise InvalidRequest("a study's name cannot be blank")
     diff = {name: [getattr(study, name), value] for name, value in wanted.items() if getattr(study, name) != value}
     if not diff:
         return []
@@ -62,6 +65,20 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
             extra={"diff": diff},
         )
     return sorted(diff)
+
+
+def _check_values(changes: dict[str, Any]) -> None:
+    """Refuse what the database would, before it says so in its own words."""
+    for field, value in changes.items():
+        if field == "name" and not str(value or "").strip():
+            raise InvalidRequest("a study's name cannot be blank")
+        if field == "name" and len(str(value)) > LONGEST_NAME:
+            raise InvalidRequest(f"a study's name has {LONGEST_NAME} characters at most, not {len(str(value))}")
+        wanted = FIELD_TYPES.get(field, str)
+        if field in EDITABLE and not isinstance(value, wanted):
+            raise InvalidRequest(f"the field {field} holds {_IN_WORDS[wanted]}, not {value!r}")
+        if isinstance(value, str) and "\x00" in value:
+            raise InvalidRequest(f"the field {field} cannot hold the character NUL")
 
 
 def _with_metadata(study: Study, changes: dict[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,10 @@ TABLE: list[Row] = [
 
 def table_from_yaml(text: str) -> list[Row]:
     """The same table from YAML. Raises InvalidRequest for an unknown state, permission, audience or key."""
-    rows = yaml.safe_load(text)
+    try:
+        rows = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidRequest(f"the workflow table is not YAML: {error}") from error
     if not isinstance(rows, list):
         raise InvalidRequest("a workflow table is a list of transitions")
     for row in rows:
@@ -139,13 +142,30 @@ def _check_row(row: Any) -> None:
     required, optional = {"trigger", "source", "dest", "permission"}, {"needs_deployment", "notice"}
     if not isinstance(row, dict) or not required <= row.keys() <= required | optional:
         raise InvalidRequest(f"a transition has {sorted(required)} and may have {sorted(optional)}, not {row!r}")
-    states = [*row["source"], row["dest"]]
-    if unknown := [state for state in states if state not in WORKFLOW_STATES]:
+    trigger, source = row["trigger"], row["source"]
+    if not isinstance(trigger, str):
+        raise InvalidRequest(f"the trigger of a transition is a name, not {trigger!r}")
+    if not isinstance(source, list) or not source:
+        raise InvalidRequest(f"the source of {trigger!r} is a list of states, not {source!r}")
+    if unknown := [state for state in [*source, row["dest"]] if state not in WORKFLOW_STATES]:
         raise InvalidRequest(f"the workflow has no state {', '.join(map(repr, unknown))}")
-    if row["permission"] not in set(Permission):
+    if row["permission"] not in list(Permission):
         raise InvalidRequest(f"there is no permission {row['permission']!r}")
-    if "notice" in row and row["notice"].get("audience") not in set(Audience):
-        raise InvalidRequest(f"the notice of {row['trigger']!r} names no audience that exists: {row['notice']!r}")
+    if not isinstance(row.get("needs_deployment", False), bool):
+        raise InvalidRequest(f"needs_deployment of {trigger!r} is true or false, not {row['needs_deployment']!r}")
+    if "notice" in row:
+        _check_notice(trigger, row["notice"])
+
+
+def _check_notice(trigger: str, notice: Any) -> None:
+    keys = ["audience", "headline", "sentence"]
+    if not isinstance(notice, dict) or sorted(notice) != keys or not all(isinstance(notice[key], str) for key in keys):
+        raise InvalidRequest(f"the notice of {trigger!r} has {', '.join(keys)}, each a text, not {notice!r}")
+    if notice["audience"] not in list(Audience):
+        raise InvalidRequest(
+            f"the notice of {trigger!r} names no audience that exists: {notice['audience']!r};"
+            f" there are {', '.join(Audience)}"
+        )
 
 
 @dataclass(slots=True)

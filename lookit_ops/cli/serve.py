@@ -17,7 +17,7 @@ from domain.models import BuildKind
 from lookit_ops.cli.options import platform
 from lookit_ops.cli.show import console
 from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.demo.example import example_server, example_settings
+from lookit_ops.demo.example import PORT, example_port, example_server
 from lookit_ops.demo.story import tell
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import reconcile_builds
@@ -28,9 +28,11 @@ Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=6553
 WORKSPACE = Path(__file__).resolve().parents[2] / "workspace.yaml"
 
 
-def demo() -> None:
+def demo(
+    repository_port: Annotated[int, typer.Option(help="Port for the example repository, in a new home.")] = PORT,
+) -> None:
     """Show the main road on made-up data: preview, review, deployment."""
-    tell(console)
+    tell(console, repository_port)
 
 
 def serve() -> None:
@@ -51,8 +53,8 @@ def dev(port: Port = 3000) -> None:
         console.print(f"Ended what dead workers had left open: {done}")
     home = prepare_dagster_home(outside.settings)
     with ExitStack() as servers:
-        if outside.settings.github_web_url == example_settings()["LOOKIT_GITHUB_WEB_URL"]:
-            server = servers.enter_context(example_server())
+        if example := example_port(outside.settings):
+            server = servers.enter_context(example_server(example))
             console.print(f"Example repository  {server.url}", highlight=False)
         _serve_studies(outside, servers)
         console.print(f"Dagster             http://127.0.0.1:{port} (home: {home})", highlight=False, soft_wrap=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from domain.errors import InvalidRequest
 from lookit_ops.demo.github_server import Commit, GitHubServer
+from lookit_ops.settings import Settings
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PORT = 4810
@@ -26,7 +28,7 @@ def example_commits() -> tuple[Commit, Commit]:
     )
 
 
-def example_server(port: int = PORT) -> GitHubServer:
+def example_server(port: int) -> GitHubServer:
     """A GitHub that holds the example player. Raises InvalidRequest if the port is taken."""
     try:
         return GitHubServer({REPOSITORY: example_commits()}, port=port)
@@ -36,7 +38,7 @@ def example_server(port: int = PORT) -> GitHubServer:
         ) from error
 
 
-def example_settings(port: int = PORT) -> dict[str, str]:
+def example_settings(port: int) -> dict[str, str]:
     """The settings under which players come from the example server, and nothing else is trusted."""
     url = f"http://127.0.0.1:{port}"
     player = f"{url}/{REPOSITORY}"
@@ -48,13 +50,20 @@ def example_settings(port: int = PORT) -> dict[str, str]:
     }
 
 
-def keep_example_settings(home: Path) -> None:
+def example_port(settings: Settings) -> int | None:
+    """The port of the example server, if these settings fetch players from one; None if from somewhere else."""
+    address = urlsplit(settings.player_repo_url)
+    is_example = address.hostname == "127.0.0.1" and address.path == f"/{REPOSITORY}"
+    return address.port if is_example else None
+
+
+def keep_example_settings(home: Path, port: int) -> None:
     """Write the example's settings into a home that has none, so that other commands find them there."""
     home.mkdir(parents=True, exist_ok=True)
     file = home / SETTINGS_FILE
     if not file.exists():
         lines = [
             "# Written by `lookit-ops demo`: players come from the example repository.",
-            *(f"{name}={value}" for name, value in example_settings().items()),
+            *(f"{name}={value}" for name, value in example_settings(port).items()),
         ]
         file.write_text("\n".join(lines) + "\n")

@@ -22,7 +22,7 @@ from domain.models import BuildKind, BuildRequest, OutboxMail, Study, StudyLog
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.demo.example import example_commits, example_server, example_settings, keep_example_settings
+from lookit_ops.demo.example import example_commits, example_port, example_server, keep_example_settings
 from lookit_ops.demo.people import Cast, new_study, populate
 from lookit_ops.platform import Platform
 from lookit_ops.publish import folder_of
@@ -43,13 +43,14 @@ class Act:
     folder: Path
 
 
-def tell(console: Console) -> None:
+def tell(console: Console, port: int) -> None:
     """Run the demonstration. Raises InvalidRequest where the settings are not a playground's, or a build fails."""
-    keep_example_settings(load_settings().home_folder)
+    keep_example_settings(load_settings().home_folder, port)
     settings = load_settings()
     if settings.environment != "development":
         raise InvalidRequest(f"the demonstration makes people up: not in {settings.environment} (LOOKIT_ENVIRONMENT)")
-    if settings.github_web_url != example_settings()["LOOKIT_GITHUB_WEB_URL"]:
+    port_of_these = example_port(settings)
+    if port_of_these is None:
         raise InvalidRequest(
             f"these settings fetch players from {settings.github_web_url}; the demonstration brings its own: give it an"
             " empty home, as in LOOKIT_HOME=/tmp/lookit-demo lookit-ops demo"
@@ -62,7 +63,7 @@ def tell(console: Console) -> None:
         study = new_study(session, first.sha)
     prepare_dagster_home(settings)
     console.print(f"The study [bold]{escape(study.name)}[/], made by {cast.researcher.name}.\n")
-    with example_server(), DagsterInstance.get() as instance:
+    with example_server(port_of_these), DagsterInstance.get() as instance:
         preview = _build(console, platform, instance, cast, study.id, BuildKind.PREVIEW, "version 1.0")
         _review(console, platform, cast, study.id, second.sha)
         deployment = _build(console, platform, instance, cast, study.id, BuildKind.DEPLOYMENT, "version 2.0")
@@ -99,7 +100,7 @@ def _build(
         raise InvalidRequest(
             f"the {kind} failed: {request.error}\n`lookit-ops study log {study.uuid} --full` tells more"
         )
-    console.print(f"  {kind.value} of {version} built from commit {request.player_sha} [green]✓[/]")
+    console.print(f"  {kind.value} of {version} built from commit {str(request.player_sha)[:12]} [green]✓[/]")
     facts = log.extra["facts"]
     return Act(
         kind=kind,

@@ -216,6 +216,11 @@ def test_a_refusal_names_the_tokens_setting_and_is_not_repeated(place, code, tok
     assert "t0ken" not in str(error.value)
 
 
+def test_a_refusal_that_breaks_off_is_trouble_that_passes(place):
+    place.faults.on("/commits/", lambda answer: truncate(status(403, "x" * 5000)(answer)), times=1)
+    assert place.client().resolve(PLAYER, FIRST.sha).sha == FIRST.sha
+
+
 def test_the_token_does_not_show():
     assert "t0ken" not in repr(GitHub("https://api.github.com", "https://github.com", "t0ken"))
 

@@ -79,7 +79,7 @@ def test_a_name_with_a_short_number_does_not_pass_for_a_fingerprint(folder: Fold
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PlayerBuildFailed, match="left no folder dist"):
+    with pytest.raises(PlayerBuildFailed, match="left no folder of its own"):
         check_bundle(tmp_path / "dist", PREFIX)
 
 
@@ -220,7 +220,7 @@ def test_a_symbolic_link_to_a_folder_is_refused(folder: Folder) -> None:
 
 def test_a_bundle_that_is_itself_a_link_is_refused(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(folder.root)
-    with pytest.raises(PlayerBuildFailed, match="left no folder link"):
+    with pytest.raises(PlayerBuildFailed, match="left no folder of its own"):
         check_bundle(tmp_path / "link", PREFIX)
 
 

