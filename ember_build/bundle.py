@@ -78,9 +78,7 @@ def check_bundle(root: Path, prefix: str, check_script: ScriptCheck | None = Non
         relative = PurePosixPath(path.relative_to(root).as_posix())
         files[relative], md5_by_path[relative] = _read_file(path, relative)
     if not files:
-        raise PlayerBuildFailed(
-            "The build ended without an error but left no files: its output may say why."
-        )
+        raise PlayerBuildFailed("The build ended without an error but left no files: its output may say why.")
     if INDEX not in files or files[INDEX].size_bytes == 0:
         raise PlayerBuildFailed("The build left no index.html, or an empty one, so there is no page to show.")
 

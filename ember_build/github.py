@@ -1,4 +1,4 @@
-"""Ask a GitHub which commit to build, and fetch that commit's archive.
+"""Ask a GitHub which commit to build and whether its default branch contains it, and fetch the commit's archive.
 
 The base URLs are the caller's, so the same code speaks to github.com, a GitHub Enterprise, or a local server with the
 same paths. Temporary trouble (5xx, rate limits, broken connections) is waited out here within bounds; what remains is
@@ -41,6 +41,9 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS})
 _NO_SUCH_COMMIT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY})
+# How the default branch may stand to a commit, as GitHub says it. The first two mean that it contains the commit.
+_CONTAINED = frozenset({"ahead", "identical"})
+_NOT_CONTAINED = frozenset({"behind", "diverged"})
 _LONGEST_BACKOFF_SECONDS = 30.0
 _LONGEST_JSON_BYTES = 32 * 2**20  # a commit's answer lists its files with their patches
 _CHUNK_BYTES = 2**18
@@ -93,6 +96,8 @@ class ResolvedCommit:
     """The study names something, and it could not be used."""
     reason: str
     """One plain sentence for log, run page and mail."""
+    is_head: bool = False
+    """It was resolved as the default branch's head, so that the branch contains it beyond question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,40 @@ class GitHub:
         if requested is not None and self.refuse_invalid_sha:
             raise InvalidPlayer(f"{problem}; give the full SHA of one of its commits")
         reason = f"{problem}: the head of the default branch is used instead, {head}."
-        return ResolvedCommit(repository, head, requested, substituted=requested is not None, reason=reason)
+        return ResolvedCommit(
+            repository, head, requested, substituted=requested is not None, reason=reason, is_head=True
+        )
+
+    def is_on_default_branch(self, commit: ResolvedCommit) -> bool:
+        """Whether the repository's default branch contains the commit: only then did its owners let it in.
+
+        GitHub keeps a repository and its forks in one store, and tells of a commit that exists only in somebody's
+        fork as if it were the repository's own. So a confirmed SHA proves nothing about who wrote it.
+
+        Raises:
+            BuildPlatformError: GitHub could not be asked, or answered nonsense.
+        """
+        if commit.is_head:
+            return True
+        repository = commit.repository
+        # Only `status` is wanted: without per_page, the answer lists every commit in between.
+        url = (
+            f"{self.api_url.rstrip('/')}/repos/{repository.owner}/{repository.name}"
+            f"/compare/{commit.sha}...HEAD?per_page=1"
+        )
+
+        def read(response: requests.Response) -> bool:
+            if response.status_code == HTTPStatus.NOT_FOUND:  # no such commit, or no common ancestor
+                return False
+            self._raise_for_refusal(response)
+            status = _object_of(response, url).get("status")
+            if status not in _CONTAINED | _NOT_CONTAINED:
+                raise BuildPlatformError(
+                    f"{url} does not say how the commits stand to each other; check the setting of the API address"
+                )
+            return status in _CONTAINED
+
+        return self._ask(url, "application/vnd.github+json", read)
 
     def download_archive(self, repository: Repository, sha: str, destination: Path, max_bytes: int) -> int:
         """Stream the commit's zip archive to a new file; return its bytes. No error leaves a partial file.
@@ -388,6 +426,14 @@ def _content_length(response: requests.Response) -> int | None:
 
 def _sha_of(response: requests.Response, url: str) -> str:
     """The answer's `sha`. Raises BuildPlatformError unless it is a full one."""
+    sha = _object_of(response, url).get("sha")
+    if not isinstance(sha, str) or not _FULL_SHA.fullmatch(sha):
+        raise BuildPlatformError(f"{url} answered without a commit's SHA; check the setting of the API address")
+    return sha.lower()
+
+
+def _object_of(response: requests.Response, url: str) -> dict[str, object]:
+    """The answer as a JSON object; an empty one for any other JSON. Raises BuildPlatformError if it is no JSON."""
     body = bytearray()
     for chunk in response.iter_content(_CHUNK_BYTES):
         body += chunk
@@ -402,10 +448,7 @@ def _sha_of(response: requests.Response, url: str) -> str:
         answer = json.loads(bytes(body))
     except ValueError as error:
         raise BuildPlatformError(f"{url} did not answer in JSON; check the setting of the API address") from error
-    sha = answer.get("sha") if isinstance(answer, dict) else None
-    if not isinstance(sha, str) or not _FULL_SHA.fullmatch(sha):
-        raise BuildPlatformError(f"{url} answered without a commit's SHA; check the setting of the API address")
-    return sha.lower()
+    return answer if isinstance(answer, dict) else {}
 
 
 def _cut(text: str, length: int = 200) -> str:

@@ -207,27 +207,38 @@ class LocalBuilder:
     @contextlib.contextmanager
     def _scratch(self) -> Generator[Path]:
         """Yield a new folder that is removed at the end; its lock tells that somebody is still working in it."""
-        scratch = self._home / "scratch" / secrets.token_hex(16)
-        scratch.mkdir(parents=True)
-        lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+        scratch, lock = self._locked_scratch()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             yield scratch
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
             os.close(lock)
 
+    def _locked_scratch(self) -> tuple[Path, int]:
+        while True:
+            scratch = self._home / "scratch" / secrets.token_hex(16)
+            scratch.mkdir(parents=True)
+            # A prepare() elsewhere may take it for an abandoned one before it has its lock.
+            with contextlib.suppress(FileNotFoundError):
+                lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if scratch.exists():
+                    return scratch, lock
+                os.close(lock)
+
     def _remove_abandoned_scratch(self) -> None:
         """End and remove what a worker left that was killed itself: processes carry the name of their folder."""
         for scratch in (self._home / "scratch").glob("*"):
-            lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                continue  # its build has ended meanwhile
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            else:
                 end_processes(scratch.name, None, self._grace)
                 shutil.rmtree(scratch, ignore_errors=True)
+            except BlockingIOError:
+                continue  # its build is running
             finally:
                 os.close(lock)
 

@@ -10,15 +10,18 @@ from dagster import MetadataValue
 from domain.builds.ledger import Failure
 from domain.errors import DomainError
 from ember_build.errors import BuildError, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
 
 CODES: dict[type[BaseException], str] = {
     InvalidPlayer: "player_invalid",
     PlayerBuildFailed: "player_build_failed",
     BuildPlatformError: "platform_error",
+    NameTaken: "name_taken",
+    WrongEnvironment: "wrong_environment",
     StorageError: "storage_error",
 }
-"""The stable names of causes in the database; the operator's guide explains each."""
+"""The stable names of causes in the database; the operator's guide explains each. A class stands before its base: the
+first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
 

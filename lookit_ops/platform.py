@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -15,7 +17,8 @@ from domain.mail.compose import Composer, Links
 from domain.mail.outbox import Delivery, Transport, deliver
 from ember_build.builder import Builder
 from ember_build.checkouts import ArchiveLimits, Checkouts
-from ember_build.github import GitHub, Repository
+from ember_build.errors import InvalidPlayer
+from ember_build.github import GitHub, Repository, ResolvedCommit
 from ember_build.local import LocalBuilder
 from lookit_ops.redaction import Redactor
 from lookit_ops.settings import Settings
@@ -109,9 +112,26 @@ class Platform:
         return Repository.parse(player_repo_url or self.settings.player_repo_url, self.settings.github_web_url)
 
     def trusts(self, repository: Repository) -> bool:
-        """Whether the operator trusts the repository: it alone decides who gets secrets and the local builder."""
-        trusted = (Repository.parse(url, self.settings.github_web_url) for url in self.settings.trusted_repositories)
-        return repository in trusted
+        """Whether the operator trusts the repository. What is built is a commit: ask `trusts_commit` for that.
+
+        Like GitHub's own names, they are compared without regard to upper and lower case.
+        """
+        wanted = repository.full_name.lower()
+        return any(trusted.full_name.lower() == wanted for trusted in self._trusted_repositories())
+
+    def trusts_commit(self, commit: ResolvedCommit) -> bool:
+        """Whether the commit gets secrets and the local builder: its repository is trusted, and let it in.
+
+        GitHub serves a commit of anybody's fork under the repository's own name, so only those count that the
+        repository's default branch contains. Raises BuildPlatformError if GitHub cannot tell.
+        """
+        return self.trusts(commit.repository) and self.github.is_on_default_branch(commit)
+
+    def _trusted_repositories(self) -> Iterator[Repository]:
+        for url in self.settings.trusted_repositories:
+            # An address of another GitHub than the configured one names nothing that could be built here.
+            with suppress(InvalidPlayer):
+                yield Repository.parse(url, self.settings.github_web_url)
 
     def deliver_mails(self) -> Delivery:
         """Deliver the mails that are due."""

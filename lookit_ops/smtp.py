@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import smtplib
+import ssl
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ class SmtpTransport:
     port: int
     security: Literal["starttls", "tls", "none"]
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     timeout: float = 30
 
     def send(self, message: EmailMessage) -> None:
@@ -40,15 +41,21 @@ class SmtpTransport:
             final = isinstance(error, smtplib.SMTPDataError)
             text = f"{self.host}:{self.port} answered {error.smtp_code} {_text(error.smtp_error)}"
             raise _error(error.smtp_code if final else 0, text) from error
-        except (OSError, smtplib.SMTPException) as error:
+        except (OSError, smtplib.SMTPException, UnicodeError) as error:
             raise MailDelayed(f"{self.host}:{self.port} cannot be used: {error}") from error
 
     @contextlib.contextmanager
     def _connection(self) -> Generator[smtplib.SMTP]:
-        kind = smtplib.SMTP_SSL if self.security == "tls" else smtplib.SMTP
-        with kind(self.host, self.port, timeout=self.timeout) as server:
+        # smtplib itself would take any certificate, and so hand the password to whoever stands in between.
+        verified = ssl.create_default_context()
+        server = (
+            smtplib.SMTP_SSL(self.host, self.port, timeout=self.timeout, context=verified)
+            if self.security == "tls"
+            else smtplib.SMTP(self.host, self.port, timeout=self.timeout)
+        )
+        with server:
             if self.security == "starttls":
-                server.starttls()
+                server.starttls(context=verified)
             if self.user:
                 server.login(self.user, self.password)
             yield server

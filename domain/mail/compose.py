@@ -51,12 +51,15 @@ class Composer:
     def __call__(self, mail: OutboxMail) -> EmailMessage:
         """The message: multipart text and HTML, with a Message-ID that stays the same over attempts."""
         context = {**mail.context, "recipient": mail.recipient, "links": self.links}
+        if study := mail.context.get("study"):  # the name stands in the subject, which is the first line
+            context["study"] = {**study, "name": _one_line(study["name"])}
         subject, text = _templates().get_template(f"{mail.template}.txt.j2").render(context).split("\n", 1)
         message = EmailMessage()
         message["Subject"] = " ".join(subject.removeprefix("Subject:").split())
         message["From"] = Address("Lookit", addr_spec=self.sender)
         message["To"] = Address(_one_line(mail.recipient.name), addr_spec=mail.recipient.email)
         message["Message-ID"] = f"<outbox-{mail.uuid}@{self.sender.rpartition('@')[2]}>"
+        message["Date"] = mail.created_at
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(text.strip() + "\n")
         html = _templates().get_template(f"{mail.template}.html.j2").render(context)

@@ -122,9 +122,11 @@ def _try(sessions: Sessions, transport: Transport, compose: Compose, mail: Outbo
 
 def _settle(sessions: Sessions, mail: OutboxMail, status: MailStatus, error: str | None) -> MailStatus:
     wait = min(FIRST_RETRY * 2 ** (mail.attempts - 1), LONGEST_RETRY)
+    # What was sent was sent, however late; any other end counts only while nobody has begun another attempt.
+    is_newest = [] if status is MailStatus.SENT else [OutboxMail.attempts == mail.attempts]
     settled = (
         update(OutboxMail)
-        .where(OutboxMail.id == mail.id, OutboxMail.status == MailStatus.WAITING)
+        .where(OutboxMail.id == mail.id, OutboxMail.status == MailStatus.WAITING, *is_newest)
         .values(
             status=status,
             last_error=error,

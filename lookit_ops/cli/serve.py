@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from lookit_ops.storage.local import LocalExperimentBucket
 from lookit_ops.study_server import StudyServer
 
 Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=65535)]
+STOP_TIME = 30
+"""Seconds that Dagster gets to end its processes."""
 WORKSPACE = Path(__file__).resolve().parents[2] / "workspace.yaml"
 
 
@@ -74,11 +78,20 @@ def _serve_studies(outside: Platform, servers: ExitStack) -> None:
 
 
 def _run(command: list[str]) -> int:
-    """Run a child process until it ends; an interruption here interrupts it, and waits for its end."""
-    child = subprocess.Popen(command)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
+    """Run a child process until it ends. An interruption or termination here interrupts it, once, and waits for it."""
+    # Started in the background by a script, Python ignores interruptions, and so would every child.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore:Function `dev_command` is superseded"}
+    child = subprocess.Popen(command, start_new_session=True, env=quiet)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        console.print("Stopping …")
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return child.wait(STOP_TIME)
+        return 1
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # nothing that it started may outlive it
+            os.killpg(child.pid, signal.SIGKILL)

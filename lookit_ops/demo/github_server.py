@@ -1,9 +1,11 @@
 """A small server that speaks GitHub's paths for commits kept in memory: for the demonstration and for tests.
 
-    GET /repos/{owner}/{repo}/commits/{ref}      ref: a full SHA, a branch's name, or HEAD
-    GET /{owner}/{repo}/archive/{sha}.zip        with one top folder, {repo}-{sha}/
+    GET /repos/{owner}/{repo}/commits/{ref}               ref: a full SHA, a branch's name, or HEAD
+    GET /repos/{owner}/{repo}/compare/{base}...{head}     both as above; says how head stands to base
+    GET /{owner}/{repo}/archive/{sha}.zip                 with one top folder, {repo}-{sha}/
 
-The same address serves as API and as web base.
+As with GitHub, commits that only a fork holds are served under the repository's own name. The same address serves as
+API and as web base.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from urllib.parse import unquote, urlsplit
 SKIPPED_FOLDERS = frozenset({".git", "bower_components", "dist", "node_modules", "tmp"})
 
 _COMMIT_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/commits/(?P<ref>.+)")
+_COMPARE_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/compare/(?P<base>.+?)\.\.\.(?P<head>.+)")
 _ARCHIVE_PATH = re.compile(r"/(?P<repository>[^/]+/[^/]+)/archive/(?P<sha>[0-9a-f]{40})\.zip")
 
 
@@ -99,7 +102,10 @@ Hook = Callable[[str, Mapping[str, str], Answer], Answer | None]
 
 
 class GitHubServer:
-    """Serves repositories, by full name, from the first to the newest commit. Use it as a context manager."""
+    """Serves repositories, by full name, from the first to the newest commit. Use it as a context manager.
+
+    `fork_commits` are those that somebody pushed to a fork of a repository, and that its default branch lacks.
+    """
 
     def __init__(
         self,
@@ -108,10 +114,12 @@ class GitHubServer:
         port: int = 0,
         *,
         default_branch: str = "main",
+        fork_commits: Mapping[str, Sequence[Commit]] | None = None,
         on_request: Hook | None = None,
     ) -> None:
         # GitHub's names do not tell upper from lower case.
         self._repositories = {name.lower(): tuple(commits) for name, commits in repositories.items()}
+        self._fork_commits = {name.lower(): tuple(commits) for name, commits in (fork_commits or {}).items()}
         self._default_branch = default_branch
         self._on_request = on_request
         self._server = ThreadingHTTPServer((host, port), self._handler())
@@ -138,6 +146,8 @@ class GitHubServer:
         """What GitHub would say to a GET of this path."""
         if match := _COMMIT_PATH.fullmatch(path):
             return self._commit(match["repository"], match["ref"])
+        if match := _COMPARE_PATH.fullmatch(path):
+            return self._compare(match["repository"], match["base"], match["head"])
         if match := _ARCHIVE_PATH.fullmatch(path):
             return self._archive(match["repository"], match["sha"])
         return Answer.of_json(404, {"message": "Not Found"})
@@ -148,17 +158,39 @@ class GitHubServer:
             return Answer.of_json(404, {"message": "Not Found"})
         if not commits:
             return Answer.of_json(409, {"message": "Git Repository is empty."})
-        by_ref = {commit.sha: commit for commit in commits} | {"HEAD": commits[-1], self._default_branch: commits[-1]}
-        commit = by_ref.get(ref)
+        commit = self._find(repository, ref)
         if commit is None:
             return Answer.of_json(422, {"message": f"No commit found for SHA: {ref}"})
         return Answer.of_json(200, {"sha": commit.sha, "commit": {"message": commit.message}})
 
+    def _compare(self, repository: str, base: str, head: str) -> Answer:
+        """How head stands to base. A fork's commit has left the branch at its beginning, so it has diverged."""
+        first, second = self._find(repository, base), self._find(repository, head)
+        if first is None or second is None:
+            return Answer.of_json(404, {"message": "Not Found"})
+        places = {commit.sha: place for place, commit in enumerate(self._repositories[repository.lower()])}
+        if first.sha == second.sha:
+            status = "identical"
+        elif first.sha in places and second.sha in places:
+            status = "ahead" if places[first.sha] < places[second.sha] else "behind"
+        else:
+            status = "diverged"
+        return Answer.of_json(200, {"status": status, "base_commit": {"sha": first.sha}})
+
     def _archive(self, repository: str, sha: str) -> Answer:
-        for commit in self._repositories.get(repository.lower(), ()):
-            if commit.sha == sha:
-                return Answer.of(200, commit.archive(repository.split("/")[1]), "application/zip")
-        return Answer.of(404, b"Not Found", "text/plain; charset=utf-8")
+        commit = self._find(repository, sha)
+        if commit is None:
+            return Answer.of(404, b"Not Found", "text/plain; charset=utf-8")
+        return Answer.of(200, commit.archive(repository.split("/")[1]), "application/zip")
+
+    def _find(self, repository: str, ref: str) -> Commit | None:
+        """The commit that the ref names, in the repository or in a fork of it."""
+        commits = self._repositories.get(repository.lower(), ())
+        if not commits:
+            return None
+        forked = self._fork_commits.get(repository.lower(), ())
+        names = {"HEAD": commits[-1], self._default_branch: commits[-1]}
+        return ({commit.sha: commit for commit in (*forked, *commits)} | names).get(ref)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         github = self

@@ -163,12 +163,9 @@ def image(context: dg.OpExecutionContext, source: CheckedOut) -> Image:
 def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, ready: Image) -> Bundle:
     platform, session = _resources(context)
     with session.step(context):
-        trusted = platform.trusts(claimed.repository)
+        trusted = platform.trusts_commit(source.commit)
         if not trusted:
-            raise InvalidPlayer(
-                f"{claimed.repository.full_name} is not among the trusted repositories, so its code is not run without"
-                " a container; an operator can add it to LOOKIT_TRUSTED_REPOSITORIES"
-            )
+            raise InvalidPlayer(_why_untrusted(platform, source.commit))
         order = BuildOrder(
             checkout=source.checkout.path,
             prefix=claimed.prefix,
@@ -289,3 +286,18 @@ def _repository(platform: Platform, request_id: int) -> Repository:
     except InvalidPlayer as error:
         platform.ledger.refuse(request_id, failure_of("claim", error).code, str(error))
         raise
+
+
+def _why_untrusted(platform: Platform, commit: ResolvedCommit) -> str:
+    """What is wrong, and what can be done: the repository is a stranger's, or only the commit is."""
+    name = commit.repository.full_name
+    if not platform.trusts(commit.repository):
+        return (
+            f"{name} is not among the trusted repositories, so its code is not run without a container; an operator can"
+            " add it to LOOKIT_TRUSTED_REPOSITORIES"
+        )
+    return (
+        f"{name} is trusted, but its default branch does not contain commit {commit.sha}, which may come from"
+        " anybody's fork, so its code is not run without a container; have the commit merged into the default branch,"
+        " or name one that is"
+    )

@@ -17,7 +17,9 @@ from domain.errors import StudyIsLocked
 WON, LOST = "won", "found the study locked"
 
 
-def race(url: str, request_ids: Sequence[int], processes: int, *, without_condition: bool = False) -> list[Counter[str]]:
+def race(
+    url: str, request_ids: Sequence[int], processes: int, *, without_condition: bool = False
+) -> list[Counter[str]]:
     """Let the processes claim each request in turn, released together by a barrier; the outcomes of each round.
 
     `without_condition` takes the condition out of the UPDATEs of a claim, to see whether a test would notice.
@@ -36,7 +38,7 @@ def race(url: str, request_ids: Sequence[int], processes: int, *, without_condit
     return [Counter(of_round) for of_round in zip(*outcomes, strict=True)]
 
 
-def _claim_all(url: str, request_ids: Sequence[int], barrier: Barrier, answers, without_condition: bool) -> None:  # noqa: ANN001
+def _claim_all(url: str, request_ids: Sequence[int], barrier: Barrier, answers, without_condition: bool) -> None:
     if without_condition:
         ledger._claimable = lambda kind: true()
         ledger._waiting = true

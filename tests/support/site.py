@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from domain.builds.ledger import BuildLedger
 from domain.db import Sessions
-from domain.models import BuildRequest, Lab, OutboxMail, State, Study, StudyLog, User
+from domain.models import BuildRequest, Lab, OutboxMail, RequestStatus, State, Study, StudyLog, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
 
 
@@ -66,6 +66,12 @@ class Site:
     def set_metadata(self, **values: Any) -> None:
         with self.sessions.begin() as session:
             session.get_one(Study, self.study_id).study_metadata = values
+
+    def end_leases(self) -> None:
+        """Let the leases of all running builds have ended, as time would."""
+        running = update(BuildRequest).where(BuildRequest.status == RequestStatus.RUNNING)
+        with self.sessions.begin() as session:
+            session.execute(running.values(lease_expires_at=BuildRequest.claimed_at))
 
     def another_study(self, name: str, state: State = State.CREATED) -> int:
         with self.sessions.begin() as session:

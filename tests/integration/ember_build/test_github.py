@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from tests.support.faulty_github import (
 
 FIRST = Commit({"package.json": b"{}"}, "first")
 NEWEST = Commit({"package.json": b"{}", "app/app.js": b"x" * 5000}, "newest")
+FORKED = Commit({"package.json": b"{}", "app/app.js": b"steal()"}, "pushed to somebody's fork")
 PLAYER = Repository("lookit", "player")
 UNKNOWN_SHA = "0123456789" * 4
 
@@ -46,7 +48,8 @@ class Place:
 @contextmanager
 def running(faults: Faults) -> Iterator[Place]:
     repositories = {"lookit/player": [FIRST, NEWEST], "lookit/empty": []}
-    with GitHubServer(repositories, on_request=faults) as server:
+    forks = {"lookit/player": [FORKED]}
+    with GitHubServer(repositories, fork_commits=forks, on_request=faults) as server:
         yield Place(server, faults)
 
 
@@ -344,3 +347,90 @@ class FullDevice(type(Path())):
 def test_a_folder_that_is_not_there_is_the_platforms_trouble(place, tmp_path):
     with pytest.raises(BuildPlatformError, match="check the folder"):
         place.client().download_archive(PLAYER, NEWEST.sha, tmp_path / "missing" / "a.zip", 10**6)
+
+
+# --- which commits the default branch contains
+
+
+def test_every_commit_of_the_default_branch_is_contained_in_it(place):
+    client = place.client()
+    assert client.is_on_default_branch(client.resolve(PLAYER, FIRST.sha))
+    assert client.is_on_default_branch(client.resolve(PLAYER, NEWEST.sha))
+    assert place.faults.paths("/compare/") == [
+        f"/repos/lookit/player/compare/{commit.sha}...HEAD" for commit in (FIRST, NEWEST)
+    ]
+
+
+def test_a_commit_of_a_fork_is_served_as_the_repositorys_own_and_is_not_contained(place, tmp_path):
+    client = place.client()
+    commit = client.resolve(PLAYER, FORKED.sha)
+    assert (commit.sha, commit.substituted) == (FORKED.sha, False)
+    assert client.download_archive(PLAYER, FORKED.sha, tmp_path / "a.zip", 10**6)
+    assert not client.is_on_default_branch(commit)
+
+
+@pytest.mark.parametrize("requested", [None, "main", UNKNOWN_SHA])
+def test_the_head_itself_is_not_asked_about(place, requested):
+    client = place.client()
+    commit = client.resolve(PLAYER, requested)
+    assert commit.is_head
+    assert client.is_on_default_branch(commit)
+    assert not place.faults.paths("/compare/")
+
+
+@pytest.mark.parametrize("answer", [b'{"status": "behind"}', b'{"status": "diverged"}'])
+def test_a_branch_that_is_not_ahead_does_not_contain_the_commit(place, answer):
+    # "behind" is a commit that was made in a fork on top of the branch's newest.
+    place.faults.on("/compare/", body(answer, "application/json"))
+    assert not place.client().is_on_default_branch(place.client().resolve(PLAYER, FIRST.sha))
+
+
+def test_no_common_ancestor_means_not_contained(place):
+    place.faults.on("/compare/", status(404, "No common ancestor"))
+    assert not place.client().is_on_default_branch(place.client().resolve(PLAYER, FIRST.sha))
+
+
+@pytest.mark.parametrize("fault", [status(503), hang_up, truncate, status(429)])
+def test_a_comparison_waits_out_trouble_that_passes(place, fault):
+    commit = place.client().resolve(PLAYER, FIRST.sha)
+    place.faults.on("/compare/", fault, times=2)
+    assert place.client().is_on_default_branch(commit)
+    assert len(place.waits) == 2
+
+
+@pytest.mark.parametrize("fault", [status(503), hang_up, status(403), status(401), status(422), status(410)])
+def test_a_github_that_cannot_tell_is_the_platforms_trouble_and_no_yes(place, fault):
+    commit = place.client().resolve(PLAYER, FIRST.sha)
+    place.faults.on("/compare/", fault)
+    with pytest.raises(BuildPlatformError):
+        place.client().is_on_default_branch(commit)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"<html>", b"[]", b"null", b"{}", b'{"status": 5}', b'{"status": ["ahead"]}', b'{"status": "AHEAD"}', b"\xff"],
+)
+def test_a_comparison_that_says_nothing_is_the_platforms_trouble(place, answer):
+    commit = place.client().resolve(PLAYER, FIRST.sha)
+    place.faults.on("/compare/", body(answer, "application/json"))
+    with pytest.raises(BuildPlatformError, match="check the setting of the API address"):
+        place.client().is_on_default_branch(commit)
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "status"),
+    [
+        (FIRST.sha, NEWEST.sha, "ahead"),
+        (NEWEST.sha, FIRST.sha, "behind"),
+        (NEWEST.sha, "main", "identical"),
+        (FORKED.sha, "HEAD", "diverged"),
+        (FORKED.sha, FORKED.sha, "identical"),
+    ],
+)
+def test_the_local_github_compares_commits(base, head, status):
+    server = GitHubServer({"lookit/player": [FIRST, NEWEST]}, fork_commits={"Lookit/Player": [FORKED]})
+    answer = server.answer(f"/repos/LOOKIT/player/compare/{base}...{head}")
+    assert (answer.status, json.loads(answer.body)["status"]) == (200, status)
+    assert server.answer(f"/repos/lookit/player/compare/{UNKNOWN_SHA}...HEAD").status == 404
+    assert server.answer(f"/repos/lookit/nowhere/compare/{base}...{head}").status == 404
+    server.close()

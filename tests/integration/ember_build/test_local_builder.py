@@ -225,7 +225,7 @@ def test_a_package_that_does_not_exist_is_the_players_fault(bench: Bench) -> Non
 
 def test_network_words_outside_an_installation_stay_the_players_fault(bench: Bench) -> None:
     with pytest.raises(PlayerBuildFailed):
-        bench.builder("echo '==> yarn install'\necho ETIMEDOUT\necho '==> ember build'\nexit 1").build(
+        bench.builder("echo '==> yarn install'\necho '==> ember build'\necho ETIMEDOUT\nexit 1").build(
             bench.order(), bench.said.append
         )
 
@@ -535,7 +535,9 @@ def test_a_read_only_checkout_is_built_and_left_as_it_was(player: Bench) -> None
     before = sorted(player.checkout.rglob("*"))
     for path in [*before, player.checkout]:
         path.chmod(0o555 if path.is_dir() else 0o444)
+    player.tool("ember", f"find . ! -perm -u+w > {player.root}/unwritable\nOUTPUT_DIR=dist; {GOOD_BUNDLE}")
     build_with_script(player)
+    assert (player.root / "unwritable").read_text() == "", "yarn and ember write into the copy"
     assert sorted(player.checkout.rglob("*")) == before
     player.checkout.chmod(0o755)
 

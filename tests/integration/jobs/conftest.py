@@ -1,0 +1,25 @@
+"""The workshop: a platform for tests of whole jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from lookit_ops.demo.github_server import GitHubServer
+from tests.support.faulty_github import Faults
+from tests.support.site import Site
+from tests.support.workshop import REPOSITORY, Workshop, player
+
+
+@pytest.fixture
+def github_faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, site: Site, engine: Engine, github_faults: Faults) -> Iterator[Workshop]:
+    with GitHubServer({REPOSITORY: [player("1.0"), player("2.0")]}, on_request=github_faults) as server:
+        yield Workshop(tmp_path / "workshop", site, engine, server)

@@ -1,0 +1,53 @@
+"""A bucket that refuses: any bucket, with a plan for which calls fail, before or after they were carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lookit_ops.storage.experiments import ExperimentBucket, StorageError
+
+
+@dataclass
+class FaultyBucket:
+    """Passes every call on, unless a plan for the method says otherwise."""
+
+    real: ExperimentBucket
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    _plans: dict[str, Callable[[str], None]] = field(default_factory=dict)
+    _after: dict[str, Callable[[str], None]] = field(default_factory=dict)
+
+    def refuse(self, method: str, key_holds: str = "") -> None:
+        """Let the method fail from now on, for keys that hold this text."""
+
+        def plan(key: str) -> None:
+            if key_holds in key:
+                raise StorageError(f"the bucket refuses to {method} {key}")
+
+        self._plans[method] = plan
+
+    def allow(self, method: str) -> None:
+        """Let the method work again."""
+        del self._plans[method]
+
+    def after(self, method: str, do: Callable[[str], None]) -> None:
+        """Do something once the method has been carried out."""
+        self._after[method] = do
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.real, name)
+        if not callable(real):
+            return real
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            key = str(args[0]) if args else ""
+            self.calls.append((name, key))
+            if name in self._plans:
+                self._plans[name](key)
+            answer = real(*args, **kwargs)
+            if name in self._after:
+                self._after[name](key)
+            return answer
+
+        return call
