@@ -133,7 +133,9 @@ def test_a_way_that_is_broken_asks_to_try_again_later(way: Way) -> None:
         way.transport.send(message())
 
 
-@pytest.mark.parametrize(("code", "error"), [(550, MailRefused), (553, MailRefused), (451, MailDelayed), (421, MailDelayed)])
+@pytest.mark.parametrize(
+    ("code", "error"), [(550, MailRefused), (553, MailRefused), (451, MailDelayed), (421, MailDelayed)]
+)
 def test_a_recipient_is_refused_for_good_or_for_now(way_that_answers: Way, code: int, error: type[Exception]) -> None:
     way = way_that_answers
     way.answer("rita@example.org", code)

@@ -173,7 +173,12 @@ def test_each_trigger_asks_for_the_permission_of_the_table(site: Site, source: s
     permission = MOVES[source, trigger][2]
     put(site, source)
     # The study's admin holds every study permission but approve_study; the designer holds change_study only.
-    for user_id in (site.designer, site.stranger, site.inactive, *([site.study_admin] if permission == APPROVE else [])):
+    for user_id in (
+        site.designer,
+        site.stranger,
+        site.inactive,
+        *([site.study_admin] if permission == APPROVE else []),
+    ):
         with pytest.raises(PermissionDenied, match="inactive" if user_id == site.inactive else permission):
             pull(site, trigger, user_id)
     assert nothing_happened(site, source)
@@ -244,9 +249,7 @@ def test_a_session_that_read_the_state_too_early_is_refused(site: Site) -> None:
 
     late = threading.Thread(target=retract)
     with site.sessions.begin() as session:
-        transition(
-            session, session.get_one(Study, site.study_id), "approve", session.get_one(User, site.site_admin)
-        )
+        transition(session, session.get_one(Study, site.study_id), "approve", session.get_one(User, site.site_admin))
         late.start()
         wait_for_the_other(site)
     late.join(timeout=30)

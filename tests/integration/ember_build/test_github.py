@@ -428,9 +428,8 @@ def test_a_comparison_that_says_nothing_is_the_platforms_trouble(place, answer):
     ],
 )
 def test_the_local_github_compares_commits(base, head, status):
-    server = GitHubServer({"lookit/player": [FIRST, NEWEST]}, fork_commits={"Lookit/Player": [FORKED]})
-    answer = server.answer(f"/repos/LOOKIT/player/compare/{base}...{head}")
-    assert (answer.status, json.loads(answer.body)["status"]) == (200, status)
-    assert server.answer(f"/repos/lookit/player/compare/{UNKNOWN_SHA}...HEAD").status == 404
-    assert server.answer(f"/repos/lookit/nowhere/compare/{base}...{head}").status == 404
-    server.close()
+    with GitHubServer({"lookit/player": [FIRST, NEWEST]}, fork_commits={"Lookit/Player": [FORKED]}) as server:
+        answer = server.answer(f"/repos/LOOKIT/player/compare/{base}...{head}")
+        assert (answer.status, json.loads(answer.body)["status"]) == (200, status)
+        assert server.answer(f"/repos/lookit/player/compare/{UNKNOWN_SHA}...HEAD").status == 404
+        assert server.answer(f"/repos/lookit/nowhere/compare/{base}...{head}").status == 404

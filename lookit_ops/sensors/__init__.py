@@ -1,1 +1,0 @@
-"""Dagster sensors: what starts work without anybody watching."""

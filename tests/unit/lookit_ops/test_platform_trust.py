@@ -1,0 +1,167 @@
+"""Who gets secrets and the local builder: commits that a trusted repository's default branch contains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from domain.models import RequestStatus
+from ember_build.errors import BuildPlatformError
+from ember_build.github import Repository, ResolvedCommit
+from lookit_ops.demo.github_server import GitHubServer
+from lookit_ops.failures import failure_of
+from lookit_ops.platform import Platform
+from lookit_ops.settings import OFFICIAL_PLAYER, Settings
+from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, StorageError, WrongEnvironment
+from tests.support.faulty_github import Faults, status
+from tests.support.site import Site
+from tests.support.workshop import GOOD_BUILD, REPOSITORY, Workshop, player
+
+OFFICIAL = player("1.0")
+NEWEST = player("2.0")
+FORKED = player("3.0, by a stranger")
+STRANGERS = "stranger/player"
+KEY = "AKIA-not-for-strangers"
+
+
+def platform(**settings) -> Platform:
+    return Platform(Settings(_env_file=None, **settings))
+
+
+def commit(repository: str, sha: str = OFFICIAL.sha) -> ResolvedCommit:
+    return ResolvedCommit(Repository(*repository.split("/")), sha, sha, substituted=False, reason="It was asked for.")
+
+
+@pytest.mark.parametrize("name", ["lookit/ember-lookit-frameplayer", "Lookit/Ember-Lookit-FramePlayer"])
+def test_a_repository_is_trusted_however_its_letters_are_written(name):
+    assert platform().trusts(Repository(*name.split("/")))
+
+
+@pytest.mark.parametrize("name", ["lookit/ember-lookit", "looklt/ember-lookit-frameplayer", "a/b"])
+def test_no_other_repository_is_trusted(name):
+    assert not platform().trusts(Repository(*name.split("/")))
+
+
+@pytest.mark.parametrize(
+    "url", [OFFICIAL_PLAYER, "https://example.org/x/y", "nonsense", "https://github.com/only-owner"]
+)
+def test_an_entry_of_another_web_base_trusts_nothing_and_hides_no_other(url):
+    web = "https://github.example.org"
+    settings = {"github_web_url": web, "trusted_repositories": [url, f"{web}/lab/player"]}
+    assert not platform(**settings).trusts(Repository("lookit", "ember-lookit-frameplayer"))
+    assert not platform(**settings).trusts(Repository("x", "y"))
+    assert platform(**settings).trusts(Repository("lab", "player"))
+
+
+# --- commits
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def server(faults: Faults) -> Iterator[GitHubServer]:
+    repositories = {REPOSITORY: [OFFICIAL, NEWEST], STRANGERS: [OFFICIAL]}
+    with GitHubServer(repositories, fork_commits={REPOSITORY: [FORKED]}, on_request=faults) as server:
+        yield server
+
+
+@pytest.fixture
+def of_server(server: GitHubServer) -> Platform:
+    url = server.url
+    return platform(github_api_url=url, github_web_url=url, trusted_repositories=[f"{url}/{REPOSITORY.upper()}.git"])
+
+
+def test_a_commit_of_the_trusted_default_branch_is_trusted(of_server):
+    assert of_server.trusts_commit(commit(REPOSITORY))
+
+
+def test_a_commit_of_a_fork_is_not_trusted_under_the_trusted_repositorys_name(of_server):
+    resolved = of_server.github.resolve(Repository(*REPOSITORY.split("/")), FORKED.sha)
+    assert resolved.sha == FORKED.sha
+    assert of_server.trusts(resolved.repository)
+    assert not of_server.trusts_commit(resolved)
+
+
+def test_of_an_untrusted_repository_nothing_is_asked(of_server, faults):
+    assert not of_server.trusts_commit(commit(STRANGERS))
+    assert faults.requests == []
+
+
+def test_a_github_that_cannot_tell_gives_no_trust(of_server, faults):
+    faults.on("/compare/", status(401))
+    with pytest.raises(BuildPlatformError):
+        of_server.trusts_commit(commit(REPOSITORY))
+
+
+# --- the job
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, site: Site, engine: Engine, server: GitHubServer) -> Workshop:
+    workshop = Workshop(tmp_path / "workshop", site, engine, server, {"player_s3_access_key_id": KEY})
+    workshop.build_by(f'{GOOD_BUILD}\necho "$S3_ACCESS_KEY_ID" > "{workshop.root}/seen"')
+    return workshop
+
+
+def seen_by_the_build(workshop: Workshop) -> str | None:
+    """The secret that the player's code got; None if it was not run."""
+    seen = workshop.root / "seen"
+    return seen.read_text().strip() if seen.exists() else None
+
+
+@pytest.mark.parametrize("sha", [None, OFFICIAL.sha])
+def test_the_default_branch_is_built_with_secrets(workshop, sha):
+    workshop.site.set_metadata(last_known_player_sha=sha)
+    assert workshop.build().success
+    assert seen_by_the_build(workshop) == KEY
+
+
+def test_a_forks_commit_is_not_run_and_the_error_says_that_the_commit_is_the_trouble(workshop):
+    workshop.site.set_metadata(last_known_player_sha=FORKED.sha)
+    request_id = workshop.request()
+    assert not workshop.run(request_id=request_id).success
+    request = workshop.site.request(request_id)
+    assert (request.status, request.error_code) == (RequestStatus.FAILED, "player_invalid")
+    assert f"{REPOSITORY} is trusted, but its default branch does not contain commit {FORKED.sha}" in request.error
+    assert seen_by_the_build(workshop) is None
+
+
+def test_a_strangers_repository_is_not_run_and_the_error_says_that_the_repository_is_the_trouble(workshop, server):
+    workshop.site.set_metadata(player_repo_url=f"{server.url}/{STRANGERS}")
+    request_id = workshop.request()
+    assert not workshop.run(request_id=request_id).success
+    request = workshop.site.request(request_id)
+    assert (request.status, request.error_code) == (RequestStatus.FAILED, "player_invalid")
+    assert f"{STRANGERS} is not among the trusted repositories" in request.error
+    assert seen_by_the_build(workshop) is None
+
+
+def test_a_github_that_cannot_tell_fails_the_build_as_the_platforms_trouble(workshop, faults):
+    workshop.site.set_metadata(last_known_player_sha=OFFICIAL.sha)
+    faults.on("/compare/", status(503))
+    request_id = workshop.request()
+    assert not workshop.run(request_id=request_id).success
+    assert workshop.site.request(request_id).error_code == "platform_error"
+    assert seen_by_the_build(workshop) is None
+
+
+# --- the codes of failures
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (NameTaken, "name_taken"),
+        (WrongEnvironment, "wrong_environment"),
+        (GenerationMismatch, "storage_error"),
+        (StorageError, "storage_error"),
+    ],
+)
+def test_an_error_of_the_storage_has_the_code_of_its_most_specific_class(kind, code):
+    assert failure_of("upload", kind("why")).code == code
