@@ -1,1 +1,1 @@
-"""Source in, distribution out: a repository and a commit become a folder of static files. Knows no study, no database."""
+"""Source in, distribution out: a repository and a commit become static files. Knows no study and no database."""

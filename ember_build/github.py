@@ -181,7 +181,7 @@ class GitHub:
                 return False
             self._raise_for_refusal(response)
             status = _object_of(response, url).get("status")
-            if status not in _CONTAINED | _NOT_CONTAINED:
+            if not isinstance(status, str) or status not in _CONTAINED | _NOT_CONTAINED:
                 raise BuildPlatformError(
                     f"{url} does not say how the commits stand to each other; check the setting of the API address"
                 )

@@ -1,18 +1,25 @@
-"""The questions: does this user hold this permission on this study, and who holds it by which kind of grant.
+"""The questions: does this user hold this permission here, on which studies, who else holds it.
 
 Each check is one statement, built once with bound parameters. A superuser passes every check, an inactive user none.
+The functions come in pairs that always agree: `has` and `require`, `studies_with` and `users_with`.
 """
 
 from __future__ import annotations
 
 from enum import Flag, auto
+from functools import cache
+from typing import Any
 
-from sqlalchemy import and_, bindparam, exists, or_, select, union
+from sqlalchemy import Select, and_, bindparam, exists, false, or_, select, union_all
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.expression import ColumnElement
 
 from domain.errors import PermissionDenied
-from domain.models import LabGrant, RolePermission, SiteGrant, Study, StudyGrant, User
-from domain.permissions.codes import Permission
+from domain.models import Lab, LabGrant, RolePermission, SiteGrant, Study, StudyGrant, User
+from domain.permissions.codes import LAB_PERMISSIONS, Permission
+
+Target = Study | Lab | None
+"""What a permission is asked on: a study, a lab, or, with None, platform-wide."""
 
 
 class By(Flag):
@@ -24,19 +31,24 @@ class By(Flag):
 
 
 _CODE = bindparam("code")
-_STUDY = bindparam("study_id")
+_TARGET = bindparam("target_id")
 _USER = bindparam("user_id")
 
 _BY_STUDY = (
     select(StudyGrant.user_id)
     .join(RolePermission, RolePermission.role_id == StudyGrant.role_id)
-    .where(StudyGrant.study_id == _STUDY, RolePermission.code == _CODE)
+    .where(StudyGrant.study_id == _TARGET, RolePermission.code == _CODE)
 )
-_BY_LAB = (
+_BY_LAB_OF_STUDY = (
     select(LabGrant.user_id)
     .join(Study, Study.lab_id == LabGrant.lab_id)
     .join(RolePermission, RolePermission.role_id == LabGrant.role_id)
-    .where(Study.id == _STUDY, RolePermission.code == _CODE)
+    .where(Study.id == _TARGET, RolePermission.code == _CODE)
+)
+_BY_LAB = (
+    select(LabGrant.user_id)
+    .join(RolePermission, RolePermission.role_id == LabGrant.role_id)
+    .where(LabGrant.lab_id == _TARGET, RolePermission.code == _CODE)
 )
 _BY_SITE = (
     select(SiteGrant.user_id)
@@ -44,42 +56,105 @@ _BY_SITE = (
     .where(RolePermission.code == _CODE)
 )
 
-_HAS = select(
-    exists().where(
-        User.id == _USER,
-        User.is_active,
-        or_(
-            User.is_superuser,
-            exists(_BY_STUDY.where(StudyGrant.user_id == _USER).correlate(None)),
-            exists(_BY_LAB.where(LabGrant.user_id == _USER).correlate(None)),
-            exists(_BY_SITE.where(SiteGrant.user_id == _USER).correlate(None)),
-        ),
-    )
-)
+_WAYS: dict[type | None, dict[By, Select[tuple[int]]]] = {
+    Study: {By.STUDY: _BY_STUDY, By.LAB: _BY_LAB_OF_STUDY, By.SITE: _BY_SITE},
+    Lab: {By.LAB: _BY_LAB, By.SITE: _BY_SITE},
+    None: {By.SITE: _BY_SITE},
+}
+"""The ways in which a permission can be held, by what it is asked on."""
 
 
-def has_permission(session: Session, user: User, permission: Permission, study: Study) -> bool:
-    """Whether the user holds it: by a grant on the study, on its lab or platform-wide, or as a superuser."""
-    return bool(
-        session.scalar(_HAS, {"user_id": user.id, "code": permission.value, "study_id": study.id}),
-    )
+def _ways(target: Target) -> dict[By, Select[tuple[int]]]:
+    return _WAYS[type(target) if target is not None else None]
 
 
-def require_permission(session: Session, user: User, permission: Permission, study: Study) -> None:
-    """Raises PermissionDenied, naming user, permission and study, unless the user holds it."""
-    if has_permission(session, user, permission, study):
+@cache
+def _has_statement(kind: type | None) -> Select[tuple[bool]]:
+    owners = {By.STUDY: StudyGrant.user_id, By.LAB: LabGrant.user_id, By.SITE: SiteGrant.user_id}
+    held: list[ColumnElement[bool]] = [
+        exists(way.where(owners[by] == _USER).correlate(None)) for by, way in _WAYS[kind].items()
+    ]
+    return select(exists().where(User.id == _USER, User.is_active, or_(User.is_superuser, *held)))
+
+
+def _parameters(permission: Permission, target: Target) -> dict[str, Any]:
+    return {"code": permission.value} | ({"target_id": target.id} if target is not None else {})
+
+
+def has_permission(session: Session, user: User, permission: Permission, target: Target) -> bool:
+    """Whether the user holds it: by a grant on the study, on its lab or platform-wide, or as a superuser.
+
+    With a lab as target, by a grant on it or platform-wide; with None, platform-wide. One statement.
+    """
+    statement = _has_statement(type(target) if target is not None else None)
+    return bool(session.scalar(statement, _parameters(permission, target) | {"user_id": user.id}))
+
+
+def require_permission(session: Session, user: User, permission: Permission, target: Target) -> None:
+    """Raises PermissionDenied, naming user, permission and object, unless the user holds it."""
+    if has_permission(session, user, permission, target):
         return
     if not user.is_active:
         raise PermissionDenied(f"the account of {user.email} is inactive: it holds no permission at all")
-    raise PermissionDenied(
-        f"{user.email} lacks {permission.value} on the study {study.name!r} ({study.uuid});"
-        f" ask someone who manages its researchers for a role that holds it"
+    raise PermissionDenied(f"{user.email} lacks {permission.value} {describe(target)}; {who_grants(target)}")
+
+
+def describe(target: Target) -> str:
+    """The object of a permission, as part of a sentence."""
+    match target:
+        case Study():
+            return f"on the study {target.name!r} ({target.uuid})"
+        case Lab():
+            return f"on the lab {target.name!r}"
+        case None:
+            return "platform-wide"
+
+
+def who_grants(target: Target) -> str:
+    """Whom to ask for a permission on the object."""
+    match target:
+        case Study():
+            return "ask someone who manages its researchers for a role that holds it"
+        case Lab():
+            return "ask someone who manages the lab's researchers for a role that holds it"
+        case None:
+            return "ask a site admin"
+
+
+def studies_with_permission(session: Session, user: User, permission: Permission) -> Select[tuple[Study]]:
+    """A query of the studies on which the user holds the permission; add filters, order and pages to it.
+
+    The platform-wide question is asked apart, at once: inside the union it would spoil the plan. So a list costs two
+    statements. `.with_only_columns(Study.id)` makes it a query of ids.
+    """
+    if has_permission(session, user, permission, None):
+        return select(Study)
+    if not user.is_active or permission in LAB_PERMISSIONS:
+        return select(Study).where(false())
+    holds = RolePermission.code == permission.value
+    granted = (
+        select(StudyGrant.study_id)
+        .join(RolePermission, RolePermission.role_id == StudyGrant.role_id)
+        .where(StudyGrant.user_id == user.id, holds)
     )
+    umbrella = (
+        select(Study.id)
+        .join(LabGrant, LabGrant.lab_id == Study.lab_id)
+        .join(RolePermission, RolePermission.role_id == LabGrant.role_id)
+        .where(LabGrant.user_id == user.id, holds)
+    )
+    return select(Study).where(Study.id.in_(union_all(granted, umbrella)))
+
+
+def users_with_permission(session: Session, permission: Permission, target: Target) -> list[User]:
+    """Everyone for whom `has_permission` is true, superusers among them, by e-mail address."""
+    held = [User.id.in_(way) for way in _ways(target).values()]
+    query = select(User).where(User.is_active, or_(User.is_superuser, *held)).order_by(User.email)
+    return list(session.scalars(query, _parameters(permission, target)))
 
 
 def users_holding(session: Session, permission: Permission, study: Study, by: By) -> list[User]:
     """The active users who hold it by these kinds of grant, by e-mail address; superusers are not meant."""
-    kinds = {By.STUDY: _BY_STUDY, By.LAB: _BY_LAB, By.SITE: _BY_SITE}
-    ids = union(*(query for kind, query in kinds.items() if kind in by)).subquery()
-    query = select(User).where(and_(User.is_active, User.id.in_(select(ids.c.user_id)))).order_by(User.email)
-    return list(session.scalars(query, {"code": permission.value, "study_id": study.id}))
+    held = [User.id.in_(way) for kind, way in _ways(study).items() if kind in by]
+    query = select(User).where(and_(User.is_active, or_(false(), *held))).order_by(User.email)
+    return list(session.scalars(query, _parameters(permission, study)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 from transitions.extensions import GraphMachine
 
@@ -20,6 +21,8 @@ class _Drawn:
     """The model that the drawing machine moves: it only stands in a state."""
 
     state: str
+    get_graph: Callable[..., Any]
+    """Put here by the machine."""
 
 
 def draw(
@@ -30,17 +33,12 @@ def draw(
     The region of interest is the state the study came from, the one it is in, and all that it can reach from there.
     """
     model = _Drawn()
-    arguments = machine_arguments()
-    machine = GraphMachine(
-        model=model,
-        **{**arguments, "initial": (state or State.CREATED).value},
-        graph_engine="pygraphviz",
-        show_conditions=False,
-        title="",
-    )
+    arguments = machine_arguments() | {"initial": (state or State.CREATED).value}
+    drawn: dict[str, Any] = {"graph_engine": "pygraphviz", "show_conditions": False, "title": ""}
+    machine = GraphMachine(model=model, **arguments, **drawn)
     if came_from is not None and state is not None:
         machine.model_graphs[id(model)].set_previous_transition(came_from.value, state.value)
-    graph = model.get_graph(show_roi=region_of_interest)  # ty: ignore[unresolved-attribute]
+    graph = model.get_graph(show_roi=region_of_interest)
     graph.graph_attr.update(_GRAPH)
     graph.node_attr.update(_NODE)
     graph.edge_attr.update(_EDGE)

@@ -24,7 +24,7 @@ APPROVED_STATES = frozenset({State.APPROVED, State.ACTIVE, State.PAUSED, State.D
 EDITABLE = frozenset(REVIEWED_FIELDS) - {"lab_id"} | {"is_discoverable"}
 FIELD_TYPES: dict[str, type] = {"study_metadata": dict, "structure": dict, "is_discoverable": bool}
 """The fields that do not hold text."""
-_IN_WORDS = {str: "text", dict: "a JSON object", bool: "true or false"}
+_IN_WORDS: dict[type, str] = {str: "text", dict: "a JSON object", bool: "true or false"}
 LONGEST_NAME = 255
 PLAYER_FIELDS = ("player_repo_url", "last_known_player_sha")
 
@@ -33,7 +33,7 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
     """Apply changes by field name, in the caller's transaction; returns the fields that really changed.
 
     The keys `player_repo_url` and `last_known_player_sha` change the study's metadata; an empty value removes them.
-    Raises InvalidRequest for an unknown field, a malformed value or a blank name, StudyIsLocked during a build, PermissionDenied.
+    Raises InvalidRequest (unknown field, malformed value, blank name), StudyIsLocked during a build, PermissionDenied.
     """
     require_permission(session, user, Permission.CHANGE_STUDY, study)
     session.refresh(study, with_for_update=True)
