@@ -1,6 +1,6 @@
 """The rows: accounts, studies, responses, requests and mails, as typed SQLAlchemy models."""
 
-from domain.models.accounts import Lab, LabGrant, Role, RolePermission, SiteGrant, StudyGrant, User
+from domain.models.accounts import GrantRecord, Lab, LabGrant, Role, RolePermission, SiteGrant, StudyGrant, User
 from domain.models.mails import MailStatus, OutboxMail
 from domain.models.requests import (
     ArchiveKind,
@@ -18,6 +18,7 @@ __all__ = [
     "BuildKind",
     "BuildRequest",
     "ConsentRuling",
+    "GrantRecord",
     "Lab",
     "LabGrant",
     "MailStatus",

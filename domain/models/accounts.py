@@ -106,3 +106,24 @@ class SiteGrant(Base):
 
     user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True)
     role_id: Mapped[int] = mapped_column(ForeignKey("role.id", ondelete="CASCADE"), primary_key=True)
+
+
+class GrantRecord(Base):
+    """Somebody gave a role to somebody, or took it away. Kept even when the object is gone."""
+
+    __tablename__ = "grant_record"
+    __table_args__ = (
+        CheckConstraint(one_of("action", ("grant", "revoke")), name="action"),
+        CheckConstraint(one_of("scope", RoleScope), name="scope"),
+        Index("ix_grant_record_user", "user_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)
+    acting_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"))
+    role_name: Mapped[str] = mapped_column(String(100))
+    scope: Mapped[str] = mapped_column(String(10))
+    action: Mapped[str] = mapped_column(String(10))
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("study.id", ondelete="SET NULL"), default=None)
+    lab_id: Mapped[int | None] = mapped_column(ForeignKey("lab.id", ondelete="SET NULL"), default=None)
+    created_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)

@@ -56,7 +56,7 @@ _BY_SITE = (
     .where(RolePermission.code == _CODE)
 )
 
-_WAYS: dict[type | None, dict[By, Select[tuple[int]]]] = {
+_WAYS: dict[type | None, dict[By, Select[int]]] = {
     Study: {By.STUDY: _BY_STUDY, By.LAB: _BY_LAB_OF_STUDY, By.SITE: _BY_SITE},
     Lab: {By.LAB: _BY_LAB, By.SITE: _BY_SITE},
     None: {By.SITE: _BY_SITE},
@@ -64,12 +64,12 @@ _WAYS: dict[type | None, dict[By, Select[tuple[int]]]] = {
 """The ways in which a permission can be held, by what it is asked on."""
 
 
-def _ways(target: Target) -> dict[By, Select[tuple[int]]]:
+def _ways(target: Target) -> dict[By, Select[int]]:
     return _WAYS[type(target) if target is not None else None]
 
 
 @cache
-def _has_statement(kind: type | None) -> Select[tuple[bool]]:
+def _has_statement(kind: type | None) -> Select[bool]:
     owners = {By.STUDY: StudyGrant.user_id, By.LAB: LabGrant.user_id, By.SITE: SiteGrant.user_id}
     held: list[ColumnElement[bool]] = [
         exists(way.where(owners[by] == _USER).correlate(None)) for by, way in _WAYS[kind].items()
@@ -121,7 +121,7 @@ def who_grants(target: Target) -> str:
             return "ask a site admin"
 
 
-def studies_with_permission(session: Session, user: User, permission: Permission) -> Select[tuple[Study]]:
+def studies_with_permission(session: Session, user: User, permission: Permission) -> Select[Study]:
     """A query of the studies on which the user holds the permission; add filters, order and pages to it.
 
     The platform-wide question is asked apart, at once: inside the union it would spoil the plan. So a list costs two

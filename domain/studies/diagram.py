@@ -33,9 +33,8 @@ def draw(
     The region of interest is the state the study came from, the one it is in, and all that it can reach from there.
     """
     model = _Drawn()
-    arguments = machine_arguments() | {"initial": (state or State.CREATED).value}
-    drawn: dict[str, Any] = {"graph_engine": "pygraphviz", "show_conditions": False, "title": ""}
-    machine = GraphMachine(model=model, **arguments, **drawn)
+    arguments: dict[str, Any] = {**machine_arguments(), "initial": (state or State.CREATED).value}
+    machine = GraphMachine(model=model, graph_engine="pygraphviz", show_conditions=False, title="", **arguments)
     if came_from is not None and state is not None:
         machine.model_graphs[id(model)].set_previous_transition(came_from.value, state.value)
     graph = model.get_graph(show_roi=region_of_interest)

@@ -392,8 +392,34 @@ def upgrade() -> None:
     op.create_index(op.f("ix_video_response_id"), "video", ["response_id"], unique=False)
     op.create_index("ix_video_study", "video", ["study_id", "is_consent_footage"], unique=False)
 
+    op.create_table(
+        "grant_record",
+        sa.Column("id", db.BigKey, nullable=False),
+        sa.Column("acting_id", db.BigKey, nullable=True),
+        sa.Column("user_id", db.BigKey, nullable=True),
+        sa.Column("role_name", sa.String(length=100), nullable=False),
+        sa.Column("scope", sa.String(length=10), nullable=False),
+        sa.Column("action", sa.String(length=10), nullable=False),
+        sa.Column("study_id", db.BigKey, nullable=True),
+        sa.Column("lab_id", db.BigKey, nullable=True),
+        sa.Column("created_at", db.UtcDateTime(), server_default=db.default_now(), nullable=False),
+        sa.CheckConstraint("action IN ('grant', 'revoke')", name=op.f("ck_grant_record_action")),
+        sa.CheckConstraint("scope IN ('study', 'lab', 'site')", name=op.f("ck_grant_record_scope")),
+        sa.ForeignKeyConstraint(
+            ["acting_id"], ["user_account.id"], name=op.f("fk_grant_record_acting_id"), ondelete="SET NULL"
+        ),
+        sa.ForeignKeyConstraint(["lab_id"], ["lab.id"], name=op.f("fk_grant_record_lab_id"), ondelete="SET NULL"),
+        sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_grant_record_study_id"), ondelete="SET NULL"),
+        sa.ForeignKeyConstraint(
+            ["user_id"], ["user_account.id"], name=op.f("fk_grant_record_user_id"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_grant_record")),
+    )
+    op.create_index("ix_grant_record_user", "grant_record", ["user_id", "id"], unique=False)
+
 
 def downgrade() -> None:
+    op.drop_table("grant_record")
     op.drop_table("video")
     op.drop_table("study_log")
     op.drop_table("consent_ruling")

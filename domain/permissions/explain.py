@@ -1,0 +1,82 @@
+"""Why somebody may or may not do something, in plain words: by which group on which object, or who could grant it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from domain.models import Lab, LabGrant, Role, RolePermission, SiteGrant, Study, StudyGrant, User
+from domain.permissions.checks import Target, describe, users_with_permission
+from domain.permissions.codes import LAB_PERMISSIONS, Permission
+from domain.permissions.grants import MANAGES, scope_of
+from domain.permissions.roles import BUILTIN_ROLES
+
+NAMED_AT_MOST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer to a check, and the reasons for it."""
+
+    held: bool
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self.reasons)
+
+
+def explain_permission(session: Session, user: User, permission: Permission, target: Target) -> Explanation:
+    """Say by which groups the user holds the permission on the object, or what is missing and who could grant it."""
+    if not user.is_active:
+        return Explanation(
+            held=False, reasons=(f"{user.email} is inactive, and an inactive account holds no permission.",)
+        )
+    what = f"{permission.value} {describe(target)}"
+    reasons = [f"{user.email} holds {what}: {way}." for way in _ways_held(session, user, permission, target)]
+    if reasons:
+        return Explanation(held=True, reasons=tuple(reasons))
+    return Explanation(held=False, reasons=(f"{user.email} lacks {what}.", *_ways_to_get(session, permission, target)))
+
+
+def _ways_held(session: Session, user: User, permission: Permission, target: Target) -> list[str]:
+    found = ["as a superuser, who passes every check"] if user.is_superuser else []
+    holds = RolePermission.code == permission.value
+    roles = select(Role.name).join(RolePermission, RolePermission.role_id == Role.id).where(holds).order_by(Role.name)
+    if isinstance(target, Study):
+        granted = roles.join(StudyGrant, StudyGrant.role_id == Role.id)
+        granted = granted.where(StudyGrant.user_id == user.id, StudyGrant.study_id == target.id)
+        found += [f"as {name} of the study" for name in session.scalars(granted)]
+        lab = session.get_one(Lab, target.lab_id)
+        found += [
+            f"as {name} of its lab {lab.name!r}, whose permissions hold for every study of the lab"
+            for name in session.scalars(_by_lab(roles, user, lab))
+        ]
+    elif isinstance(target, Lab):
+        found += [f"as {name} of the lab" for name in session.scalars(_by_lab(roles, user, target))]
+    by_site = roles.join(SiteGrant, SiteGrant.role_id == Role.id).where(SiteGrant.user_id == user.id)
+    return found + [f"as {name}, platform-wide" for name in session.scalars(by_site)]
+
+
+def _by_lab(roles, user: User, lab: Lab):  # noqa: ANN001, ANN202 - SQLAlchemy's Select of names, both
+    return roles.join(LabGrant, LabGrant.role_id == Role.id).where(
+        LabGrant.user_id == user.id, LabGrant.lab_id == lab.id
+    )
+
+
+def _ways_to_get(session: Session, permission: Permission, target: Target) -> list[str]:
+    if isinstance(target, Study) and permission in LAB_PERMISSIONS:
+        return ["It is a permission on labs: ask for it on the study's lab."]
+    scope = scope_of(target)
+    fitting = sorted(name for (of, name), codes in BUILTIN_ROLES.items() if of is scope and permission in codes)
+    advice = (
+        f"These groups hold it: {', '.join(fitting)}."
+        if fitting
+        else "No built-in group holds it there; a site admin can make a group by hand, or it is held platform-wide."
+    )
+    could = [user.email for user in users_with_permission(session, MANAGES[scope], target)]
+    if not could:
+        return [advice, "Nobody can put somebody into such a group: no active account manages researchers there."]
+    more = f" and {len(could) - NAMED_AT_MOST} more" if len(could) > NAMED_AT_MOST else ""
+    return [advice, f"Who could put somebody into one: {', '.join(could[:NAMED_AT_MOST])}{more}."]

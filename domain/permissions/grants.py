@@ -1,0 +1,234 @@
+"""Grants: a user is given a role on a study, on a lab or platform-wide, or loses it; each act is recorded.
+
+Who may: on a study who holds `manage_study_researchers` there, on a lab `manage_lab_researchers`, platform-wide who
+holds the latter platform-wide. `approve_study` is passed on only by who holds it: nobody becomes their own reviewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Select, delete, select, union
+from sqlalchemy.orm import Session
+
+from domain.errors import InvalidRequest, PermissionDenied
+from domain.models import (
+    GrantRecord,
+    Lab,
+    LabGrant,
+    Role,
+    RolePermission,
+    SiteGrant,
+    Study,
+    StudyGrant,
+    User,
+)
+from domain.models.accounts import RoleScope
+from domain.permissions.checks import Target, describe, has_permission, require_permission
+from domain.permissions.codes import LAB_PERMISSIONS, Permission
+from domain.permissions.roles import role_named
+
+MANAGES: dict[RoleScope, Permission] = {
+    RoleScope.STUDY: Permission.MANAGE_STUDY_RESEARCHERS,
+    RoleScope.LAB: Permission.MANAGE_LAB_RESEARCHERS,
+    RoleScope.SITE: Permission.MANAGE_LAB_RESEARCHERS,
+}
+
+Grant = StudyGrant | LabGrant | SiteGrant
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a grant or revocation changes for one user on the object it is about."""
+
+    user: str
+    gains: tuple[Permission, ...]
+    loses: tuple[Permission, ...]
+
+
+def scope_of(target: Target) -> RoleScope:
+    """The kind of role that is held on the object."""
+    match target:
+        case Study():
+            return RoleScope.STUDY
+        case Lab():
+            return RoleScope.LAB
+        case None:
+            return RoleScope.SITE
+
+
+def grant(session: Session, acting: User, user: User, role_name: str, target: Target) -> Effect:
+    """Give the user the role on the object. Raises InvalidRequest (no such role, held already), PermissionDenied."""
+    role = role_named(session, scope_of(target), role_name)
+    _require_may_manage(session, acting, role, target)
+    if not user.is_active:
+        raise InvalidRequest(f"the account of {user.email} is inactive: activate it before you give it a role")
+    if _held(session, user, role, target) is not None:
+        raise InvalidRequest(f"{user.email} is {role.name} {describe(target)} already")
+    before = permissions_of(session, user, target)
+    session.add(_new(user, role, target))
+    session.flush()
+    _record(session, acting, user, role, target, "grant")
+    return _effect(session, user, target, before)
+
+
+def revoke(session: Session, acting: User, user: User, role_name: str, target: Target) -> Effect:
+    """Take the role from the user. Raises InvalidRequest (no such role, not held), PermissionDenied."""
+    role = role_named(session, scope_of(target), role_name)
+    _require_may_manage(session, acting, role, target)
+    held = _held(session, user, role, target)
+    if held is None:
+        raise InvalidRequest(f"{user.email} is not {role.name} {describe(target)}, so there is nothing to revoke")
+    before = permissions_of(session, user, target)
+    session.delete(held)
+    session.flush()
+    _record(session, acting, user, role, target, "revoke")
+    return _effect(session, user, target, before)
+
+
+def dry_run(session: Session, acting: User, user: User, role_name: str, target: Target, *, giving: bool) -> Effect:
+    """What `grant` or `revoke` would change; nothing is kept. Raises what they raise."""
+    with session.begin_nested() as savepoint:
+        effect = (grant if giving else revoke)(session, acting, user, role_name, target)
+        savepoint.rollback()
+    return effect
+
+
+def permissions_of(session: Session, user: User, target: Target) -> frozenset[Permission]:
+    """Every permission that the user holds on the object. One statement."""
+    roles = union(*(select(query.subquery().c.role_id) for query in _roles_of(user, target)))
+    query = select(User.is_superuser, RolePermission.code).where(User.id == user.id, User.is_active)
+    query = query.outerjoin(RolePermission, RolePermission.role_id.in_(roles))
+    rows = list(session.execute(query))
+    askable = frozenset(Permission) - LAB_PERMISSIONS if isinstance(target, Study) else frozenset(Permission)
+    if any(is_superuser for is_superuser, _ in rows):
+        return askable
+    return frozenset(Permission(code) for _, code in rows if code is not None) & askable
+
+
+def roles_on(session: Session, target: Target) -> list[tuple[User, Role]]:
+    """Who holds which role on just this object, by e-mail address and role."""
+    query = select(User, Role)
+    match target:
+        case Study():
+            query = query.join(StudyGrant, StudyGrant.user_id == User.id).join(Role, Role.id == StudyGrant.role_id)
+            query = query.where(StudyGrant.study_id == target.id)
+        case Lab():
+            query = query.join(LabGrant, LabGrant.user_id == User.id).join(Role, Role.id == LabGrant.role_id)
+            query = query.where(LabGrant.lab_id == target.id)
+        case None:
+            query = query.join(SiteGrant, SiteGrant.user_id == User.id).join(Role, Role.id == SiteGrant.role_id)
+    return [(user, role) for user, role in session.execute(query.order_by(User.email, Role.name))]
+
+
+def make_role(session: Session, acting: User, scope: RoleScope, name: str, permissions: Iterable[Permission]) -> Role:
+    """Make a group by hand: a role with any permissions. Raises InvalidRequest, PermissionDenied."""
+    chosen = frozenset(permissions)
+    require_permission(session, acting, Permission.MANAGE_LAB_RESEARCHERS, None)
+    if Permission.APPROVE_STUDY in chosen:
+        require_permission(session, acting, Permission.APPROVE_STUDY, None)
+    if not name.strip() or not chosen:
+        raise InvalidRequest("a role needs a name and at least one permission")
+    if scope is RoleScope.STUDY and (wrong := sorted(chosen & LAB_PERMISSIONS)):
+        raise InvalidRequest(f"{', '.join(wrong)} cannot be held on a study; make a role for labs instead")
+    if session.scalar(select(Role.id).where(Role.scope == scope.value, Role.name == name)) is not None:
+        raise InvalidRequest(f"there is a {scope.value} role {name!r} already")
+    role = Role(scope=scope.value, name=name)
+    session.add(role)
+    session.flush()
+    session.add_all(RolePermission(role_id=role.id, code=code.value) for code in sorted(chosen))
+    session.flush()
+    return role
+
+
+def drop_grants_of_outsiders(session: Session, acting: User, study: Study) -> list[User]:
+    """Take every role on the study from those who hold none on its lab; returns them, by e-mail address."""
+    members = select(LabGrant.user_id).where(LabGrant.lab_id == study.lab_id)
+    query = (
+        select(User, Role)
+        .join(StudyGrant, StudyGrant.user_id == User.id)
+        .join(Role, Role.id == StudyGrant.role_id)
+        .where(StudyGrant.study_id == study.id, StudyGrant.user_id.not_in(members))
+        .order_by(User.email)
+    )
+    outsiders = [(user, role) for user, role in session.execute(query)]
+    for user, role in outsiders:
+        _record(session, acting, user, role, study, "revoke")
+    gone = {user.id: user for user, _ in outsiders}
+    session.execute(delete(StudyGrant).where(StudyGrant.study_id == study.id, StudyGrant.user_id.in_(gone)))
+    return list(gone.values())
+
+
+def _require_may_manage(session: Session, acting: User, role: Role, target: Target) -> None:
+    require_permission(session, acting, MANAGES[scope_of(target)], target)
+    approves = select(RolePermission.code).where(
+        RolePermission.role_id == role.id, RolePermission.code == Permission.APPROVE_STUDY.value
+    )
+    if session.scalar(approves) and not has_permission(session, acting, Permission.APPROVE_STUDY, target):
+        raise PermissionDenied(
+            f"the role {role.name!r} holds {Permission.APPROVE_STUDY.value}, which {acting.email} does not hold"
+            f" {describe(target)}: only who approves studies lets others approve them"
+        )
+
+
+def _held(session: Session, user: User, role: Role, target: Target) -> Grant | None:
+    """The grant itself, if it is held."""
+    match target:
+        case Study():
+            return session.get(StudyGrant, (user.id, target.id, role.id))
+        case Lab():
+            return session.get(LabGrant, (user.id, target.id, role.id))
+        case None:
+            return session.get(SiteGrant, (user.id, role.id))
+
+
+def _new(user: User, role: Role, target: Target) -> Grant:
+    match target:
+        case Study():
+            return StudyGrant(user_id=user.id, role_id=role.id, study_id=target.id)
+        case Lab():
+            return LabGrant(user_id=user.id, role_id=role.id, lab_id=target.id)
+        case None:
+            return SiteGrant(user_id=user.id, role_id=role.id)
+
+
+def _roles_of(user: User, target: Target) -> list[Select[int]]:
+    """The roles that count for the user on the object, one query for each kind of grant."""
+    on_site = select(SiteGrant.role_id).where(SiteGrant.user_id == user.id)
+    match target:
+        case Study():
+            on_study = select(StudyGrant.role_id).where(StudyGrant.user_id == user.id, StudyGrant.study_id == target.id)
+            on_lab = (
+                select(LabGrant.role_id)
+                .join(Study, Study.lab_id == LabGrant.lab_id)
+                .where(LabGrant.user_id == user.id, Study.id == target.id)
+            )
+            return [on_study, on_lab, on_site]
+        case Lab():
+            return [
+                select(LabGrant.role_id).where(LabGrant.user_id == user.id, LabGrant.lab_id == target.id),
+                on_site,
+            ]
+        case None:
+            return [on_site]
+
+
+def _effect(session: Session, user: User, target: Target, before: frozenset[Permission]) -> Effect:
+    after = permissions_of(session, user, target)
+    return Effect(user=user.email, gains=tuple(sorted(after - before)), loses=tuple(sorted(before - after)))
+
+
+def _record(session: Session, acting: User, user: User, role: Role, target: Target, action: str) -> None:
+    session.add(
+        GrantRecord(
+            acting_id=acting.id,
+            user_id=user.id,
+            role_name=role.name,
+            scope=role.scope,
+            study_id=target.id if isinstance(target, Study) else None,
+            lab_id=target.id if isinstance(target, Lab) else None,
+            action=action,
+        )
+    )
+    session.flush()
