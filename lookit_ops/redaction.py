@@ -13,7 +13,7 @@ SHORTEST_SECRET = 4
 _CREDENTIALS = re.compile(
     r"(?P<url>://[^/\s:@]+:)[^/\s@]+(?=@)"
     r"|\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,})"
-    r"|(?P<header>authorization['\"]?\s*[:=]\s*['\"]?\w+\s+)[^\s'\"]+",
+    r"|(?P<header>authorization['\"]?\s*[:=]\s*['\"]?(?:\w+[ \t]+)?)[^\s'\"]+",
     re.IGNORECASE,
 )
 

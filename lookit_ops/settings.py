@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from email.errors import HeaderParseError
+from email.headerregistry import Address
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from domain.errors import InvalidRequest
+from lookit_ops.redaction import Redactor
 
 PREFIX = "LOOKIT_"
+DEFAULT_HOME = Path(".lookit")
 OFFICIAL_PLAYER = "https://github.com/lookit/ember-lookit-frameplayer"
 
 
@@ -24,8 +31,13 @@ def _split(value: object) -> object:
     return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
+def _empty_is_nothing(value: object) -> object:
+    return None if value == "" else value
+
+
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Folder = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]  # an empty variable is not the folder "."
 
 
 class Settings(BaseSettings):
@@ -33,14 +45,16 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    home: Path = Field(Path(".lookit"), description="Folder of everything that is kept on this machine.")
+    home: Path = Field(DEFAULT_HOME, description="Folder of everything that is kept on this machine.")
     environment: Literal["development", "staging", "production"] = Field(
         "development", description="Which environment this is; each bucket says whose it is, and another's is refused."
     )
     database_url: str = Field(
-        "", description="SQLAlchemy URL of the database, SQLite or PostgreSQL; empty: a SQLite file in the home."
+        "",
+        repr=False,
+        description="SQLAlchemy URL of the database, SQLite or PostgreSQL; empty: a SQLite file in the home.",
     )
-    bucket_folder: Path | None = Field(
+    bucket_folder: Folder = Field(
         None, description="Folder that is the bucket of built studies; empty: `buckets/{environment}` in the home."
     )
     github_api_url: str = Field("https://api.github.com", description="Base URL of GitHub's API.")
@@ -71,7 +85,7 @@ class Settings(BaseSettings):
     studies_url: str = Field("http://localhost:8001/", description="Base URL where families meet deployed studies.")
     previews_url: str = Field("http://localhost:8002/", description="Base URL of previews; an origin of its own.")
     mail_sender: str = Field("lookit@localhost.localdomain", description="Address from which mails are sent.")
-    mail_folder: Path | None = Field(
+    mail_folder: Folder = Field(
         None,
         description="Folder that gets mails as .eml files while there is no SMTP server; empty: `mail` in the home.",
     )
@@ -101,6 +115,22 @@ class Settings(BaseSettings):
             raise ValueError("must begin with http:// or https://")
         return value if value.endswith("/") else value + "/"
 
+    @field_validator("home", mode="before")
+    @classmethod
+    def _home_is_somewhere(cls, value: object) -> object:
+        return value or DEFAULT_HOME
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, value: str) -> str:
+        try:
+            kind = make_url(value).get_backend_name() if value else "sqlite"
+        except ArgumentError:
+            kind = ""
+        if kind not in ("sqlite", "postgresql"):
+            raise ValueError("must be the URL of a SQLite or PostgreSQL database")
+        return value
+
     @field_validator("github_api_url", "github_web_url", "player_repo_url")
     @classmethod
     def _is_web_address(cls, value: str) -> str:
@@ -111,14 +141,21 @@ class Settings(BaseSettings):
     @field_validator("mail_sender")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        if value.count("@") != 1 or not all(value.split("@")):
+        try:
+            Address(addr_spec=value)
+        except (ValueError, IndexError, HeaderParseError):
+            value = ""
+        if "@" not in value:
             raise ValueError("must be one e-mail address")
         return value
 
     @model_validator(mode="after")
     def _previews_have_an_origin_of_their_own(self) -> Settings:
         if self.previews_url == self.studies_url:
-            raise ValueError("previews_url must differ from studies_url: both serve /studies/{uuid}/")
+            raise ValueError(
+                f"{PREFIX}PREVIEWS_URL must differ from {PREFIX}STUDIES_URL, not both {self.studies_url!r}:"
+                " both serve /studies/{uuid}/"
+            )
         return self
 
     @cached_property
@@ -134,12 +171,13 @@ class Settings(BaseSettings):
     @property
     def bucket(self) -> Path:
         """The folder that is the bucket."""
-        return self.bucket_folder or self.home_folder / "buckets" / self.environment
+        folder = self.bucket_folder or self.home_folder / "buckets" / self.environment
+        return folder.expanduser().resolve()
 
     @property
     def mails(self) -> Path:
         """The folder for mails."""
-        return self.mail_folder or self.home_folder / "mail"
+        return (self.mail_folder or self.home_folder / "mail").expanduser().resolve()
 
     @property
     def lease_duration(self) -> timedelta:
@@ -164,8 +202,6 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """Every secret value, for redaction; the password within the database's URL among them."""
-        from sqlalchemy.engine import make_url
-
         values = [value.get_secret_value() for value in self.__dict__.values() if isinstance(value, SecretStr)]
         password = make_url(self.database).password
         return [value for value in [*values, password] if value]
@@ -173,12 +209,13 @@ class Settings(BaseSettings):
 
 def load_settings() -> Settings:
     """Read the settings. Raises InvalidRequest that names each variable that is wrong, and how."""
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known):
+    home = Path(os.environ.get(f"{PREFIX}HOME") or DEFAULT_HOME).expanduser()
+    file = home / "settings.env"
+    given = {name.upper() for name in [*os.environ, *dotenv_values(file)] if name.upper().startswith(PREFIX)}
+    if unknown := sorted(given - {f"{PREFIX}{name}".upper() for name in Settings.model_fields}):
         raise InvalidRequest(f"no setting is called {', '.join(unknown)}; docs/configuration.md lists them all")
-    home = Path(os.environ.get(f"{PREFIX}HOME") or ".lookit").expanduser()
     try:
-        return Settings(_env_file=home / "settings.env")
+        return Settings(_env_file=file)
     except ValidationError as error:
         wrong = [
             f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}, not {item['input']!r}"
@@ -186,4 +223,5 @@ def load_settings() -> Settings:
             else str(item["msg"])
             for item in error.errors(include_url=False)
         ]
-        raise InvalidRequest("these settings are wrong (docs/configuration.md):\n  " + "\n  ".join(wrong)) from None
+        text = "\n  ".join(wrong).replace("Value error, ", "")
+        raise InvalidRequest(f"these settings are wrong (docs/configuration.md):\n  {Redactor([])(text)}") from None

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from domain.studies.log import bounded
 from lookit_ops.redaction import Redactor
 
 HEAD_CHARACTERS = 200_000
@@ -19,6 +20,7 @@ class Transcript:
     def __init__(self, redact: Redactor, head: int = HEAD_CHARACTERS, tail: int = TAIL_CHARACTERS) -> None:
         self._redact = redact
         self._head_room, self._tail_room = head, tail
+        self._longest = tail
         self._head: list[str] = []
         self._tail: deque[str] = deque()
         self._tail_size = 0
@@ -26,8 +28,8 @@ class Transcript:
         self._lock = threading.Lock()
 
     def add(self, line: str) -> str:
-        """Keep a line; returns it as it was kept, redacted."""
-        line = self._redact(line)
+        """Keep a line; returns it as it was kept: redacted, and of one that is too long only head and tail."""
+        line = bounded(self._redact(line), self._longest)
         with self._lock:
             if not self._tail and len(line) < self._head_room:
                 self._head_room -= len(line) + 1

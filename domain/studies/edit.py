@@ -36,9 +36,7 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
     Raises InvalidRequest (unknown field, malformed value, blank name), StudyIsLocked during a build, PermissionDenied.
     """
     require_permission(session, user, Permission.CHANGE_STUDY, study)
-    session.refresh(study, with_for_update=True)
-    if study.state in LOCK_STATES:
-        raise StudyIsLocked(f"the study {study.name!r} is {study.state}: change it once its build has ended")
+    lock_for_change(session, study)
     _check_values(changes)
     wanted = _with_metadata(study, changes)
     if unknown := sorted(set(wanted) - EDITABLE):
@@ -50,8 +48,21 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
         return []
     for name, (_, value) in diff.items():
         setattr(study, name, value)
+    record_change(session, study, user, diff)
+    return sorted(diff)
+
+
+def lock_for_change(session: Session, study: Study) -> None:
+    """Read the study anew and hold it until the transaction ends. Raises StudyIsLocked during a build."""
+    session.refresh(study, with_for_update=True)
+    if study.state in LOCK_STATES:
+        raise StudyIsLocked(f"the study {study.name!r} is {study.state}: change it once its build has ended")
+
+
+def record_change(session: Session, study: Study, user: User, diff: dict[str, list[Any]]) -> None:
+    """Log what changed, as `field: [before, after]`; after an approval, reviewed content sends the study back."""
     before = study.state
-    reviewed = [name for name in diff if name in REVIEWED_FIELDS]
+    reviewed = [name for name in diff if name in REVIEWED_FIELDS or name == "lab"]
     if reviewed and before in APPROVED_STATES:
         _send_back(session, study, user, before, diff, reviewed)
     else:
@@ -64,7 +75,6 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
             state_after=before,
             extra={"diff": diff},
         )
-    return sorted(diff)
 
 
 def _check_values(changes: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ The table is JSON all the way down, so it can be kept in a database or written a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NotRequired, TypedDict, cast
@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from transitions import EventData, Machine
 
 from domain.db import database_now
-from domain.errors import InvalidRequest, StudyIsLocked, TransitionNotAllowed
+from domain.errors import DomainError, InvalidRequest, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.mail.audience import Audience, people
 from domain.mail.outbox import enqueue
 from domain.models import State, Study, User
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
-from domain.permissions.checks import require_permission
+from domain.permissions.checks import require_permission, users_with_permission
 from domain.permissions.codes import Permission
 from domain.studies.log import record
 
@@ -184,24 +184,31 @@ class Passage:
         self.state_before = self.state
 
 
-def _conditions(row: Row) -> list[Any]:
-    """Permission first, then what else the row asks for; each refuses by raising, so that the reason reaches people."""
+def refusal_of(session: Session, study: Study, user: User, row: Row) -> DomainError | None:
+    """Why this user may not take this row with this study, permission first; None if they may. The only such place."""
+    permission = Permission(row["permission"])
+    try:
+        require_permission(session, user, permission, study)
+    except PermissionDenied as denied:
+        return denied
+    if row.get("needs_deployment") and study.deployed_at is None:
+        return TransitionNotAllowed(
+            f"the study {study.name!r} has never been deployed, so there is nothing to activate:"
+            " request a deployment, which activates it"
+        )
+    return None
 
-    def permission_is_held(event: EventData) -> bool:
+
+def _condition(row: Row) -> Callable[[EventData], bool]:
+    """The row's condition for the machine: it refuses by raising, so that the reason reaches people."""
+
+    def may_be_taken(event: EventData) -> bool:
         passage = cast("Passage", event.model)
-        require_permission(passage.session, passage.user, Permission(row["permission"]), passage.study)
+        if refusal := refusal_of(passage.session, passage.study, passage.user, row):
+            raise refusal
         return True
 
-    def has_been_deployed(event: EventData) -> bool:
-        passage = cast("Passage", event.model)
-        if passage.study.deployed_at is None:
-            raise TransitionNotAllowed(
-                f"the study {passage.study.name!r} has never been deployed, so there is nothing to activate:"
-                " request a deployment, which activates it"
-            )
-        return True
-
-    return [permission_is_held, *([has_been_deployed] if row.get("needs_deployment") else [])]
+    return may_be_taken
 
 
 def machine_arguments(table: Sequence[Row] = tuple(TABLE)) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def machine_arguments(table: Sequence[Row] = tuple(TABLE)) -> dict[str, Any]:
                 "trigger": row["trigger"],
                 "source": row["source"],
                 "dest": row["dest"],
-                "conditions": _conditions(row),
+                "conditions": _condition(row),
                 "before": remember(row),
             }
             for row in table
@@ -240,6 +247,51 @@ def shared_machine() -> Machine:
 def triggers_from(state: str) -> list[str]:
     """The triggers that the table knows from a state, whoever pulls them."""
     return shared_machine().get_triggers(state) if state in set(WORKFLOW_STATES) else []
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A trigger, from where a study stands: whether this user may pull it now, and if not, why, and who could."""
+
+    trigger: str
+    dest: str | None
+    """Where it leads; None if it does not start here."""
+    allowed: bool
+    reason: str
+    who_could: tuple[str, ...]
+    """E-mail addresses, where it is only the permission that is missing."""
+
+
+def allowed_triggers(session: Session, study: Study, user: User) -> list[Choice]:
+    """Every trigger of the table, in its order: what this user may do now, and for the rest why not and who could."""
+    choices = {}
+    for row in TABLE:
+        if row["trigger"] in choices and choices[row["trigger"]].dest is not None:
+            continue
+        choices[row["trigger"]] = _choice(session, study, user, row)
+    return list(choices.values())
+
+
+def _choice(session: Session, study: Study, user: User, row: Row) -> Choice:
+    trigger = row["trigger"]
+    if study.state in LOCK_STATES:
+        reason = f"the study is {study.state}: wait until its build has ended"
+        return Choice(trigger=trigger, dest=None, allowed=False, reason=reason, who_could=())
+    if study.state not in row["source"]:
+        sources = sorted({state for other in TABLE if other["trigger"] == trigger for state in other["source"]})
+        reason = f"the study is {study.state}; {trigger} starts from {', '.join(sources)}"
+        return Choice(trigger=trigger, dest=None, allowed=False, reason=reason, who_could=())
+    refusal = refusal_of(session, study, user, row)
+    could: tuple[str, ...] = ()
+    if isinstance(refusal, PermissionDenied):
+        could = tuple(other.email for other in users_with_permission(session, Permission(row["permission"]), study))
+    return Choice(
+        trigger=trigger,
+        dest=row["dest"],
+        allowed=refusal is None,
+        reason=str(refusal) if refusal else "",
+        who_could=could,
+    )
 
 
 def transition(session: Session, study: Study, trigger: str, user: User, comment: str = "") -> Study:

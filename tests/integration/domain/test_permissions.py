@@ -183,7 +183,7 @@ def test_a_grant_that_is_taken_away_counts_no_more(site: Site) -> None:
 def test_a_check_is_one_statement(site: Site, who: str) -> None:
     statements: list[str] = []
 
-    def note(_connection, _cursor, statement, *_rest) -> None:  # noqa: ANN001
+    def note(_connection, _cursor, statement, *_rest) -> None:
         statements.append(statement)
 
     with site.sessions.begin() as session:

@@ -169,7 +169,8 @@ def build(columns: str, values: str) -> str:
 
 
 def study(columns: str, values: str) -> str:
-    return f"INSERT INTO study (lab_id, {columns}) VALUES (1, {values})"
+    head = "INSERT INTO study (lab_id"
+    return f"{head}, {columns}) VALUES (1, {values})"
 
 
 def video(columns: str, values: str) -> str:

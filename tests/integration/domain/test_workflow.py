@@ -99,9 +99,8 @@ def test_a_superuser_may_pull_exactly_the_triggers_of_the_table(site: Site, stat
             pull(site, trigger, site.superuser)
             outcomes[trigger] = site.study().state
         except (TransitionNotAllowed, StudyIsLocked) as refusal:
-            assert f"is {state}" in str(refusal)
-            assert site.study().state == state
-            outcomes[trigger] = type(refusal).__name__
+            told = f"is {state}" in str(refusal) and site.study().state == state
+            outcomes[trigger] = type(refusal).__name__ if told else str(refusal)
     refused = "StudyIsLocked" if state in ("previewing", "deploying") else "TransitionNotAllowed"
     assert outcomes == {
         trigger: MOVES[state, trigger][0] if (state, trigger) in MOVES else refused for trigger in TRIGGERS

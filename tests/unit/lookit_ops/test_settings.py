@@ -175,7 +175,7 @@ def test_the_file_in_the_home_is_read_and_the_environment_wins(home: Path, monke
 
 def test_a_wrong_value_in_the_file_is_refused_as_well(home: Path) -> None:
     (home / "settings.env").write_text("LOOKIT_SMTP_PORT=many\n")
-    with pytest.raises(InvalidRequest, match="LOOKIT_SMTP_PORT.*'many'"):
+    with pytest.raises(InvalidRequest, match=r"LOOKIT_SMTP_PORT.*'many'"):
         load_settings()
 
 
