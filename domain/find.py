@@ -1,4 +1,4 @@
-"""Find a study or a person by what somebody typed; the error says what there is instead."""
+"""Find a study, a lab or a person by what somebody typed; the error says what there is instead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest
-from domain.models import Study, User
+from domain.models import Lab, Study, User
 
 
 def find_study(session: Session, typed: str) -> Study:
@@ -32,3 +32,16 @@ def find_user(session: Session, typed: str) -> User:
     if user is None:
         raise InvalidRequest(f"nobody has an account with the e-mail address {typed!r}; check the spelling")
     return user
+
+
+def find_lab(session: Session, typed: str) -> Lab:
+    """The lab with this name, in any case, or this UUID. Raises InvalidRequest."""
+    text = typed.strip()
+    try:
+        lab = session.scalar(select(Lab).where(Lab.uuid == UUID(text)))
+    except ValueError:
+        lab = session.scalar(select(Lab).where(func.lower(Lab.name) == text.lower()))
+    if lab is None:
+        names = ", ".join(session.scalars(select(Lab.name).order_by(Lab.name).limit(10)))
+        raise InvalidRequest(f"no lab has the name or UUID {typed!r}; there are {names or 'none yet'}")
+    return lab

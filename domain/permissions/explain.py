@@ -68,15 +68,30 @@ def _by_lab(roles, user: User, lab: Lab):  # noqa: ANN001, ANN202 - SQLAlchemy's
 def _ways_to_get(session: Session, permission: Permission, target: Target) -> list[str]:
     if isinstance(target, Study) and permission in LAB_PERMISSIONS:
         return ["It is a permission on labs: ask for it on the study's lab."]
-    scope = scope_of(target)
-    fitting = sorted(name for (of, name), codes in BUILTIN_ROLES.items() if of is scope and permission in codes)
-    advice = (
-        f"These groups hold it: {', '.join(fitting)}."
-        if fitting
-        else "No built-in group holds it there; a site admin can make a group by hand, or it is held platform-wide."
-    )
-    could = [user.email for user in users_with_permission(session, MANAGES[scope], target)]
+    for place in _places(session, target):
+        scope = scope_of(place)
+        fitting = sorted(name for (of, name), codes in BUILTIN_ROLES.items() if of is scope and permission in codes)
+        if fitting:
+            groups = f"Groups {describe(place)} that hold it: {', '.join(fitting)}."
+            return [groups, _who_could(session, permission, place)]
+    return ["No built-in group holds it; one can be made by hand.", _who_could(session, permission, None)]
+
+
+def _places(session: Session, target: Target) -> list[Target]:
+    """Where a group could be that gives a permission on the object, the narrowest first."""
+    if isinstance(target, Study):
+        return [target, session.get_one(Lab, target.lab_id), None]
+    return [target, None] if target is not None else [None]
+
+
+def _who_could(session: Session, permission: Permission, place: Target) -> str:
+    """Who could put somebody into such a group; approvals are passed on only by who holds them."""
+    could = users_with_permission(session, MANAGES[scope_of(place)], place)
+    if permission is Permission.APPROVE_STUDY:
+        approvers = {user.id for user in users_with_permission(session, permission, place)}
+        could = [user for user in could if user.id in approvers]
     if not could:
-        return [advice, "Nobody can put somebody into such a group: no active account manages researchers there."]
+        return "Nobody can put somebody into such a group: no active account may."
+    names = ", ".join(user.email for user in could[:NAMED_AT_MOST])
     more = f" and {len(could) - NAMED_AT_MOST} more" if len(could) > NAMED_AT_MOST else ""
-    return [advice, f"Who could put somebody into one: {', '.join(could[:NAMED_AT_MOST])}{more}."]
+    return f"Who could put somebody into one: {names}{more}."

@@ -10,12 +10,12 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from domain.errors import DomainError
 from ember_build.errors import BuildError
-from lookit_ops.cli import builds, database, mails, serve, studies, workflow
+from lookit_ops.cli import builds, database, mails, permissions, serve, studies, workflow
 from lookit_ops.cli.show import errors
 from lookit_ops.storage.experiments import StorageError
 
 app = typer.Typer(
-    help="Operate the studies of the platform: builds, workflow, mails.",
+    help="Operate the studies of the platform: builds, workflow, permissions, mails.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -23,6 +23,7 @@ app.add_typer(database.app, name="db")
 app.add_typer(studies.app, name="study")
 app.add_typer(builds.app, name="build")
 app.add_typer(mails.app, name="mail")
+app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")
 app.command("demo")(serve.demo)
 app.command("dev")(serve.dev)

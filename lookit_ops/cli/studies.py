@@ -11,12 +11,14 @@ from rich.rule import Rule
 from sqlalchemy import func, select
 
 from domain.errors import InvalidRequest
-from domain.find import find_study, find_user
+from domain.find import find_lab, find_study, find_user
 from domain.models import Lab, Study, StudyLog
 from domain.models.studies import State
+from domain.studies.diff import readable_diff
 from domain.studies.edit import edit as edit_study
+from domain.studies.labs import move_to_lab as move_study
+from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
-from domain.studies.workflow import triggers_from
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.show import as_json, coloured, console, table, when
 
@@ -138,17 +140,73 @@ def edit(
 @app.command()
 def transition(
     study: StudyName,
-    trigger: Annotated[str, typer.Argument(help="What to do: submit, approve, reject, activate, pause, …")],
     acting: Acting,
+    trigger: Annotated[
+        str, typer.Argument(help="What to do: submit, approve, reject, …; without it: what you may.")
+    ] = "",
     comment: Annotated[str, typer.Option(help="A comment for the log and the mail.")] = "",
 ) -> None:
-    """Move a study through the workflow."""
+    """Move a study through the workflow; without a trigger, say what is possible, and why not and who could."""
     with platform().sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before = found.state
+        if not trigger:
+            _show_choices(found, allowed_triggers(session, found, user))
+            return
         move(session, found, trigger, user, comment)
         after = found.state
     console.print(f"{escape(found.name)}: {coloured(before)} → {coloured(after)}")
+
+
+def _show_choices(study: Study, choices: list[Choice]) -> None:
+    rows = [
+        (
+            choice.trigger,
+            f"→ {coloured(choice.dest)}" if choice.dest else "–",
+            "[green]yes[/]" if choice.allowed else escape(choice.reason),
+            escape(", ".join(choice.who_could[:3]) + (" …" if len(choice.who_could) > 3 else "")),
+        )
+        for choice in choices
+    ]
+    table(f"{escape(study.name)} is {coloured(study.state)}", ("trigger", "leads to", "allowed", "who could"), rows)
+
+
+@app.command()
+def move_to_lab(
+    study: StudyName, lab: Annotated[str, typer.Argument(help="Name or UUID of the new lab.")], acting: Acting
+) -> None:
+    """Move a study to another lab; who holds no role there loses theirs on the study."""
+    with platform().sessions.begin() as session:
+        found, user = find_study(session, study), find_user(session, acting)
+        before = found.state
+        outsiders = move_study(session, found, find_lab(session, lab), user)
+        after = found.state
+    console.print(f"{escape(found.name)} is in the lab {escape(lab)} now.")
+    if outsiders:
+        console.print(f"No role on it any more: {escape(', '.join(user.email for user in outsiders))}.")
+    if after != before:
+        console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
+
+
+@app.command()
+def diff(
+    study: StudyName, last: Annotated[int, typer.Option(min=1, help="How many changes, the newest.")] = 10
+) -> None:
+    """Show what was changed in a study's content, oldest first, as a reviewer reads it."""
+    with platform().sessions.begin() as session:
+        found = find_study(session, study)
+        query = select(StudyLog).where(StudyLog.study_id == found.id).order_by(StudyLog.id.desc())
+        changes = [entry for entry in session.scalars(query) if entry.extra.get("diff")][:last][::-1]
+        names = {entry.id: entry.user.name if entry.user else "–" for entry in changes}
+    for entry in changes:
+        console.print(Rule(f"{when(entry.created_at)} UTC · {escape(names[entry.id])}", align="left"))
+        if entry.extra.get("comment"):
+            console.print(f"[italic]{escape(entry.extra['comment'])}[/]")
+        for line in readable_diff(entry):
+            style = {"+": "green", "-": "red"}.get(line.strip()[:1], "")
+            console.print(escape(line), style=style, highlight=False)
+    if not changes:
+        console.print("Nothing was changed since the study was made.")
 
 
 @app.command()

@@ -26,7 +26,11 @@ def documented() -> set[str]:
     found = set()
     for cell in re.findall(r"^\| (`lookit-ops .*?) \|", guide, re.MULTILINE):
         first, *others = re.findall(r"`([^`]+)`", cell)
-        words = [word for word in first.removeprefix("lookit-ops ").split() if re.fullmatch("[a-z]+", word)]
+        words = [
+            word
+            for word in first.removeprefix("lookit-ops ").split()
+            if re.fullmatch("[a-z-]+", word) and not word.startswith("-")
+        ]
         found.add(" ".join(words))
         found |= {f"{words[0]} {other}" for other in others if not other.startswith("-")}
     return found

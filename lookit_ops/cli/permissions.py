@@ -1,0 +1,123 @@
+"""`lookit-ops permission`: who may do what, why, and who could change it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from sqlalchemy.orm import Session
+
+from domain.errors import InvalidRequest
+from domain.find import find_lab, find_study, find_user
+from domain.permissions.checks import Target, describe, users_with_permission
+from domain.permissions.codes import Permission
+from domain.permissions.explain import explain_permission
+from domain.permissions.grants import Effect, dry_run, roles_on
+from domain.permissions.grants import grant as give
+from domain.permissions.grants import revoke as take
+from lookit_ops.cli.options import Acting, Json, platform
+from lookit_ops.cli.show import as_json, console, table
+
+app = typer.Typer(help="Permissions: grant, revoke, list, explain, who.", no_args_is_help=True)
+
+OnStudy = Annotated[str, typer.Option("--study", metavar="STUDY", help="On this study (UUID or name).")]
+OnLab = Annotated[str, typer.Option("--lab", metavar="LAB", help="On this lab (name or UUID).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")]
+Person = Annotated[str, typer.Argument(metavar="EMAIL", help="The account it is about.")]
+Code = Annotated[str, typer.Argument(metavar="PERMISSION", help="Such as studies.view_study; without the app is fine.")]
+RoleName = Annotated[str, typer.Argument(metavar="ROLE", help="A role of studies, labs or the site.")]
+
+
+def _target(session: Session, study: str, lab: str) -> Target:
+    """What the options name; neither means platform-wide."""
+    if study and lab:
+        raise InvalidRequest("give --study or --lab, not both; neither means platform-wide")
+    if study:
+        return find_study(session, study)
+    return find_lab(session, lab) if lab else None
+
+
+def _permission(typed: str) -> Permission:
+    named = {code: code for code in Permission} | {code.partition(".")[2]: code for code in Permission}
+    if typed not in named:
+        raise InvalidRequest(f"there is no permission {typed!r}; there are {', '.join(Permission)}")
+    return named[typed]
+
+
+@app.command()
+def grant(
+    email: Person, role: RoleName, acting: Acting, study: OnStudy = "", lab: OnLab = "", dry: DryRun = False
+) -> None:
+    """Give somebody a role on a study, on a lab, or platform-wide."""
+    _change(email, role, acting, study, lab, dry=dry, giving=True)
+
+
+@app.command()
+def revoke(
+    email: Person, role: RoleName, acting: Acting, study: OnStudy = "", lab: OnLab = "", dry: DryRun = False
+) -> None:
+    """Take a role from somebody."""
+    _change(email, role, acting, study, lab, dry=dry, giving=False)
+
+
+def _change(email: str, role: str, acting: str, study: str, lab: str, *, dry: bool, giving: bool) -> None:
+    with platform().sessions.begin() as session:
+        target = _target(session, study, lab)
+        user, by = find_user(session, email), find_user(session, acting)
+        if dry:
+            effect = dry_run(session, by, user, role, target, giving=giving)
+        else:
+            effect = (give if giving else take)(session, by, user, role, target)
+        where = describe(target)
+    console.print(
+        f"{'Would be' if dry else 'Is now'} {'' if giving else 'no longer '}{role} {escape(where)}: {escape(email)}."
+    )
+    _show(effect)
+
+
+def _show(effect: Effect) -> None:
+    for word, codes in (("gains", effect.gains), ("loses", effect.loses)):
+        if codes:
+            console.print(f"  {word}: {', '.join(codes)}")
+    if not effect.gains and not effect.loses:
+        console.print("  Nothing changes in what they may do: other roles of theirs hold the same.")
+
+
+@app.command("list")
+def list_grants(study: OnStudy = "", lab: OnLab = "", json: Json = False) -> None:
+    """List who holds which role on a study, on a lab, or platform-wide."""
+    with platform().sessions.begin() as session:
+        target = _target(session, study, lab)
+        held = [(user.email, user.name, role.name) for user, role in roles_on(session, target)]
+        where = describe(target)
+    if json:
+        as_json([{"email": email, "name": name, "role": role} for email, name, role in held])
+        return
+    table(f"{len(held)} roles {escape(where)}", ("who", "name", "role"), [tuple(map(escape, row)) for row in held])
+
+
+@app.command()
+def explain(email: Person, permission: Code, study: OnStudy = "", lab: OnLab = "", json: Json = False) -> None:
+    """Say why somebody holds a permission, or what is missing and who could grant it."""
+    with platform().sessions.begin() as session:
+        code = _permission(permission)
+        explanation = explain_permission(session, find_user(session, email), code, _target(session, study, lab))
+    if json:
+        as_json({"held": explanation.held, "reasons": explanation.reasons})
+    else:
+        console.print(escape(str(explanation)), highlight=False)
+
+
+@app.command()
+def who(permission: Code, study: OnStudy = "", lab: OnLab = "", json: Json = False) -> None:
+    """List everyone who holds a permission, superusers among them."""
+    with platform().sessions.begin() as session:
+        target = _target(session, study, lab)
+        holders = [(user.email, user.name) for user in users_with_permission(session, _permission(permission), target)]
+        where = describe(target)
+    if json:
+        as_json([{"email": email, "name": name} for email, name in holders])
+        return
+    title = f"{len(holders)} hold {_permission(permission)} {escape(where)}"
+    table(title, ("who", "name"), [tuple(map(escape, row)) for row in holders])
