@@ -133,6 +133,11 @@ class Platform:
             with suppress(InvalidPlayer):
                 yield Repository.parse(url, self.settings.github_web_url)
 
+    def close(self) -> None:
+        """Close the connections to the database, if there ever were any."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
     def deliver_mails(self) -> Delivery:
         """Deliver the mails that are due."""
         return deliver(self.sessions, self.transport, Composer(self.settings.mail_sender, self.links))

@@ -16,7 +16,7 @@ def platform_resource(context: dg.InitResourceContext) -> Iterator[Platform]:
     """The platform for one run; its database connections are closed afterwards."""
     platform = Platform(load_settings())
     yield platform
-    platform.engine.dispose()
+    platform.close()
 
 
 @dg.resource(required_resource_keys={"platform"}, description="The claim, heartbeat, log and end of the run's build.")

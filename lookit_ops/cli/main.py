@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 from domain.errors import DomainError
 from ember_build.errors import BuildError
 from lookit_ops.cli import builds, database, mails, permissions, serve, studies, workflow
+from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import errors
 from lookit_ops.storage.experiments import StorageError
 
@@ -33,7 +34,8 @@ app.command("serve")(serve.serve)
 def main() -> None:
     """Run a command. A person's mistake ends with status 1 and one sentence; a bug with its traceback."""
     try:
-        app()
+        with open_until_the_end:
+            app()
     except (DomainError, BuildError, StorageError) as error:
         errors.print(f"[bold red]Error:[/] {escape(str(error))}")
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -16,6 +17,12 @@ Acting = Annotated[
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="UUID or name of the study.")]
 
 
+open_until_the_end = ExitStack()
+"""What a command opened; `main` closes it."""
+
+
 def platform() -> Platform:
-    """The platform of the environment's settings."""
-    return Platform(load_settings())
+    """The platform of the environment's settings; its connections are closed when the command ends."""
+    outside = Platform(load_settings())
+    open_until_the_end.callback(outside.close)
+    return outside

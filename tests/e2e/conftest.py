@@ -104,7 +104,7 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
     return Demonstration(home, shown.returncode, shown.stdout + shown.stderr, environment)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture  # not for longer than a test: Playwright's event loop is in the way of whoever else wants one
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         yield running

@@ -223,7 +223,8 @@ def test_peer_and_ledger_leave_the_same_rows_and_refuse_alike(site, sessions: Se
 
 
 def _nobody_wins(_sessions, request_id, _run_id):
-    raise StudyIsLocked(f"request {request_id}")
+    if request_id <= 3:  # the contested ones; those behind them only warm a worker up
+        raise StudyIsLocked(f"request {request_id}")
 
 
 def _fails(_sessions, _request_id, _run_id):
