@@ -5,12 +5,24 @@ from __future__ import annotations
 import dagster as dg
 
 from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
+from lookit_ops.assets.public_list import discoverable_studies_asset
+from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.resources import build_session_resource, platform_resource
+from lookit_ops.sensors.public_list import public_list_sensor
+from lookit_ops.sensors.study_partitions import study_partitions_sensor
 
 defs = dg.Definitions(
-    assets=[experiment_preview, experiment_deployment],
+    assets=[
+        discoverable_studies_asset,
+        experiment_deployment,
+        experiment_preview,
+        study_workflow_diagram,
+        workflow_diagram,
+    ],
     jobs=[build_experiment],
+    sensors=[public_list_sensor, study_partitions_sensor],
+    executor=dg.in_process_executor,
     resources={
         "platform": platform_resource,
         "build_session": build_session_resource,

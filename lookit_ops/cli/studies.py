@@ -20,7 +20,11 @@ from domain.studies.labs import move_to_lab as move_study
 from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
-from lookit_ops.cli.show import as_json, coloured, console, table, when
+from lookit_ops.cli.show import as_json, coloured, console, errors, table, when
+from lookit_ops.platform import Platform
+from lookit_ops.public_list import KEY as PUBLIC_LIST
+from lookit_ops.public_list import refresh_public_list
+from lookit_ops.storage.experiments import StorageError
 
 app = typer.Typer(help="Studies: list, show, edit, move, and read their logs.", no_args_is_help=True)
 
@@ -132,6 +136,7 @@ def edit(
     if not changed:
         console.print("Nothing changed.")
         return
+    _keep_public_list(outside)
     console.print(f"Changed: {', '.join(changed)}.")
     if after != before:
         console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
@@ -147,7 +152,8 @@ def transition(
     comment: Annotated[str, typer.Option(help="A comment for the log and the mail.")] = "",
 ) -> None:
     """Move a study through the workflow; without a trigger, say what is possible, and why not and who could."""
-    with platform().sessions.begin() as session:
+    outside = platform()
+    with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before = found.state
         if not trigger:
@@ -155,6 +161,7 @@ def transition(
             return
         move(session, found, trigger, user, comment)
         after = found.state
+    _keep_public_list(outside)
     console.print(f"{escape(found.name)}: {coloured(before)} → {coloured(after)}")
 
 
@@ -176,16 +183,40 @@ def move_to_lab(
     study: StudyName, lab: Annotated[str, typer.Argument(help="Name or UUID of the new lab.")], acting: Acting
 ) -> None:
     """Move a study to another lab; who holds no role there loses theirs on the study."""
-    with platform().sessions.begin() as session:
+    outside = platform()
+    with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before = found.state
         outsiders = move_study(session, found, find_lab(session, lab), user)
         after = found.state
+    _keep_public_list(outside)
     console.print(f"{escape(found.name)} is in the lab {escape(lab)} now.")
     if outsiders:
         console.print(f"No role on it any more: {escape(', '.join(user.email for user in outsiders))}.")
     if after != before:
         console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
+
+
+def _keep_public_list(outside: Platform) -> None:
+    """After a change: it stands, whatever becomes of the list, so a storage that is away is a warning."""
+    try:
+        refresh_public_list(outside)
+    except StorageError as error:
+        errors.print(
+            f"[bold yellow]Warning:[/] the public list could not be brought up to date: {escape(str(error))};"
+            " the sensor public_list tries again, or run `lookit-ops study discoverable`"
+        )
+
+
+@app.command()
+def discoverable(json: Json = False) -> None:
+    """Bring the public list of studies in the bucket up to date, and print it."""
+    outside = platform()
+    written = refresh_public_list(outside)
+    if json:
+        console.out(outside.bucket.read(PUBLIC_LIST).decode(), highlight=False)
+        return
+    table(f"{len(written.names)} studies on the public list", ("name",), [(escape(name),) for name in written.names])
 
 
 @app.command()

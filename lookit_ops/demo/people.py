@@ -8,8 +8,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from domain.find import find_user
-from domain.models import Lab, State, Study, User
+from domain.models import Lab, Study, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
+from domain.studies.labs import create_study
 from domain.studies.workflow import transition
 
 LAB = "Early Childhood Cognition Lab"
@@ -83,19 +84,11 @@ def new_study(session: Session, sha: str) -> Study:
 
 
 def _study(session: Session, lab: Lab, creator: User, name: str, purpose: str) -> Study:
-    study = Study(
-        name=name,
-        lab_id=lab.id,
-        creator_id=creator.id,
-        state=State.CREATED.value,
-        purpose=purpose,
-        duration="10 minutes",
-        contact=creator.email,
-        compensation="A picture book",
-        exit_url="https://lookit.example/thanks",
-        is_discoverable=True,
-    )
-    session.add(study)
-    session.flush()
-    grant_on_study(session, creator, study, "admin")
+    study = create_study(session, lab, creator, name)
+    study.purpose = purpose
+    study.duration = "10 minutes"
+    study.contact = creator.email
+    study.compensation = "A picture book"
+    study.exit_url = "https://lookit.example/thanks"
+    study.is_discoverable = True
     return study

@@ -27,8 +27,10 @@ from lookit_ops.assets.experiments import ASSET_OF, studies
 from lookit_ops.build_session import BuildSession
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.platform import Platform
+from lookit_ops.public_list import refresh_public_list
 from lookit_ops.publish import Deployment, folder_of, live_deployment, publish
 from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.storage.experiments import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -247,6 +249,8 @@ def finish(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
         partition = str(claimed.claim.study_uuid)
         context.instance.add_dynamic_partitions(studies.name or "", [partition])
         context.log_event(dg.AssetMaterialization(ASSET_OF[claimed.claim.kind], partition=partition, metadata=metadata))
+        if claimed.claim.kind is BuildKind.DEPLOYMENT:
+            _refresh_public_list(context, platform)
 
 
 @dg.job(
@@ -264,6 +268,14 @@ def build_experiment() -> None:
 
 def _resources(context: dg.OpExecutionContext) -> tuple[Platform, BuildSession]:
     return context.resources.platform, context.resources.build_session
+
+
+def _refresh_public_list(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """The build has ended well: that the list cannot be written is no failure of it, and a sensor tries again."""
+    try:
+        refresh_public_list(platform)
+    except StorageError as error:
+        context.log.warning(f"the public list could not be brought up to date, the sensor will: {error}")
 
 
 def _ask(platform: Platform, config: BuildExperiment) -> int:

@@ -31,6 +31,10 @@ class FaultyBucket:
         """Let the method work again."""
         del self._plans[method]
 
+    def before(self, method: str, do: Callable[[str], None]) -> None:
+        """Do something before the method is carried out."""
+        self._plans[method] = do
+
     def after(self, method: str, do: Callable[[str], None]) -> None:
         """Do something once the method has been carried out."""
         self._after[method] = do

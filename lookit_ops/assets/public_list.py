@@ -1,0 +1,41 @@
+"""The asset `discoverable_studies`: the list that the public page shows, as JSON in the bucket."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from lookit_ops.platform import Platform
+from lookit_ops.public_list import KEY, PublicList, refresh_public_list
+
+SHOWN_AT_MOST = 50
+
+
+def facts(platform: Platform, written: PublicList) -> Mapping[str, Any]:
+    """What the asset's page tells of the list."""
+    shown = "\n".join(f"1. {name}" for name in written.names[:SHOWN_AT_MOST])
+    more = len(written.names) - SHOWN_AT_MOST
+    return {
+        "studies": len(written.names),
+        "names": dg.MetadataValue.md(shown + (f"\n\n… and {more} more" if more > 0 else "")),
+        "bucket": platform.bucket.name,
+        "key": KEY,
+        "generation": written.generation,
+    }
+
+
+@dg.asset(
+    name="discoverable_studies",
+    description="The list of the public page: active, discoverable, deployed. Kept up to date by itself; materialize it"
+    " to have it compared with the database at once.",
+    group_name="studies",
+    kinds={"json"},
+    required_resource_keys={"platform"},
+)
+def discoverable_studies_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    platform: Platform = context.resources.platform
+    written = refresh_public_list(platform)
+    context.log.info("the list was rewritten" if written.rewritten else "the list was up to date already")
+    return dg.MaterializeResult(metadata=facts(platform, written))

@@ -1,0 +1,1 @@
+"""Sensors: what happens by itself because something changed in the database."""
