@@ -46,6 +46,7 @@ from tests.support.site import Site, populate
 REPOSITORY = "lookit/player"
 PLAYER = Commit({"package.json": b'{"name": "player"}', "app.js": b"var answer = 42;"}, "A player without a build")
 SCRIPT = """set -euo pipefail
+[ "$1" = build ] || exit 0
 mkdir -p "$OUTPUT_DIR/assets"
 cp "$CHECKOUT_DIR/app.js" "$OUTPUT_DIR/assets/app.js"
 echo "<script src=\\"${STUDY_PREFIX}assets/app.js\\"></script>" > "$OUTPUT_DIR/index.html"

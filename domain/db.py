@@ -196,10 +196,12 @@ def sessions_for(engine: Engine) -> Sessions:
 def is_violated(error: Exception, constraint: str) -> bool:
     """Whether an IntegrityError was raised by the named unique index, on either database.
 
-    PostgreSQL names the index; SQLite names its columns, so the caller passes the index and we look it up.
+    PostgreSQL names the index; SQLite only its columns, so two indexes on the same columns look alike there.
     """
-    text = str(error)
-    return constraint in text or ", ".join(_columns_of(constraint)) in text
+    cause = getattr(error, "orig", None)
+    if diagnostics := getattr(cause, "diag", None):
+        return diagnostics.constraint_name == constraint
+    return str(cause) == f"UNIQUE constraint failed: {', '.join(_columns_of(constraint))}"
 
 
 def _columns_of(constraint: str) -> list[str]:

@@ -7,7 +7,7 @@
 #   OUTPUT_DIR        receives the distribution
 #   STUDY_PREFIX      where the study will be served: /studies/{uuid}/
 #   ENVIRONMENT_FILE  template of the player's .env: names, each with a default; the values come from the environment
-#   DEPENDENCIES_DIR  optional: node_modules and bower_components of an earlier build with the same lock files
+#   DEPENDENCIES_DIR  optional: a folder with the node_modules of an earlier build with the same lock files
 #   YARN_CACHE_FOLDER optional: yarn's download cache, which several builds may share
 #
 # usage: build.sh [dependencies|build|all]    `dependencies` needs the network, `build` does not; `all` does both
@@ -42,14 +42,12 @@ copy_checkout() {
     rm -rf dist
 }
 
+# Only what a lock file pins: bower has none, so its packages are installed anew each time.
 copy_earlier_dependencies() {
-    local name
-    for name in node_modules bower_components; do
-        if [ -n "${DEPENDENCIES_DIR:-}" ] && [ -d "$DEPENDENCIES_DIR/$name" ] && [ ! -e "$name" ]; then
-            step "copy $name of an earlier build with the same lock files"
-            cp -a "$DEPENDENCIES_DIR/$name" "$name"
-        fi
-    done
+    if [ -n "${DEPENDENCIES_DIR:-}" ] && [ -d "$DEPENDENCIES_DIR/node_modules" ] && [ ! -e node_modules ]; then
+        step 'copy node_modules of an earlier build with the same lock files'
+        cp -a "$DEPENDENCIES_DIR/node_modules" node_modules
+    fi
 }
 
 put_prefix() {

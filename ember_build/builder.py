@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ember_build.bundle import Bundle
-from ember_build.errors import BuildError
+from ember_build.errors import BuildCancelled as BuildCancelled
 
 OutputLine = Callable[[str], None]
 """Receives the output of a step while it runs, one line at a time, without its line break."""
@@ -36,10 +36,6 @@ class BuildOrder:
     prefix: str
     environment: Mapping[str, str] = field(repr=False)
     output: Path
-
-
-class BuildCancelled(BuildError):
-    """Somebody asked for the build to end; it is nobody's fault, and nothing is to be tried again."""
 
 
 class Builder(Protocol):

@@ -17,11 +17,12 @@ import re
 import stat
 import struct
 import tempfile
+import threading
 import unicodedata
 import zipfile
 import zlib
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ember_build.errors import InvalidPlayer
@@ -91,6 +92,10 @@ class Checkouts:
         self.root = root.absolute()
         self.github = github
         self.limits = limits or ArchiveLimits()
+
+    def cancelled_by(self, stop: threading.Event) -> Checkouts:
+        """The same checkouts; what is fetched through this one ends with BuildCancelled once `stop` is set."""
+        return Checkouts(self.root, replace(self.github, cancelled=stop), self.limits)
 
     def path_of(self, repository: Repository, sha: str) -> Path:
         """Where this commit's checkout is, or would be."""

@@ -3,7 +3,8 @@
 BuildError
 ├── InvalidPlayer         the named player is unusable: malformed URL, no such repository, hostile archive
 ├── PlayerBuildFailed     the researcher's code does not build; never retried, its log is kept
-└── BuildPlatformError    ours or the network's fault; worth another try later
+├── BuildPlatformError    ours or the network's fault; worth another try later
+└── BuildCancelled        nobody's fault: somebody asked for the build to end
 """
 
 from __future__ import annotations
@@ -23,3 +24,7 @@ class PlayerBuildFailed(BuildError):
 
 class BuildPlatformError(BuildError):
     """Our platform or the network failed; the same build may well succeed later."""
+
+
+class BuildCancelled(BuildError):
+    """Somebody asked for the build to end; it is nobody's fault, and nothing is to be tried again."""

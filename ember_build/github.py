@@ -11,6 +11,7 @@ import errno
 import json
 import random
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -26,7 +27,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 from requests.auth import AuthBase
 
-from ember_build.errors import BuildPlatformError, InvalidPlayer
+from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
 
 T = TypeVar("T")
 
@@ -121,6 +122,8 @@ class GitHub:
     refuse_invalid_sha: bool = False
     """Refuse a SHA that cannot be used, instead of building the default branch."""
     sleep: Callable[[float], None] = time.sleep
+    cancelled: threading.Event | None = None
+    """Once set, the next wait or piece of an archive ends with BuildCancelled."""
 
     def resolve(self, repository: Repository, requested_sha: str | None) -> ResolvedCommit:
         """The commit to build: the requested one if the repository confirms it, else the default branch's head.
@@ -224,6 +227,7 @@ class GitHub:
         try:
             with destination.open("wb") as file:
                 for chunk in response.iter_content(_CHUNK_BYTES):
+                    self._stop_if_cancelled()
                     received += len(chunk)
                     if received > max_bytes:
                         raise too_big
@@ -296,10 +300,21 @@ class GitHub:
                 if wait > budget:
                     break
                 budget -= wait
-                self.sleep(wait)
+                self._pause(wait)
         raise BuildPlatformError(
             f"{host} could not be asked, the last of {attempt} attempts said: {problem}; try later"
         )
+
+    def _pause(self, seconds: float) -> None:
+        if self.cancelled is None:
+            self.sleep(seconds)
+        else:
+            self.cancelled.wait(seconds)
+        self._stop_if_cancelled()
+
+    def _stop_if_cancelled(self) -> None:
+        if self.cancelled is not None and self.cancelled.is_set():
+            raise BuildCancelled("The build was cancelled while it waited for GitHub.")
 
     def _open(self, session: requests.Session, url: str) -> requests.Response:
         """Send the request and follow redirects, never to an unencrypted address unless we began at one."""

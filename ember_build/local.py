@@ -24,10 +24,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ember_build.builder import BuildCancelled, BuildOrder, Image, OutputLine
+from ember_build.builder import BuildOrder, Image, OutputLine
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import BoundedOutput, Cancelled, TimeLimitReached, end_processes, run_child
-from ember_build.errors import BuildPlatformError, PlayerBuildFailed
+from ember_build.errors import BuildCancelled, BuildPlatformError, PlayerBuildFailed
 from ember_build.local_toolchain import (
     Toolchain,
     describe_toolchain,
@@ -41,13 +41,31 @@ BUILD_SCRIPT = Path(__file__).with_name("build.sh")
 ENVIRONMENT_FILE = Path(__file__).with_name("environment")
 
 _STEP = "==> "
+_INSTALLATION, _BUILD = "dependencies", "build"  # the phases of build.sh
 _INSTALL_STEPS = ("yarn install", "bower install")
 _UNREACHABLE = re.compile(
     r"\b(ENOTFOUND|ECONNREFUSED|ECONNRESET|ECONNABORTED|ETIMEDOUT|ESOCKETTIMEDOUT|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)\b"
     r"|trouble with your network connection|\b(429 Too Many Requests|50[0-9] [A-Z])|returned a 50\d\b"
+    # Trust in a registry is this machine's matter: its clock, its authorities, a proxy that shows a certificate of its
+    # own. In the words of Node's codes, of OpenSSL, and of git, which bower uses.
+    r"|\b(CERT_[A-Z_]+|[A-Z_]*SELF_SIGNED_CERT[A-Z_]*|UNABLE_TO_(GET_ISSUER|VERIFY_LEAF)[A-Z_]*|ERR_TLS_[A-Z_]+|EPROTO)\b"
+    r"|(?i:\bcertificate (has expired|is not yet valid|verify failed|verification failed)"
+    r"|unable to (get (local )?issuer certificate|verify the first certificate)"
+    r"|self[- ]signed certificate|SSL certificate problem|does not match certificate's altnames"
+    r"|doesn't match certificate's altnames|socket hang up|client network socket disconnected|ssl routines:"
+    r"|tunneling socket could not be established|407 proxy authentication required"
+    r"|could not resolve (host|proxy)|temporary failure in name resolution)"
 )
 _DISK_FULL = re.compile(r"\b(ENOSPC|EDQUOT)\b|No space left on device|Disk quota exceeded")
 _KILLED = (-9, 137)
+
+_KEPT = "node_modules"
+_DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies", "resolutions")
+_INSTALL_SCRIPTS = {"preinstall", "install", "postinstall", "prepare", "prepublish"}
+_OWN_FILES = re.compile(r"\b(file|link|portal|workspace|patch):|^([./\\~]|[A-Za-z]:[/\\])")
+_OWN_FILES_IN_LOCK = re.compile(r"""@(file|link):|^ +resolved "?(file:|[./])""", re.MULTILINE)
+_OWN_FILES_IN_SETTINGS = re.compile(r"\b(yarn-path|yarn-offline-mirror|modules-folder)\b|\"scripts\"")
+
 _LAST_LINES = 8
 _SCRIPT_CHECK_SECONDS = 120
 
@@ -139,9 +157,8 @@ class LocalBuilder:
         yarn_cache.mkdir(parents=True, exist_ok=True)
         for name in ("home", "tmp"):
             (scratch / name).mkdir()
-        environment = {
-            **network_environment(),
-            **order.environment,
+        common = {
+            **order.environment,  # build.sh keeps them from install scripts
             # Ours come last: no value of an order may change how the build runs.
             "PATH": f"{toolchain.bin}:/usr/bin:/bin",
             "HOME": str(scratch / "home"),
@@ -149,7 +166,6 @@ class LocalBuilder:
             "LANG": "C.UTF-8",
             "CI": "true",
             "NO_COLOR": "1",
-            "YARN_CACHE_FOLDER": str(yarn_cache),
             # Addons in C++ need the headers of the Node that will load them.
             "npm_config_nodedir": str(toolchain.bin.parent / "node"),
             "CHECKOUT_DIR": str(order.checkout.absolute()),
@@ -158,47 +174,50 @@ class LocalBuilder:
             "STUDY_PREFIX": order.prefix,
             "ENVIRONMENT_FILE": str(self._environment_file),
         }
+        # Proxies, registries and their credentials are for the installation only: what follows needs no network.
+        installing = {**network_environment(), "YARN_CACHE_FOLDER": str(yarn_cache), **common}
         if stored and stored.is_dir():
             os.utime(stored)  # for a cleanup that goes by the last use
-            environment["DEPENDENCIES_DIR"] = str(stored)
+            installing["DEPENDENCIES_DIR"] = str(stored)
 
         bounded = BoundedOutput(on_output, self._max_output_bytes)
         course = _Course(bounded.add)
-        try:
-            status = run_child(
-                ["/bin/bash", str(self._script)],
-                folder=scratch,
-                environment=environment,
-                on_line=course.add,
-                time_limit=self._time_limit,
-                cancelled=cancelled,
-                grace=self._grace,
-                mark=scratch.name,
-            )
-        except Cancelled:
-            bounded.close()
-            raise BuildCancelled(f"The build was cancelled during `{course.step}`.") from None
-        except TimeLimitReached:
-            bounded.close()
-            raise PlayerBuildFailed(
-                f"The build took longer than its time limit of {self._time_limit} and was ended during "
-                f"`{course.step}`. {course.last_lines()}"
-            ) from None
+        deadline = time.monotonic() + self._time_limit.total_seconds()
+        for phase, environment in ((_INSTALLATION, installing), (_BUILD, common)):
+            try:
+                status = run_child(
+                    ["/bin/bash", str(self._script), phase],
+                    folder=scratch,
+                    environment=environment,
+                    on_line=course.add,
+                    time_limit=timedelta(seconds=deadline - time.monotonic()),
+                    cancelled=cancelled,
+                    grace=self._grace,
+                    mark=scratch.name,
+                )
+            except Cancelled:
+                bounded.close()
+                raise BuildCancelled(f"The build was cancelled during `{course.step}`.") from None
+            except TimeLimitReached:
+                bounded.close()
+                raise course.out_of_time(phase, self._time_limit) from None
+            if status != 0:
+                bounded.close()
+                raise course.error(phase, status)
         bounded.close()
-        if status != 0:
-            raise course.error(status)
 
     def _store_dependencies(self, work: Path, stored: Path) -> None:
-        """Move what was installed to where the next build with the same lock files finds it; the first one wins."""
+        """Move what yarn installed to where the next build with the same lock file finds it; the first one wins."""
         if stored.exists():
             return
         stored.parent.mkdir(parents=True, exist_ok=True)
         unfinished = stored.with_name(f".{stored.name}.{secrets.token_hex(4)}")
         try:
             unfinished.mkdir()
-            for name in ("node_modules", "bower_components"):
-                if (work / name).is_dir():
-                    (work / name).rename(unfinished / name)
+            # Not bower_components: bower has no lock file. What it takes for a range, or what its packages ask for
+            # in turn, may be another version tomorrow, and a path in bower.json leads to this commit's own files.
+            if (work / _KEPT).is_dir():
+                (work / _KEPT).rename(unfinished / _KEPT)
             unfinished.rename(stored)
         except OSError:
             # Another build was quicker, or the disk is full: the bundle is complete all the same.
@@ -244,7 +263,10 @@ class LocalBuilder:
 
 
 class _Course:
-    """Follows the output of build.sh: which step it is in, and its last lines."""
+    """Follows the output of build.sh: which step it is in, its last lines, and whose fault its end is.
+
+    Any program can print what looks like a step. So a step blames the network only in the phase that has one.
+    """
 
     def __init__(self, on_line: OutputLine) -> None:
         self._on_line = on_line
@@ -266,13 +288,21 @@ class _Course:
             return "It printed nothing."
         return "Its last lines:\n" + "\n".join(lines)
 
-    def error(self, status: int) -> PlayerBuildFailed | BuildPlatformError:
+    def out_of_time(self, phase: str, time_limit: timedelta) -> PlayerBuildFailed | BuildPlatformError:
+        """Say whose fault it is that the script took too long: a registry may be slow, `ember build` asks none."""
+        told = (
+            f"The build took longer than its time limit of {time_limit} and was ended during `{self.step}`."
+            f" {self.last_lines()}"
+        )
+        return PlayerBuildFailed(told) if phase == _BUILD else BuildPlatformError(told)
+
+    def error(self, phase: str, status: int) -> PlayerBuildFailed | BuildPlatformError:
         """Say whose fault it is that the script ended with this status."""
         said = "\n".join(self._recent)
         told = f"`{self.step}` ended with status {status}. {self.last_lines()}"
         if _DISK_FULL.search(said):
             return BuildPlatformError(f"The disk is full: {told}")
-        if self.step.startswith(_INSTALL_STEPS) and _UNREACHABLE.search(said):
+        if phase == _INSTALLATION and self.step.startswith(_INSTALL_STEPS) and _UNREACHABLE.search(said):
             return BuildPlatformError(f"The package registry could not be reached: {told}")
         if status in _KILLED:
             return BuildPlatformError(f"The build was killed from outside, most likely for want of memory: {told}")
@@ -280,28 +310,36 @@ class _Course:
 
 
 def _dependencies_key(checkout: Path, toolchain: Toolchain) -> str | None:
-    """Name the dependencies after all that decides about them; None where a build must not reuse another's.
+    """Name the node_modules after all that decides about them; None where a build must not reuse another's.
 
-    That is so where nothing is pinned, and where the installation takes in files of the repository itself.
+    That is so where nothing is pinned, and where the installation takes in files of the repository itself: they change
+    from commit to commit under the same lock.
     """
     if not (checkout / "yarn.lock").is_file():
         return None
     try:
         package: dict[str, Any] = json.loads((checkout / "package.json").read_bytes())
-        wanted = {**package.get("dependencies", {}), **package.get("devDependencies", {})}
+        wanted = [where for field in _DEPENDENCIES for where in package.get(field, {}).values()]
         scripts = package.get("scripts", {})
+        lock = (checkout / "yarn.lock").read_text(encoding="utf-8")
+        settings = _text_of(checkout / ".yarnrc") + _text_of(checkout / ".bowerrc")
     except (OSError, ValueError, TypeError, AttributeError):
         return None  # yarn will say what is wrong with it
-    own_files = any(str(version).startswith(("file:", "link:", ".", "/", "~/")) for version in wanted.values())
-    own_scripts = {"preinstall", "install", "postinstall", "prepare", "prepublish"} & set(scripts)
-    if own_files or own_scripts or "workspaces" in package:
+    own_files = any(_OWN_FILES.search(str(where).strip()) for where in wanted) or _OWN_FILES_IN_LOCK.search(lock)
+    # Without an own script, yarn compiles what binding.gyp describes.
+    own_scripts = _INSTALL_SCRIPTS & set(scripts) or (checkout / "binding.gyp").exists()
+    if own_files or own_scripts or "workspaces" in package or _OWN_FILES_IN_SETTINGS.search(settings):
         return None
-    digest = hashlib.sha256(toolchain.key.encode())
+    digest = hashlib.sha256(f"{toolchain.key}\n{_KEPT}".encode())
     for name in ("package.json", "yarn.lock", "bower.json", ".yarnrc", ".npmrc", ".bowerrc"):
         file = checkout / name
         contents = file.read_bytes() if file.is_file() else b""
         digest.update(f"\n{name} {len(contents)}\n".encode() + contents)
     return digest.hexdigest()[:32]
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _script_check(node: str) -> Callable[[Path], str | None]:

@@ -19,8 +19,10 @@ from dagster import DagsterExecutionInterruptedError, OpExecutionContext
 
 from domain.builds.ledger import Claim, Failure
 from domain.errors import LeaseLost
-from ember_build.builder import BuildCancelled
-from lookit_ops.failures import as_dagster_failure, exception_for_log, failure_of, is_ours
+from domain.models import BuildKind
+from ember_build.errors import BuildCancelled
+from lookit_ops.assets.experiments import report_build
+from lookit_ops.failures import as_dagster_failure, exception_for_log, failure_of
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward
 from lookit_ops.transcript import Transcript, TranscriptHandler
@@ -43,13 +45,23 @@ class BuildSession:
     raises, or by `close` when the run is torn down in between.
     """
 
-    def __init__(self, platform: Platform, run_id: str, show: Callable[[int, str], None]) -> None:
+    def __init__(
+        self,
+        platform: Platform,
+        run_id: str,
+        show: Callable[[int, str], None],
+        is_canceling: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`is_canceling` says whether somebody asked Dagster to end the run."""
         self.platform = platform
+        self._is_canceling = is_canceling
         self.run_id = run_id
         self.image_output = Transcript(platform.redact)
         self.build_output = Transcript(platform.redact)
         self.stop = threading.Event()
         """Set when the build must end at once: cancelled, or the lease is lost."""
+        self.rolled_forward = False
+        """Whether the build counts although a step failed."""
         self._show = show
         self._log = Transcript(platform.redact)
         self._handler = TranscriptHandler(self._log, lambda level, text: self._show(level, text))
@@ -74,19 +86,27 @@ class BuildSession:
 
     def claim(self, request_id: int) -> Claim:
         """Claim the request and keep its lease alive. Raises what the ledger raises."""
-        self._claim = self.platform.ledger.claim(request_id, self.run_id, self.platform.settings.lease_duration)
+        return self._hold(self.platform.ledger.claim(request_id, self.run_id, self.platform.settings.lease_duration))
+
+    def launch(self, study_id: int, user_id: int, kind: BuildKind, origin: str) -> Claim:
+        """Ask for the build that this run is to be, and claim it, both or neither. Raises what the ledger raises."""
+        lease = self.platform.settings.lease_duration
+        return self._hold(self.platform.ledger.launch(study_id, user_id, kind, self.run_id, lease, origin=origin))
+
+    def _hold(self, claim: Claim) -> Claim:
+        self._claim = claim
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._beats.start()
         logger.info(
             "claimed build request %s: %s of %s (%s), attempt %s, fencing token %s",
-            request_id,
-            self._claim.kind,
-            self._claim.study_name,
-            self._claim.study_uuid,
-            self._claim.attempt,
-            self._claim.fencing_token,
+            claim.request_id,
+            claim.kind,
+            claim.study_name,
+            claim.study_uuid,
+            claim.attempt,
+            claim.fencing_token,
         )
-        return self._claim
+        return claim
 
     def held(self) -> Claim:
         """The claim. Raises LeaseLost when there is none."""
@@ -117,7 +137,8 @@ class BuildSession:
     def check(self) -> None:
         """Make sure that this worker may go on, and prolong the lease. Raises LeaseLost or BuildCancelled."""
         beat = self.platform.ledger.heartbeat(self.held(), self.platform.settings.lease_duration)
-        if beat.cancel_requested:
+        if beat.cancel_requested and self._step != "finish":  # index.html is live: too late to stop
+            self._cancel_requested = True
             raise BuildCancelled("somebody asked for this build to be cancelled")
 
     # -- the steps ------------------------------------------------------------------------------------------------
@@ -135,8 +156,11 @@ class BuildSession:
             self._durations[self._step] = round(time.monotonic() - started, 2)
             self.flush_output()
             self.end_with(error)
+            if self.rolled_forward:
+                report_build(context.instance, self.platform, self.held().request_id)
             if isinstance(error, Exception):
-                raise as_dagster_failure(self._failure(error)) from (None if is_ours(error) else error)
+                # Without its cause, whose message nobody has redacted; the traceback is in the log.
+                raise as_dagster_failure(self.failure(self._step, error)) from None
             raise
         self.flush_output()
         self._durations[self._step] = round(time.monotonic() - started, 2)
@@ -176,12 +200,13 @@ class BuildSession:
         extra = self._extra({"exception": self._redacted(exception_for_log(error))})
         try:
             if self._step in STEPS_THAT_COMMIT and roll_forward(self.platform, self._claim, extra):
+                self.rolled_forward = True
                 logger.warning("%s failed after index.html had been written; the build counts: %s", self._step, error)
             elif self._is_wish(error):
                 canceller = self.platform.ledger.canceller(self._claim) or "an operator, in Dagster"
                 self.platform.ledger.cancelled(self._claim, canceller, extra)
             else:
-                self.platform.ledger.fail(self._claim, self._failure(error), extra)
+                self.platform.ledger.fail(self._claim, self.failure(self._step, error), extra)
         except LeaseLost as lost:
             logger.warning("%s", lost)
         except Exception:  # database or bucket are away: the reconciler ends the request when its lease has run out
@@ -190,10 +215,14 @@ class BuildSession:
         self._ended = True
 
     def _is_wish(self, error: BaseException) -> bool:
-        return self._cancel_requested or isinstance(error, BuildCancelled | DagsterExecutionInterruptedError)
+        """Whether somebody wanted this end. Dagster interrupts also at a shutdown, and after the longest run time."""
+        if self._cancel_requested or isinstance(error, BuildCancelled):
+            return True
+        return isinstance(error, DagsterExecutionInterruptedError) and self._is_canceling()
 
-    def _failure(self, error: BaseException) -> Failure:
-        failure = failure_of(self._step, error)
+    def failure(self, step: str, error: BaseException) -> Failure:
+        """What the ledger and the run's page are told of an error: redacted."""
+        failure = failure_of(step, error)
         return replace(failure, message=self.platform.redact(failure.message))
 
     def close(self) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import traceback
 
+from dagster import DagsterExecutionInterruptedError, MetadataValue
 from dagster import Failure as DagsterFailure
-from dagster import MetadataValue
 
 from domain.builds.ledger import Failure
 from domain.errors import DomainError
-from ember_build.errors import BuildError, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
+from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
 from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
 
 CODES: dict[type[BaseException], str] = {
+    BuildCancelled: "cancelled",
+    DagsterExecutionInterruptedError: "interrupted",
     InvalidPlayer: "player_invalid",
     PlayerBuildFailed: "player_build_failed",
     BuildPlatformError: "platform_error",
@@ -24,10 +26,16 @@ CODES: dict[type[BaseException], str] = {
 first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
+INTERRUPTED = (
+    "the process that built the study was told to stop (a shutdown, a restart, or the longest run time); ask for the"
+    " build again"
+)
 
 
 def failure_of(step: str, error: BaseException) -> Failure:
     """What the ledger keeps of an error: for an error of ours its message, for any other also its type."""
+    if isinstance(error, DagsterExecutionInterruptedError):
+        return Failure(step=step, code=CODES[DagsterExecutionInterruptedError], message=INTERRUPTED)
     for kind, code in CODES.items():
         if isinstance(error, kind):
             return Failure(step=step, code=code, message=str(error))
@@ -52,8 +60,3 @@ def as_dagster_failure(failure: Failure) -> DagsterFailure:
         metadata={"step": failure.step, "cause": MetadataValue.text(failure.code)},
         allow_retries=False,
     )
-
-
-def is_ours(error: BaseException) -> bool:
-    """Whether the message was written for people, so that a traceback would only hide it."""
-    return isinstance(error, DomainError | BuildError | StorageError)

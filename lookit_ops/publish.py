@@ -14,6 +14,7 @@ Everything that a new page names is in place before the page is, and nothing tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mimetypes
 import re
@@ -24,12 +25,26 @@ from uuid import UUID
 
 from ember_build.bundle import Bundle, BundleFile
 from ember_build.errors import PlayerBuildFailed
-from lookit_ops.storage.experiments import ExperimentBucket, GenerationMismatch, NameTaken, StorageError
+from lookit_ops.storage.experiments import (
+    ExperimentBucket,
+    GenerationMismatch,
+    NameTaken,
+    NoSuchObject,
+    StorageError,
+    StoredPage,
+)
 
 PAGE = PurePosixPath("index.html")
 DEPLOYMENTS = ".deployments"
 IMMUTABLE = "public, max-age=31536000, immutable"
 REVALIDATED = "no-cache"
+NOTHING_YET = b"<!doctype html><title>Not available</title><p>This study is not available.</p>\n"
+"""What stands in the page's place when a dead worker had to be kept from writing the first one."""
+FENCE_ATTEMPTS = 5
+NAME_KEPT = (
+    "The player's build gave new contents an old name: Ember names a script before it writes the names of other scripts"
+    " into it. Change anything in the script itself, and its name changes, too"
+)
 
 _FOLDERS = {"preview": "preview_experiments", "deployment": "experiments"}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -185,7 +200,11 @@ def publish(
     staging = f"{folder}/{DEPLOYMENTS}/{request_id}-{fencing_token}"
     described = {file.path: _described(file, folder, staging) for file in bundle.files}
     for file in (file for file in bundle.files if file.fingerprinted):
-        done(file, sent=_put(bucket, bundle, described[file.path]))
+        try:
+            sent = _put(bucket, bundle, described[file.path])
+        except NameTaken as error:
+            raise NameTaken(f"{error}. {NAME_KEPT}") from error
+        done(file, sent=sent)
 
     waiting: list[PublishedFile] = []
     for file in (file for file in bundle.files if not file.fingerprinted):
@@ -227,8 +246,10 @@ def publish(
 def live_deployment(bucket: ExperimentBucket, folder: str) -> LiveDeployment | None:
     """Which deployment the live index.html belongs to; None if there is no page. Raises StorageError."""
     page = bucket.page(f"{folder}/{PAGE}")
-    if page is None:
-        return None
+    return _live(folder, page) if page else None
+
+
+def _live(folder: str, page: StoredPage) -> LiveDeployment:
     facts = dict(page.metadata)
     token = facts.pop("fencing_token", "0")
     return LiveDeployment(
@@ -241,6 +262,33 @@ def live_deployment(bucket: ExperimentBucket, folder: str) -> LiveDeployment | N
     )
 
 
+def fence(bucket: ExperimentBucket, folder: str, request_id: str, fencing_token: int) -> LiveDeployment | None:
+    """The live deployment if it is this claim's; if not, None, and from now on it can never become so.
+
+    A worker that was suspended right before it writes its page knows nothing of a lease that ended meanwhile. Only the
+    page's generation can hold it back: the page is written again as it is, or, where none was ever written, as one that
+    says so. Raises StorageError, and then nothing is known.
+    """
+    for _ in range(FENCE_ATTEMPTS):
+        page = bucket.page(f"{folder}/{PAGE}")
+        live = _live(folder, page) if page else None
+        if live is not None and (live.request_id, live.fencing_token) == (request_id, fencing_token):
+            return live
+        if live is not None and live.fencing_token > fencing_token:
+            return None  # a later claim has written since
+        with contextlib.suppress(GenerationMismatch):  # somebody wrote just now: look again who it was
+            bucket.write_page(
+                f"{folder}/{PAGE}",
+                page.content if page else NOTHING_YET,
+                content_type=content_type_of(PAGE),
+                cache_control=REVALIDATED,
+                metadata=page.metadata if page else {},
+                if_generation=page.generation if page else 0,
+            )
+            return None
+    raise StorageError(f"{folder}/{PAGE} changes faster than it can be read; try again")
+
+
 def finish_public_files(bucket: ExperimentBucket, live: LiveDeployment) -> None:
     """Give the live deployment's other files their public names; harmless to repeat, or for a superseded one.
 
@@ -250,6 +298,17 @@ def finish_public_files(bucket: ExperimentBucket, live: LiveDeployment) -> None:
         manifest = Manifest.from_json(bucket.read(live.manifest_key))
         staged = [file for file in manifest.files if file.key != f"{live.folder}/{file.path}"]
         _copy_to_public_names(bucket, live, [file for file in staged if file.path != str(PAGE)])
+
+
+def facts_of(bucket: ExperimentBucket, live: LiveDeployment) -> dict[str, int]:
+    """How many files the live deployment has and how many bytes; nothing if it has no manifest."""
+    if not live.manifest_key:
+        return {}
+    try:
+        files = Manifest.from_json(bucket.read(live.manifest_key)).files
+    except NoSuchObject:
+        return {}
+    return {"files": len(files), "bytes": sum(file.size_bytes for file in files)}
 
 
 def _page_of(bundle: Bundle) -> BundleFile:

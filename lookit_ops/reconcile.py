@@ -1,4 +1,7 @@
-"""Ends what a dead worker left open: forward if its `index.html` is live, back to the state before otherwise."""
+"""Ends what a dead worker left open: forward if its `index.html` is live, back to the state before otherwise.
+
+Dead may mean asleep: before a build is given up, the bucket is fenced, so that the sleeper's page can never go live.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import Any
 from domain.builds.ledger import Claim
 from domain.errors import LeaseLost
 from lookit_ops.platform import Platform
-from lookit_ops.publish import finish_public_files, folder_of, live_deployment
+from lookit_ops.publish import facts_of, fence, finish_public_files, folder_of, live_deployment
+from lookit_ops.storage.experiments import NoSuchObject
 
 logger = logging.getLogger(__name__)
 
@@ -20,23 +24,38 @@ class Reconciled:
 
     rolled_forward: tuple[int, ...]
     expired: tuple[int, ...]
+    failed: tuple[int, ...] = ()
+    """Still open: database or bucket failed, which the log tells of; the next time tries again."""
+
+    def __bool__(self) -> bool:
+        """Whether there was anything to do."""
+        return bool(self.rolled_forward or self.expired or self.failed)
 
 
 def reconcile_builds(platform: Platform) -> Reconciled:
-    """End every build whose lease has run out. A worker that comes back late finds its fencing token stale."""
+    """End every build whose lease has run out; one that cannot be ended now never stops the others."""
     forward: list[int] = []
     expired: list[int] = []
+    failed: list[int] = []
     for claim in platform.ledger.running(expired_only=True):
         try:
-            if roll_forward(platform, claim, {}):
-                forward.append(claim.request_id)
-            else:
-                platform.ledger.expire(claim, {"note": "nothing of this build is live"})
-                logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
-                expired.append(claim.request_id)
+            (forward if _end(platform, claim) else expired).append(claim.request_id)
         except LeaseLost:
             logger.info("build request %s ended by itself", claim.request_id)
-    return Reconciled(tuple(forward), tuple(expired))
+        except Exception:  # its trouble is not the others'
+            logger.exception("build request %s, whose worker died, cannot be ended now", claim.request_id)
+            failed.append(claim.request_id)
+    return Reconciled(tuple(forward), tuple(expired), tuple(failed))
+
+
+def _end(platform: Platform, claim: Claim) -> bool:
+    """True if the build was finished for its worker, False if it was given up."""
+    folder = folder_of(claim.kind, claim.study_uuid)
+    if fence(platform.bucket, folder, str(claim.request_id), claim.fencing_token):
+        return roll_forward(platform, claim, {})
+    platform.ledger.expire(claim, {"note": "nothing of this build is live"})
+    logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
+    return False
 
 
 def roll_forward(platform: Platform, claim: Claim, extra: dict[str, Any]) -> bool:
@@ -48,8 +67,12 @@ def roll_forward(platform: Platform, claim: Claim, extra: dict[str, Any]) -> boo
     live = live_deployment(platform.bucket, folder)
     if live is None or (live.request_id, live.fencing_token) != (str(claim.request_id), claim.fencing_token):
         return False
-    finish_public_files(platform.bucket, live)
     note = "index.html was live when its worker stopped, so the build was finished for it"
-    platform.ledger.finish(claim, {**extra, "note": note})
+    try:
+        finish_public_files(platform.bucket, live)
+    except NoSuchObject as error:  # families have the page; its lesser files will not come back by waiting
+        note += f"; but not all its other files have their public names, deploy again: {error}"
+    facts = {"bucket": platform.bucket.name, "folder": folder, **facts_of(platform.bucket, live)}
+    platform.ledger.finish(claim, {**extra, "facts": facts, "note": note})
     logger.warning("build request %s: %s", claim.request_id, note)
     return True

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 MASK = "[redacted]"
 SHORTEST_SECRET = 4
 """Characters below which a value is no secret: masking every «a» would hide the log, not the secret."""
 
 _CREDENTIALS = re.compile(
-    r"(?P<url>://[^/\s:@]+:)[^/\s@]+(?=@)"
+    r"(?P<url>://[^/\s:@]*:)[^/\s]+(?=@)"
+    r"|(?P<query>[?&](?:ssl)?password=)[^&\s'\"]+"
     r"|\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,})"
     r"|(?P<header>authorization['\"]?\s*[:=]\s*['\"]?(?:\w+[ \t]+)?)[^\s'\"]+",
     re.IGNORECASE,
@@ -22,7 +23,8 @@ class Redactor:
     """Replaces secrets in text by a mask."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        values = {form for secret in secrets for form in (secret, quote(secret, safe=""))}
+        # A URL writes them in one of two ways, which differ in the blank.
+        values = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote_plus(secret))}
         known = sorted((value for value in values if len(value) >= SHORTEST_SECRET), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None
 
@@ -30,4 +32,4 @@ class Redactor:
         """The text without secrets."""
         if self._known:
             text = self._known.sub(MASK, text)
-        return _CREDENTIALS.sub(lambda found: f"{found['url'] or found['header'] or ''}{MASK}", text)
+        return _CREDENTIALS.sub(lambda found: f"{found['url'] or found['query'] or found['header'] or ''}{MASK}", text)

@@ -24,7 +24,14 @@ def build_session_resource(context: dg.InitResourceContext) -> Iterator[BuildSes
     """The build session of one run. Its teardown runs on failure and on termination alike."""
     run_id = context.run.run_id if context.run else "no run"
     log = context.log
-    session = BuildSession(context.resources.platform, run_id, log.log if log else lambda _level, _text: None)
+    instance = context.instance
+
+    def is_canceling() -> bool:
+        run = instance.get_run_by_id(run_id) if instance else None
+        return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+    show = log.log if log else lambda _level, _text: None
+    session = BuildSession(context.resources.platform, run_id, show, is_canceling)
     session.open()
     try:
         yield session

@@ -12,6 +12,7 @@ from email.headerregistry import Address
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -37,6 +38,14 @@ def _empty_is_nothing(value: object) -> object:
 
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LONGEST_BUILD = 3000
+"""Seconds. Dagster ends a run of `build_experiment` after 3600, which also has to fetch, to check and to upload."""
+LONGEST_LEASE = 3600
+"""Seconds: a longer lease would hold the study of a dead worker for longer than any build takes."""
+DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
+"""What the URL of a database may begin with; a bare `postgresql` means psycopg 3."""
+QUERY_SECRETS = ("password", "sslpassword")
+"""The parameters in the query of PostgreSQL's URLs that hold a secret."""
 Folder = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]  # an empty variable is not the folder "."
 
 
@@ -74,9 +83,14 @@ class Settings(BaseSettings):
         description="Fail a build whose SHA is invalid, instead of building the default branch and saying so.",
     )
     archive_limit_mb: int = Field(500, gt=0, description="Largest archive of a player that is downloaded, in MB.")
-    build_time_limit: Seconds = Field(1800, description="Seconds after which a build is stopped.")
+    build_time_limit: Seconds = Field(
+        1800,
+        le=LONGEST_BUILD,
+        description="Seconds after which a build is stopped; at most 3000, to fit into the hour of a run.",
+    )
     lease: Seconds = Field(
         120,
+        le=LONGEST_LEASE,
         description="Seconds that a build stays claimed without a sign of life; its worker gives four in that time.",
     )
     platform_url: str = Field(
@@ -111,8 +125,7 @@ class Settings(BaseSettings):
     @field_validator("platform_url", "studies_url", "previews_url")
     @classmethod
     def _base_ends_with_a_slash(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+        _check_web_address(value)
         return value if value.endswith("/") else value + "/"
 
     @field_validator("home", mode="before")
@@ -120,22 +133,31 @@ class Settings(BaseSettings):
     def _home_is_somewhere(cls, value: object) -> object:
         return value or DEFAULT_HOME
 
+    @field_validator("home", "bucket_folder", "mail_folder")
+    @classmethod
+    def _is_a_folder_or_nothing_yet(cls, value: Path | None) -> Path | None:
+        if value is not None and _without_tilde(value).exists() and not _without_tilde(value).is_dir():
+            raise ValueError("must be a folder, and there is a file of that name")
+        return value
+
     @field_validator("database_url")
     @classmethod
     def _is_database(cls, value: str) -> str:
         try:
-            kind = make_url(value).get_backend_name() if value else "sqlite"
-        except ArgumentError:
-            kind = ""
-        if kind not in ("sqlite", "postgresql"):
-            raise ValueError("must be the URL of a SQLite or PostgreSQL database")
+            driver = make_url(value).drivername if value else "sqlite"
+        except (ArgumentError, ValueError):
+            driver = ""
+        if driver not in DRIVERS:
+            raise ValueError(
+                "must be the URL of a SQLite or PostgreSQL database, sqlite:///… or postgresql://…,"
+                " with no other driver than psycopg"
+            )
         return value
 
     @field_validator("github_api_url", "github_web_url", "player_repo_url")
     @classmethod
     def _is_web_address(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+        _check_web_address(value)
         return value.rstrip("/")
 
     @field_validator("mail_sender")
@@ -151,10 +173,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _previews_have_an_origin_of_their_own(self) -> Settings:
-        if self.previews_url == self.studies_url:
+        if _origin(self.previews_url) == _origin(self.studies_url):
             raise ValueError(
-                f"{PREFIX}PREVIEWS_URL must differ from {PREFIX}STUDIES_URL, not both {self.studies_url!r}:"
-                " both serve /studies/{uuid}/"
+                f"{PREFIX}PREVIEWS_URL must differ from {PREFIX}STUDIES_URL in scheme, host or port, and"
+                f" {self.previews_url!r} does not from {self.studies_url!r}: both serve /studies/{{uuid}}/, and what"
+                " one of them stores in a browser the other could read"
             )
         return self
 
@@ -201,17 +224,52 @@ class Settings(BaseSettings):
         return {name: value for name, value in (public | given).items() if value}
 
     def secrets(self) -> list[str]:
-        """Every secret value, for redaction; the password within the database's URL among them."""
+        """Every secret value, for redaction; the passwords within the database's URL among them."""
         values = [value.get_secret_value() for value in self.__dict__.values() if isinstance(value, SecretStr)]
-        password = make_url(self.database).password
-        return [value for value in [*values, password] if value]
+        url = make_url(self.database)
+        in_query = [value for name in QUERY_SECRETS for value in url.normalized_query.get(name, ())]
+        return [value for value in [*values, url.password, *in_query] if value]
+
+
+def _without_tilde(folder: Path) -> Path:
+    """The folder with `~` and `~user` replaced by the home that is meant. Raises ValueError if nobody is called so."""
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise ValueError(f"must not begin with {folder.parts[0]}: this machine knows no home of that name") from None
+
+
+def _check_web_address(value: str) -> None:
+    """Refuse what cannot be listened on, or what paths cannot be put behind. Raises ValueError."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    if any(not letter.isprintable() or letter.isspace() for letter in value):
+        raise ValueError("must hold neither blanks nor control characters")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("must name a host, and a port from 1 to 65535 if any") from None
+    if not parts.hostname or port == 0:
+        raise ValueError("must name a host, and a port from 1 to 65535 if any")
+    if parts.query or parts.fragment:
+        raise ValueError("must end with a path, neither with ?… nor with #…")
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    """What browsers tell pages apart by: scheme, host and port; the path does not count."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def load_settings() -> Settings:
     """Read the settings. Raises InvalidRequest that names each variable that is wrong, and how."""
-    home = Path(os.environ.get(f"{PREFIX}HOME") or DEFAULT_HOME).expanduser()
-    file = home / "settings.env"
-    given = {name.upper() for name in [*os.environ, *dotenv_values(file)] if name.upper().startswith(PREFIX)}
+    home = Path(os.environ.get(f"{PREFIX}HOME") or DEFAULT_HOME)
+    try:
+        file = _without_tilde(home) / "settings.env"
+    except ValueError as error:
+        raise InvalidRequest(f"{PREFIX}HOME {error}, not '{home}'") from None
+    given = {name.upper() for name in [*os.environ, *_names_in(file)] if name.upper().startswith(PREFIX)}
     if unknown := sorted(given - {f"{PREFIX}{name}".upper() for name in Settings.model_fields}):
         raise InvalidRequest(f"no setting is called {', '.join(unknown)}; docs/configuration.md lists them all")
     try:
@@ -225,3 +283,16 @@ def load_settings() -> Settings:
         ]
         text = "\n  ".join(wrong).replace("Value error, ", "")
         raise InvalidRequest(f"these settings are wrong (docs/configuration.md):\n  {Redactor([])(text)}") from None
+
+
+def _names_in(file: Path) -> list[str]:
+    """The names that the file sets; none if there is no file. Raises InvalidRequest if it cannot be read as text."""
+    try:
+        return list(dotenv_values(file))
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"{file} is not text in UTF-8 (byte {error.object[error.start]:#04x} at position {error.start}):"
+            " save it in that encoding"
+        ) from None
+    except OSError as error:
+        raise InvalidRequest(f"{file} cannot be read: {error.strerror}; check who may read it") from None

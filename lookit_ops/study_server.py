@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from threading import Thread
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from domain.errors import InvalidRequest
 from domain.models import BuildKind
-from lookit_ops.publish import folder_of
-from lookit_ops.storage.experiments import StorageError
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.publish import REVALIDATED, content_type_of, folder_of
+from lookit_ops.storage.experiments import StorageError, check_key
+from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
 
 _STUDY = re.compile(r"/studies/(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?P<path>/.*)?", re.IGNORECASE)
 INDEX = "index.html"
@@ -62,19 +64,18 @@ class StudyServer:
                 elif "/." in found["path"]:  # what a deployment keeps for itself
                     self._answer(HTTPStatus.NOT_FOUND, b"This file is not part of the study.\n")
                 else:
-                    self._file(f"{folder_of(kind, found['uuid'].lower())}/{found['path'][1:] or INDEX}")
+                    self._file(folder_of(kind, found["uuid"].lower()), found["path"][1:] or INDEX)
 
-            def _file(self, key: str) -> None:
+            def _file(self, folder: str, path: str) -> None:
+                key = f"{folder}/{path}"
                 try:
-                    content, headers = bucket.read(key), bucket.headers(key)
+                    if not _stays_within(bucket, folder, key):
+                        raise StorageError(f"{key} is a link that leads somewhere else")
+                    content, headers = bucket.read(key), _headers(bucket, key)
                 except StorageError:
                     self._answer(HTTPStatus.NOT_FOUND, b"This file is not part of the study.\n")
                     return
-                self._answer(
-                    HTTPStatus.OK,
-                    content,
-                    **{"Content-Type": headers["content_type"], "Cache-Control": headers["cache_control"]},
-                )
+                self._answer(HTTPStatus.OK, content, **headers)
 
             def _answer(self, status: HTTPStatus, body: bytes, **headers: str) -> None:
                 self.send_response(status)
@@ -88,3 +89,26 @@ class StudyServer:
                 pass
 
         return Handler
+
+
+def _stays_within(bucket: LocalExperimentBucket, folder: str, key: str) -> bool:
+    """Whether the file is in its study's folder, or in the bucket's own versions of that folder's pages.
+
+    A folder can hold a symbolic link, which anybody who may write there can lead anywhere on this machine; the bucket
+    makes none itself but for its pages. Raises StorageError.
+    """
+    root = bucket.root.resolve()
+    try:
+        real = (root / check_key(key)).resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise StorageError(f"{key} cannot be followed: {error}") from error
+    return any(real.is_relative_to(place) for place in (root / folder, root / HIDDEN / "pages" / folder))
+
+
+def _headers(bucket: LocalExperimentBucket, key: str) -> Mapping[str, str]:
+    """What the file was stored with. Of one that came there otherwise nothing is noted: then what is always safe."""
+    noted = bucket.headers(key)
+    return {
+        "Content-Type": noted.get("content_type") or content_type_of(PurePosixPath(key)),
+        "Cache-Control": noted.get("cache_control") or REVALIDATED,
+    }

@@ -7,7 +7,8 @@ token; the study's state, exactly one study log and the mails change in the same
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -44,6 +45,8 @@ PERMISSIONS: dict[BuildKind, tuple[Permission, ...]] = {
     BuildKind.PREVIEW: (Permission.CHANGE_STUDY,),
     BuildKind.DEPLOYMENT: (Permission.CHANGE_STUDY, Permission.CHANGE_STUDY_STATUS),
 }
+LARGEST_ID = 2**63 - 1
+"""Of a key in the database; what a person types may be larger."""
 REFUSALS = (InvalidRequest, PermissionDenied, TransitionNotAllowed)
 """Errors that end a request before its claim, with neither log nor mail."""
 
@@ -95,34 +98,17 @@ class BuildLedger:
         Raises PermissionDenied, or TransitionNotAllowed where the study's state can never lead to this build.
         """
         with self.sessions.begin() as session:
-            study, user = session.get_one(Study, study_id), session.get_one(User, user_id)
-            _require(session, user, study, kind)
-            state = study.state_before_build or study.state
-            if state not in MAY_START_FROM[kind]:
-                raise _forbidden(study, kind, state)
-            self._make_way(session, study, kind)
-            request = BuildRequest(study_id=study.id, requested_by_id=user.id, kind=kind.value, origin=origin)
-            session.add(request)
-            try:
-                session.flush()
-            except IntegrityError as error:
-                if is_violated(error, ONE_WAITING_BUILD):
-                    raise StudyIsLocked(
-                        f"somebody else has asked for a {kind} of {study.name!r} at the same moment; theirs is waiting"
-                    ) from error
-                raise
-            return request.id
+            return _ask(session, study_id, user_id, kind, origin).id
 
-    def _make_way(self, session: Session, study: Study, kind: BuildKind) -> None:
-        session.execute(
-            update(BuildRequest)
-            .where(
-                BuildRequest.study_id == study.id,
-                BuildRequest.kind == kind,
-                BuildRequest.status == RequestStatus.QUEUED,
-            )
-            .values(status=RequestStatus.CANCELLED, finished_at=database_now(), error_code="replaced")
-        )
+    def launch(
+        self, study_id: int, user_id: int, kind: BuildKind, run_id: str, lease: timedelta, *, origin: str = ""
+    ) -> Claim:
+        """Ask and claim in one transaction: the run that asks either works at once, or nothing has changed.
+
+        Raises what `request` raises, and StudyIsLocked; then whoever waits goes on waiting.
+        """
+        with self.sessions.begin() as session, _one_build_each(study_id):
+            return _take(session, _ask(session, study_id, user_id, kind, origin).id, run_id, lease)
 
     # -- working --------------------------------------------------------------------------------------------------
 
@@ -132,17 +118,12 @@ class BuildLedger:
         Raises StudyIsLocked when another build holds the study (the request goes on waiting), and the errors of
         REFUSALS when this request can never run: then it has ended as failed, with that message.
         """
-        try:
-            with self.sessions.begin() as session:
-                try:
-                    return _take(session, request_id, run_id, lease)
-                except REFUSALS as refusal:
-                    _refuse(session, request_id, refusal)
-                    refused = refusal
-        except IntegrityError as error:
-            if is_violated(error, ONE_RUNNING_BUILD):
-                raise StudyIsLocked(f"another build of the study of request {request_id} has just begun") from error
-            raise
+        with self.sessions.begin() as session, _one_build_each(request_id):
+            try:
+                return _take(session, request_id, run_id, lease)
+            except REFUSALS as refusal:
+                _refuse(session, request_id, refusal)
+                refused = refusal
         raise refused
 
     def refuse(self, request_id: int, code: str, message: str) -> None:
@@ -256,7 +237,7 @@ class BuildLedger:
         """The repository that the request's study names, if it names one. Raises InvalidRequest."""
         with self.sessions.begin() as session:
             study_id = _request(session, request_id).study_id
-            return _text(session.get_one(Study, study_id).study_metadata.get("player_repo_url"))
+            return player_repo_url(session.get_one(Study, study_id))
 
     def canceller(self, claim: Claim) -> str | None:
         """The name of the person who asked to cancel this request, if somebody did."""
@@ -267,6 +248,67 @@ class BuildLedger:
         )
         with self.sessions.begin() as session:
             return session.scalar(asked)
+
+
+@contextmanager
+def _one_build_each(about: int) -> Generator[None]:
+    """Two who claim at the same moment: the second's violation of the unique index, in words."""
+    try:
+        yield
+    except IntegrityError as error:
+        if is_violated(error, ONE_RUNNING_BUILD):
+            raise StudyIsLocked(f"another build of the same study has just begun ({about})") from error
+        raise
+
+
+def _ask(session: Session, study_id: int, user_id: int, kind: BuildKind, origin: str) -> BuildRequest:
+    study, user = session.get_one(Study, study_id), session.get_one(User, user_id)
+    _require(session, user, study, kind)
+    state = study.state_before_build or study.state
+    if state not in MAY_START_FROM[kind]:
+        raise _forbidden(study, kind, state)
+    _make_way(session, study, kind, user)
+    request = BuildRequest(study_id=study.id, requested_by_id=user.id, kind=kind.value, origin=origin)
+    session.add(request)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        if is_violated(error, ONE_WAITING_BUILD):
+            raise StudyIsLocked(
+                f"somebody else has asked for a {kind} of {study.name!r} at the same moment; theirs is waiting"
+            ) from error
+        raise
+    return request
+
+
+def _make_way(session: Session, study: Study, kind: BuildKind, user: User) -> None:
+    """Cancel the request that waits, if one does; its person is told, unless they themselves ask again."""
+    replaced = (
+        update(BuildRequest)
+        .where(
+            BuildRequest.study_id == study.id,
+            BuildRequest.kind == kind,
+            BuildRequest.status == RequestStatus.QUEUED,
+        )
+        .values(status=RequestStatus.CANCELLED, finished_at=database_now(), error_code="replaced")
+        .returning(BuildRequest.id, BuildRequest.requested_by_id)
+        .execution_options(synchronize_session=False)
+    )
+    for request_id, asked_by in session.execute(replaced).all():
+        asker = session.get_one(User, asked_by)
+        if asker.id != user.id and asker.is_active:
+            enqueue(
+                session,
+                event=f"build_request:{request_id}:replaced",
+                template="build_replaced",
+                context={
+                    "study": {"name": study.name, "uuid": str(study.uuid)},
+                    "kind": kind.value,
+                    "replaced_by": user.name,
+                },
+                recipients=[asker],
+                study=study,
+            )
 
 
 def _claimable(kind: BuildKind) -> ColumnElement[bool]:
@@ -331,7 +373,7 @@ def _not_waiting(request: BuildRequest) -> StudyIsLocked:
 
 
 def _request(session: Session, request_id: int) -> BuildRequest:
-    request = session.get(BuildRequest, request_id)
+    request = session.get(BuildRequest, request_id) if 0 < request_id <= LARGEST_ID else None
     if request is None:
         raise InvalidRequest(f"there is no build request {request_id}; `lookit-ops build list` shows them")
     return request
@@ -382,9 +424,14 @@ def _claim_of(session: Session, request: BuildRequest) -> Claim:
         fencing_token=request.fencing_token,
         attempt=request.attempt,
         state_before=request.state_before,
-        player_repo_url=_text(study.study_metadata.get("player_repo_url")),
+        player_repo_url=player_repo_url(study),
         player_sha=_text(study.study_metadata.get("last_known_player_sha")),
     )
+
+
+def player_repo_url(study: Study) -> str | None:
+    """The repository that the study names; None for the settings' default."""
+    return _text(study.study_metadata.get("player_repo_url"))
 
 
 def _text(value: object) -> str | None:

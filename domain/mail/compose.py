@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from email.headerregistry import Address
 from email.message import EmailMessage
 from functools import cache
@@ -10,6 +12,7 @@ from urllib.parse import urljoin
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from domain.mail.outbox import MailDelayed
 from domain.models import BuildKind, OutboxMail
 
 
@@ -30,6 +33,31 @@ class Links:
         return urljoin(self.previews if kind == BuildKind.PREVIEW else self.studies, f"studies/{uuid}/")
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A link that anyone who has it can follow, and for how long from now."""
+
+    url: str
+    valid_for: timedelta
+
+    @property
+    def minutes(self) -> int:
+        """Whole minutes for which the link is good."""
+        return int(self.valid_for / timedelta(minutes=1))
+
+
+Downloads = Callable[[OutboxMail], Download]
+"""Makes the link of a mail whose context names an `archive`, after asking whether its recipient may still have it.
+
+Called once for each attempt to deliver. Raises MailWithdrawn if not, MailDelayed if no link can be made now.
+"""
+
+
+def no_downloads(mail: OutboxMail) -> Download:
+    """Where no bucket of archives is at hand, their mails wait for a worker that has one."""
+    raise MailDelayed(f"mail {mail.id} offers an archive, and this worker cannot make links to archives")
+
+
 @cache
 def _templates() -> Environment:
     return Environment(
@@ -47,12 +75,15 @@ class Composer:
 
     sender: str
     links: Links
+    downloads: Downloads = no_downloads
 
     def __call__(self, mail: OutboxMail) -> EmailMessage:
         """The message: multipart text and HTML, with a Message-ID that stays the same over attempts."""
         context = {**mail.context, "recipient": mail.recipient, "links": self.links}
         if study := mail.context.get("study"):  # the name stands in the subject, which is the first line
             context["study"] = {**study, "name": _one_line(study["name"])}
+        if "archive" in mail.context:
+            context["download"] = self.downloads(mail)
         subject, text = _templates().get_template(f"{mail.template}.txt.j2").render(context).split("\n", 1)
         message = EmailMessage()
         message["Subject"] = " ".join(subject.removeprefix("Subject:").split())

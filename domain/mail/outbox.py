@@ -1,7 +1,8 @@
 """The outbox: mails are enqueued in the transaction that they tell of, and delivered afterwards with retries.
 
-A mail is an intent (template, context, recipient); it is rendered when it is delivered. A crash between the server's
-acceptance and our commit may send it once more, with the same Message-ID.
+A mail is an intent (template, context, recipient); it is rendered when it is delivered, and withdrawn if what it offers
+is then no longer its recipient's. A crash between the server's acceptance and our commit may send it once more, with the
+same Message-ID.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class MailDelayed(Exception):
     """The server cannot be reached, or asks to try again later."""
 
 
+class MailWithdrawn(Exception):
+    """Raised while a mail is rendered: what it offers is no longer its recipient's, and it must not be sent at all."""
+
+
 class Transport(Protocol):
     """Takes one message to its recipient. Raises MailRefused or MailDelayed."""
 
@@ -43,6 +48,10 @@ class Transport(Protocol):
 
 
 Compose = Callable[[OutboxMail], EmailMessage]
+"""Renders a mail. May raise MailWithdrawn, or MailDelayed when what it needs cannot be reached now."""
+
+OnWithdrawal = Callable[[Session, OutboxMail, str], None]
+"""Records, in the transaction that withdraws a mail, why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class Delivery:
     sent: int
     delayed: int
     failed: int
+    withdrawn: int = 0
 
 
 def enqueue(
@@ -65,15 +75,25 @@ def enqueue(
     session.flush()
 
 
-def deliver(sessions: Sessions, transport: Transport, compose: Compose, *, limit: int = 100) -> Delivery:
+def deliver(
+    sessions: Sessions,
+    transport: Transport,
+    compose: Compose,
+    *,
+    limit: int = 100,
+    on_withdrawal: OnWithdrawal | None = None,
+) -> Delivery:
     """Deliver the mails that are due, oldest first. One mail's failure never stops another's."""
-    outcome = {MailStatus.SENT: 0, MailStatus.WAITING: 0, MailStatus.FAILED: 0}
+    outcome = dict.fromkeys(MailStatus, 0)
     for mail_id in _due(sessions, limit):
         mail = _take(sessions, mail_id)
         if mail is not None:
-            outcome[_try(sessions, transport, compose, mail)] += 1
+            outcome[_try(sessions, transport, compose, mail, on_withdrawal)] += 1
     return Delivery(
-        sent=outcome[MailStatus.SENT], delayed=outcome[MailStatus.WAITING], failed=outcome[MailStatus.FAILED]
+        sent=outcome[MailStatus.SENT],
+        delayed=outcome[MailStatus.WAITING],
+        failed=outcome[MailStatus.FAILED],
+        withdrawn=outcome[MailStatus.WITHDRAWN],
     )
 
 
@@ -108,9 +128,13 @@ def _take(sessions: Sessions, mail_id: int) -> OutboxMail | None:
         return mail
 
 
-def _try(sessions: Sessions, transport: Transport, compose: Compose, mail: OutboxMail) -> MailStatus:
+def _try(
+    sessions: Sessions, transport: Transport, compose: Compose, mail: OutboxMail, on_withdrawal: OnWithdrawal | None
+) -> MailStatus:
     try:
         transport.send(compose(mail))
+    except MailWithdrawn as withdrawal:
+        return _settle(sessions, mail, MailStatus.WITHDRAWN, str(withdrawal), on_withdrawal)
     except MailDelayed as delay:
         final = mail.attempts >= MAX_ATTEMPTS
         return _settle(sessions, mail, MailStatus.FAILED if final else MailStatus.WAITING, str(delay))
@@ -120,7 +144,13 @@ def _try(sessions: Sessions, transport: Transport, compose: Compose, mail: Outbo
     return _settle(sessions, mail, MailStatus.SENT, None)
 
 
-def _settle(sessions: Sessions, mail: OutboxMail, status: MailStatus, error: str | None) -> MailStatus:
+def _settle(
+    sessions: Sessions,
+    mail: OutboxMail,
+    status: MailStatus,
+    error: str | None,
+    on_withdrawal: OnWithdrawal | None = None,
+) -> MailStatus:
     wait = min(FIRST_RETRY * 2 ** (mail.attempts - 1), LONGEST_RETRY)
     # What was sent was sent, however late; any other end counts only while nobody has begun another attempt.
     is_newest = [] if status is MailStatus.SENT else [OutboxMail.attempts == mail.attempts]
@@ -133,9 +163,12 @@ def _settle(sessions: Sessions, mail: OutboxMail, status: MailStatus, error: str
             sent_at=database_now() if status is MailStatus.SENT else None,
             next_attempt_at=database_now(wait),
         )
+        .returning(OutboxMail.id)
     )
     with sessions.begin() as session:
-        session.execute(settled)
+        is_settled = session.scalar(settled) is not None
+        if is_settled and on_withdrawal is not None:
+            on_withdrawal(session, mail, error or "")
     if status is not MailStatus.SENT:
         logger.warning("mail %s to %s: %s, %s", mail.id, mail.recipient.email, status, error)
     return status

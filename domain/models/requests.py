@@ -136,12 +136,23 @@ class BuildRequest(Base):
 
 
 class ArchiveRequest(Base):
-    """Somebody asks for a zip of a study's videos; `name_contains` narrows it to a part of the object names."""
+    """Somebody asks for a zip of a study's videos; `name_contains` narrows it to a part of the object names.
+
+    A request that failed by the platform's fault waits again until `next_attempt_at`, with the cause in `error_code`.
+    The archive that came of it: its object's key, what it holds and lacks, and whose videos and which rulings it rests
+    on (`holds_families`, `holds_previews`, `rulings_up_to`), so that its link can be refused when that has changed.
+    """
 
     __tablename__ = "archive_request"
     __table_args__ = (
         *_life_of_a_request(),
         CheckConstraint(one_of("kind", ArchiveKind), name="kind"),
+        CheckConstraint(
+            "status <> 'succeeded' OR (archive_key IS NOT NULL AND archive_bytes IS NOT NULL"
+            " AND video_count IS NOT NULL AND missing_count IS NOT NULL AND excluded_count IS NOT NULL"
+            " AND holds_families IS NOT NULL AND holds_previews IS NOT NULL AND rulings_up_to IS NOT NULL)",
+            name="succeeded_names_its_archive",
+        ),
         Index(
             ONE_WAITING_ARCHIVE,
             "study_id",
@@ -164,15 +175,29 @@ class ArchiveRequest(Base):
     status: Mapped[str] = mapped_column(
         String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
     )
+    origin: Mapped[str] = mapped_column(Text, server_default="", default="")
     requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
     attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
     run_id: Mapped[str | None] = mapped_column(String(64), init=False)
     claimed_at: Mapped[datetime | None] = mapped_column(init=False)
     lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
     fencing_token: Mapped[int | None] = mapped_column(init=False)
+    cancelled_by_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), init=False)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(init=False)
+    archive_key: Mapped[str | None] = mapped_column(String(300), init=False)
+    archive_bytes: Mapped[int | None] = mapped_column(BigKey, init=False)
+    video_count: Mapped[int | None] = mapped_column(init=False)
+    missing_count: Mapped[int | None] = mapped_column(init=False)
+    excluded_count: Mapped[int | None] = mapped_column(init=False)
+    holds_families: Mapped[bool | None] = mapped_column(init=False)
+    holds_previews: Mapped[bool | None] = mapped_column(init=False)
+    rulings_up_to: Mapped[int | None] = mapped_column(BigKey, init=False)
     finished_at: Mapped[datetime | None] = mapped_column(init=False)
     error_code: Mapped[str | None] = mapped_column(String(40), init=False)
     error: Mapped[str | None] = mapped_column(Text, init=False)
 
     study: Mapped[Study] = relationship(init=False, repr=False, viewonly=True)
-    requested_by: Mapped[User] = relationship(init=False, repr=False, viewonly=True)
+    requested_by: Mapped[User] = relationship(
+        init=False, repr=False, viewonly=True, foreign_keys="ArchiveRequest.requested_by_id"
+    )

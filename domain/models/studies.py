@@ -63,6 +63,7 @@ class Study(Base):
             f"({one_of('state', LOCK_STATES)}) = (state_before_build IS NOT NULL)",
             name="locked_knows_the_way_back",
         ),
+        CheckConstraint(one_of("state_before_build", WORKFLOW_STATES), name="way_back_is_in_the_workflow"),
         CheckConstraint("length(trim(name)) > 0", name="name_not_blank"),
         *(check for column in ("metadata", "structure") for check in json_object_checks(column)),
         Index("ix_study_state", "state"),

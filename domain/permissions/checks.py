@@ -10,7 +10,7 @@ from enum import Flag, auto
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, and_, bindparam, exists, false, or_, select, union_all
+from sqlalchemy import Select, bindparam, exists, false, or_, select, union_all
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.expression import ColumnElement
 
@@ -34,6 +34,9 @@ _CODE = bindparam("code")
 _TARGET = bindparam("target_id")
 _USER = bindparam("user_id")
 
+IS_UMBRELLA = RolePermission.code != Permission.APPROVE_STUDY
+"""Held on a lab, a study permission holds for each study of the lab, but for this one: no lab approves its own."""
+
 _BY_STUDY = (
     select(StudyGrant.user_id)
     .join(RolePermission, RolePermission.role_id == StudyGrant.role_id)
@@ -43,7 +46,7 @@ _BY_LAB_OF_STUDY = (
     select(LabGrant.user_id)
     .join(Study, Study.lab_id == LabGrant.lab_id)
     .join(RolePermission, RolePermission.role_id == LabGrant.role_id)
-    .where(Study.id == _TARGET, RolePermission.code == _CODE)
+    .where(Study.id == _TARGET, RolePermission.code == _CODE, IS_UMBRELLA)
 )
 _BY_LAB = (
     select(LabGrant.user_id)
@@ -125,7 +128,8 @@ def studies_with_permission(session: Session, user: User, permission: Permission
     """A query of the studies on which the user holds the permission; add filters, order and pages to it.
 
     The platform-wide question is asked apart, at once: inside the union it would spoil the plan. So a list costs two
-    statements. `.with_only_columns(Study.id)` makes it a query of ids.
+    statements. `.with_only_columns(Study.id)` makes it a query of ids; count with `func.count(Study.id)`, since
+    without a column of Study a superuser's query would lose its FROM.
     """
     if has_permission(session, user, permission, None):
         return select(Study)
@@ -141,20 +145,26 @@ def studies_with_permission(session: Session, user: User, permission: Permission
         select(Study.id)
         .join(LabGrant, LabGrant.lab_id == Study.lab_id)
         .join(RolePermission, RolePermission.role_id == LabGrant.role_id)
-        .where(LabGrant.user_id == user.id, holds)
+        .where(LabGrant.user_id == user.id, holds, IS_UMBRELLA)
     )
     return select(Study).where(Study.id.in_(union_all(granted, umbrella)))
 
 
+@cache
+def _holders_statement(kind: type | None) -> Select[User]:
+    # One list of ids, not an OR of them: that would make the database read every account.
+    holders = union_all(*_WAYS[kind].values(), select(User.id).where(User.is_superuser))
+    return select(User).where(User.is_active, User.id.in_(holders)).order_by(User.email)
+
+
 def users_with_permission(session: Session, permission: Permission, target: Target) -> list[User]:
     """Everyone for whom `has_permission` is true, superusers among them, by e-mail address."""
-    held = [User.id.in_(way) for way in _ways(target).values()]
-    query = select(User).where(User.is_active, or_(User.is_superuser, *held)).order_by(User.email)
-    return list(session.scalars(query, _parameters(permission, target)))
+    statement = _holders_statement(type(target) if target is not None else None)
+    return list(session.scalars(statement, _parameters(permission, target)))
 
 
 def users_holding(session: Session, permission: Permission, study: Study, by: By) -> list[User]:
     """The active users who hold it by these kinds of grant, by e-mail address; superusers are not meant."""
     held = [User.id.in_(way) for kind, way in _ways(study).items() if kind in by]
-    query = select(User).where(and_(User.is_active, or_(false(), *held))).order_by(User.email)
+    query = select(User).where(User.is_active, or_(false(), *held)).order_by(User.email)
     return list(session.scalars(query, _parameters(permission, study)))

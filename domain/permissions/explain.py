@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.models import Lab, LabGrant, Role, RolePermission, SiteGrant, Study, StudyGrant, User
-from domain.permissions.checks import Target, describe, users_with_permission
+from domain.permissions.checks import IS_UMBRELLA, Target, describe, users_with_permission
 from domain.permissions.codes import LAB_PERMISSIONS, Permission
 from domain.permissions.grants import MANAGES, scope_of
 from domain.permissions.roles import BUILTIN_ROLES
@@ -51,7 +51,7 @@ def _ways_held(session: Session, user: User, permission: Permission, target: Tar
         lab = session.get_one(Lab, target.lab_id)
         found += [
             f"as {name} of its lab {lab.name!r}, whose permissions hold for every study of the lab"
-            for name in session.scalars(_by_lab(roles, user, lab))
+            for name in session.scalars(_by_lab(roles, user, lab).where(IS_UMBRELLA))
         ]
     elif isinstance(target, Lab):
         found += [f"as {name} of the lab" for name in session.scalars(_by_lab(roles, user, target))]

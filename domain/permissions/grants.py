@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Select, delete, select, union
+from sqlalchemy import Select, delete, select, true, union_all
 from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest, PermissionDenied
@@ -25,7 +25,7 @@ from domain.models import (
     User,
 )
 from domain.models.accounts import RoleScope
-from domain.permissions.checks import Target, describe, has_permission, require_permission
+from domain.permissions.checks import IS_UMBRELLA, Target, describe, has_permission, require_permission
 from domain.permissions.codes import LAB_PERMISSIONS, Permission
 from domain.permissions.roles import role_named
 
@@ -97,9 +97,9 @@ def dry_run(session: Session, acting: User, user: User, role_name: str, target: 
 
 def permissions_of(session: Session, user: User, target: Target) -> frozenset[Permission]:
     """Every permission that the user holds on the object. One statement."""
-    roles = union(*(select(query.subquery().c.role_id) for query in _roles_of(user, target)))
-    query = select(User.is_superuser, RolePermission.code).where(User.id == user.id, User.is_active)
-    query = query.outerjoin(RolePermission, RolePermission.role_id.in_(roles))
+    held = union_all(*_codes_of(user, target)).subquery()
+    query = select(User.is_superuser, held.c.code).where(User.id == user.id, User.is_active)
+    query = query.outerjoin(held, true())
     rows = list(session.execute(query))
     askable = frozenset(Permission) - LAB_PERMISSIONS if isinstance(target, Study) else frozenset(Permission)
     if any(is_superuser for is_superuser, _ in rows):
@@ -193,23 +193,20 @@ def _new(user: User, role: Role, target: Target) -> Grant:
             return SiteGrant(user_id=user.id, role_id=role.id)
 
 
-def _roles_of(user: User, target: Target) -> list[Select[int]]:
-    """The roles that count for the user on the object, one query for each kind of grant."""
-    on_site = select(SiteGrant.role_id).where(SiteGrant.user_id == user.id)
+def _codes_of(user: User, target: Target) -> list[Select[str]]:
+    """The codes that the user holds on the object, one query for each kind of grant."""
+    codes = select(RolePermission.code)
+    on_site = codes.join(SiteGrant, SiteGrant.role_id == RolePermission.role_id).where(SiteGrant.user_id == user.id)
+    on_labs = codes.join(LabGrant, LabGrant.role_id == RolePermission.role_id).where(LabGrant.user_id == user.id)
     match target:
         case Study():
-            on_study = select(StudyGrant.role_id).where(StudyGrant.user_id == user.id, StudyGrant.study_id == target.id)
-            on_lab = (
-                select(LabGrant.role_id)
-                .join(Study, Study.lab_id == LabGrant.lab_id)
-                .where(LabGrant.user_id == user.id, Study.id == target.id)
+            on_study = codes.join(StudyGrant, StudyGrant.role_id == RolePermission.role_id).where(
+                StudyGrant.user_id == user.id, StudyGrant.study_id == target.id
             )
-            return [on_study, on_lab, on_site]
+            on_its_lab = on_labs.join(Study, Study.lab_id == LabGrant.lab_id).where(Study.id == target.id, IS_UMBRELLA)
+            return [on_study, on_its_lab, on_site]
         case Lab():
-            return [
-                select(LabGrant.role_id).where(LabGrant.user_id == user.id, LabGrant.lab_id == target.id),
-                on_site,
-            ]
+            return [on_labs.where(LabGrant.lab_id == target.id), on_site]
         case None:
             return [on_site]
 

@@ -6,7 +6,7 @@ import typer
 
 from domain.migrations import upgrade as upgrade_schema
 from lookit_ops.cli.options import platform
-from lookit_ops.cli.show import console
+from lookit_ops.cli.show import console, plain
 
 app = typer.Typer(help="The database.", no_args_is_help=True)
 
@@ -21,4 +21,6 @@ def upgrade() -> None:
     """Create the schema, or bring it up to date; safe to run at every start."""
     outside = platform()
     upgrade_schema(outside.engine)
-    console.print(f"The database {outside.engine.url.render_as_string(hide_password=True)} is up to date.")
+    # Masked twice: SQLAlchemy hides the password before the host only, and it may also stand in the query.
+    url = outside.redact(outside.engine.url.render_as_string(hide_password=True))
+    console.print(f"The database {plain(url)} is up to date.", soft_wrap=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from sqlalchemy import select
 
 from domain.models import OutboxMail
-from lookit_ops.cli.options import Json, platform
-from lookit_ops.cli.show import as_json, coloured, console, table, when
+from lookit_ops.cli.options import MOST_ROWS, Json, platform
+from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
 
 app = typer.Typer(help="Mails: list, deliver.", no_args_is_help=True)
 
@@ -24,7 +23,8 @@ def deliver() -> None:
 
 @app.command("list")
 def list_mails(
-    json: Json = False, last: Annotated[int, typer.Option(min=1, help="How many mails, the newest.")] = 20
+    json: Json = False,
+    last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many mails, the newest.")] = 20,
 ) -> None:
     """List the mails, newest first, and what became of them."""
     with platform().sessions.begin() as session:
@@ -51,12 +51,12 @@ def list_mails(
     rows = [
         (
             str(mail.id),
-            escape(addresses[mail.id]),
-            mail.template,
-            escape(str(mail.context.get("study", {}).get("name", ""))),
+            plain(addresses[mail.id]),
+            plain(mail.template),
+            plain(str(mail.context.get("study", {}).get("name", ""))),
             coloured(mail.status),
             when(mail.sent_at or mail.created_at),
-            escape(mail.last_error or ""),
+            plain(mail.last_error or ""),
         )
         for mail in mails
     ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import sys
+from typing import NoReturn
 
 import typer
-from rich.markup import escape
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from domain.errors import DomainError
+from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
 from lookit_ops.cli import builds, database, mails, permissions, serve, studies, workflow
 from lookit_ops.cli.options import open_until_the_end
-from lookit_ops.cli.show import errors
+from lookit_ops.cli.show import ToErrors, errors, plain
+from lookit_ops.redaction import Redactor
+from lookit_ops.settings import load_settings
 from lookit_ops.storage.experiments import StorageError
+
+_NO_SCHEMA = re.compile(r"no such (table|column)|\b(relation|column) .* does not exist")
 
 app = typer.Typer(
     help="Operate the studies of the platform: builds, workflow, permissions, mails.",
@@ -33,22 +40,54 @@ app.command("serve")(serve.serve)
 
 def main() -> None:
     """Run a command. A person's mistake ends with status 1 and one sentence; a bug with its traceback."""
+    logging.lastResort = ToErrors(logging.WARNING)
     try:
+        _check_arguments(sys.argv[1:])
         with open_until_the_end:
             app()
     except (DomainError, BuildError, StorageError) as error:
-        errors.print(f"[bold red]Error:[/] {escape(str(error))}")
-        sys.exit(1)
-    except (OperationalError, ProgrammingError) as error:
-        errors.print(f"[bold red]Error:[/] {escape(_about_the_database(error))}")
-        sys.exit(1)
+        _end(str(error))
+    except IntegrityError:
+        raise  # whatever a person may do wrong is refused before it comes to that: a bug
+    except DBAPIError as error:
+        _end(_about_the_database(error))
+    except OSError as error:
+        _end(_about_the_machine(error))
 
 
-def _about_the_database(error: OperationalError | ProgrammingError) -> str:
-    cause = str(error.orig).strip().splitlines()[0]
-    if "no such table" in cause or "does not exist" in cause:
+def _end(sentence: str) -> NoReturn:
+    errors.print(f"[bold red]Error:[/] {plain(sentence)}")
+    sys.exit(1)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Refuse bytes that are no text: neither database can hold them. Raises InvalidRequest."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"the argument {argument!r} is not text in UTF-8; type it again") from None
+
+
+def _about_the_database(error: DBAPIError) -> str:
+    cause = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
+    if _NO_SCHEMA.search(cause):
         return f"the database has not the schema of this version ({cause}): run `lookit-ops db upgrade`"
-    return f"the database cannot be used: {cause}; check LOOKIT_DATABASE_URL"
+    if isinstance(error, DataError):
+        return f"the database refuses a value: {cause}"
+    settings = load_settings()
+    url = make_url(settings.database).render_as_string(hide_password=True)
+    return Redactor(settings.secrets())(f"the database {url} cannot be used: {cause}; check LOOKIT_DATABASE_URL")
+
+
+def _about_the_machine(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    if not error.filename:
+        return f"this machine refuses what the command needs: {what}"
+    return (
+        f"{error.filename} cannot be used: {what}; check LOOKIT_HOME and the other folders of the"
+        " settings, and who may write there"
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest
@@ -17,7 +16,7 @@ from domain.permissions.grants import Effect, dry_run, roles_on
 from domain.permissions.grants import grant as give
 from domain.permissions.grants import revoke as take
 from lookit_ops.cli.options import Acting, Json, platform
-from lookit_ops.cli.show import as_json, console, table
+from lookit_ops.cli.show import as_json, console, plain, table
 
 app = typer.Typer(help="Permissions: grant, revoke, list, explain, who.", no_args_is_help=True)
 
@@ -70,9 +69,8 @@ def _change(email: str, role: str, acting: str, study: str, lab: str, *, dry: bo
         else:
             effect = (give if giving else take)(session, by, user, role, target)
         where = describe(target)
-    console.print(
-        f"{'Would be' if dry else 'Is now'} {'' if giving else 'no longer '}{role} {escape(where)}: {escape(email)}."
-    )
+    change = f"{'Would be' if dry else 'Is now'} {'' if giving else 'no longer '}{role}"
+    console.print(f"{plain(change)} {plain(where)}: {plain(email)}.")
     _show(effect)
 
 
@@ -94,7 +92,7 @@ def list_grants(study: OnStudy = "", lab: OnLab = "", json: Json = False) -> Non
     if json:
         as_json([{"email": email, "name": name, "role": role} for email, name, role in held])
         return
-    table(f"{len(held)} roles {escape(where)}", ("who", "name", "role"), [tuple(map(escape, row)) for row in held])
+    table(f"{len(held)} roles {plain(where)}", ("who", "name", "role"), [tuple(map(plain, row)) for row in held])
 
 
 @app.command()
@@ -106,7 +104,7 @@ def explain(email: Person, permission: Code, study: OnStudy = "", lab: OnLab = "
     if json:
         as_json({"held": explanation.held, "reasons": explanation.reasons})
     else:
-        console.print(escape(str(explanation)), highlight=False)
+        console.print(plain(explanation), highlight=False)
 
 
 @app.command()
@@ -119,5 +117,5 @@ def who(permission: Code, study: OnStudy = "", lab: OnLab = "", json: Json = Fal
     if json:
         as_json([{"email": email, "name": name} for email, name in holders])
         return
-    title = f"{len(holders)} hold {_permission(permission)} {escape(where)}"
-    table(title, ("who", "name"), [tuple(map(escape, row)) for row in holders])
+    title = f"{len(holders)} hold {_permission(permission)} {plain(where)}"
+    table(title, ("who", "name"), [tuple(map(plain, row)) for row in holders])

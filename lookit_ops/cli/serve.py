@@ -13,11 +13,12 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 import typer
+import yaml
 
 from domain.migrations import upgrade
 from domain.models import BuildKind
 from lookit_ops.cli.options import platform
-from lookit_ops.cli.show import console
+from lookit_ops.cli.show import console, plain
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.demo.example import PORT, example_port, example_server
 from lookit_ops.demo.story import tell
@@ -30,6 +31,9 @@ Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=6553
 STOP_TIME = 30
 """Seconds that Dagster gets to end its processes."""
 WORKSPACE = Path(__file__).resolve().parents[2] / "workspace.yaml"
+"""Dagster's workspace, where the project is used from its folder; an installed package has none."""
+LOCATION = {"module_name": "lookit_ops.definitions", "location_name": "lookit_ops"}
+"""The code location. Its name keys the on/off state of schedules and sensors, so it must be the same everywhere."""
 
 
 def demo(
@@ -52,18 +56,32 @@ def dev(port: Port = 3000) -> None:
     """Run Dagster's UI and daemon, the built studies, and the demonstration's repository, until interrupted."""
     outside = platform()
     upgrade(outside.engine)
-    done = reconcile_builds(outside)
-    if done.rolled_forward or done.expired:
-        console.print(f"Ended what dead workers had left open: {done}")
     home = prepare_dagster_home(outside.settings)
+    if done := reconcile_builds(outside):
+        console.print(f"Ended what dead workers had left open: {done}")
+    if done.rolled_forward:
+        from lookit_ops.assets.experiments import report_builds
+
+        report_builds(outside, done.rolled_forward)
     with ExitStack() as servers:
         if example := example_port(outside.settings):
             server = servers.enter_context(example_server(example))
             console.print(f"Example repository  {server.url}", highlight=False)
         _serve_studies(outside, servers)
-        console.print(f"Dagster             http://127.0.0.1:{port} (home: {home})", highlight=False, soft_wrap=True)
+        console.print(
+            f"Dagster             http://127.0.0.1:{port} (home: {plain(home)})", highlight=False, soft_wrap=True
+        )
         command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(port)]
-        sys.exit(_run([*command, "--workspace", str(WORKSPACE)]))
+        sys.exit(_run([*command, "--workspace", str(_workspace(home))]))
+
+
+def _workspace(dagster_home: Path) -> Path:
+    """The project's workspace file, or one of the same content in Dagster's home: `-m` could not name the location."""
+    if WORKSPACE.is_file():
+        return WORKSPACE
+    file = dagster_home / "workspace.yaml"
+    file.write_text(yaml.safe_dump({"load_from": [{"python_module": LOCATION}]}))
+    return file
 
 
 def _serve_studies(outside: Platform, servers: ExitStack) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from lookit_ops.terminal import plain, visible
+
 # A file or a pipe has no width; tables that nobody reads in 80 columns must not be squeezed into them.
-console = Console(width=None if sys.stdout.isatty() else 160)
-errors = Console(stderr=True)
+console = Console(width=None if sys.stdout.isatty() else 160, emoji=False)
+errors = Console(stderr=True, emoji=False)
+
+_CONTROL_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
 
 _COLOURS = {
     "active": "green",
@@ -35,10 +40,18 @@ _COLOURS = {
 }
 
 
+class ToErrors(logging.Handler):
+    """Prints what is logged beside a command's work: it names people and quotes servers, like any other text."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record to standard error."""
+        errors.print(visible(self.format(record)), markup=False, highlight=False, soft_wrap=True)
+
+
 def coloured(word: str | None) -> str:
     """A state or status in its colour."""
     colour = _COLOURS.get(word or "")
-    return f"[{colour}]{word}[/]" if colour else escape(word or "–")
+    return f"[{colour}]{word}[/]" if colour else plain(word or "–")
 
 
 def when(time: datetime | None) -> str:
@@ -47,7 +60,7 @@ def when(time: datetime | None) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table; cells may hold rich markup, so escape what people typed."""
+    """Print a table; title and cells may hold rich markup, so what people typed must come through `plain`."""
     shown = Table(*columns, title=title, title_justify="left", header_style="bold")
     for row in rows:
         shown.add_row(*row)
@@ -56,8 +69,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 def as_json(value: Any) -> None:
     """Print JSON for scripts, times in ISO 8601."""
-    print(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))  # noqa: T201 - rich would wrap it
+    json_text(json.dumps(value, default=_as_text, indent=2, ensure_ascii=False))
 
 
-def _plain(value: object) -> str:
+def json_text(text: str) -> None:
+    """Print what is JSON already; the control characters that JSON lets through as they are become escapes."""
+    print(_CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # noqa: T201 - rich would wrap it
+
+
+def _as_text(value: object) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)

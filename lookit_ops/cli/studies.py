@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.panel import Panel
 from rich.rule import Rule
 from sqlalchemy import func, select
@@ -15,12 +15,13 @@ from domain.find import find_lab, find_study, find_user
 from domain.models import Lab, Study, StudyLog
 from domain.models.studies import State
 from domain.studies.diff import readable_diff
+from domain.studies.edit import PLAYER_FIELDS
 from domain.studies.edit import edit as edit_study
 from domain.studies.labs import move_to_lab as move_study
 from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
-from lookit_ops.cli.options import Acting, Json, StudyName, platform
-from lookit_ops.cli.show import as_json, coloured, console, errors, table, when
+from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, platform
+from lookit_ops.cli.show import as_json, coloured, console, errors, json_text, plain, table, visible, when
 from lookit_ops.platform import Platform
 from lookit_ops.public_list import KEY as PUBLIC_LIST
 from lookit_ops.public_list import refresh_public_list
@@ -29,6 +30,7 @@ from lookit_ops.storage.experiments import StorageError
 app = typer.Typer(help="Studies: list, show, edit, move, and read their logs.", no_args_is_help=True)
 
 READABLE = {"image_output": "output of the image build", "build_output": "output of the build", "log": "log of the run"}
+_SHA = re.compile("[0-9a-fA-F]{40}")
 
 
 @app.command("list")
@@ -48,7 +50,7 @@ def list_studies(
         as_json([_facts(study, lab) for study, lab in found])
         return
     rows = [
-        (escape(study.name), coloured(study.state), escape(lab), when(study.state_changed_at), str(study.uuid))
+        (plain(study.name), coloured(study.state), plain(lab), when(study.state_changed_at), str(study.uuid))
         for study, lab in found
     ]
     table(f"{len(rows)} studies", ("name", "state", "lab", "state since (UTC)", "UUID"), rows)
@@ -65,8 +67,8 @@ def show(study: StudyName, json: Json = False) -> None:
     if json:
         as_json(facts)
         return
-    lines = [f"[bold]{name.replace('_', ' ')}[/]: {escape(_text(value))}" for name, value in facts.items()]
-    console.print(Panel("\n".join(lines), title=escape(found.name), title_align="left"))
+    lines = [f"[bold]{name.replace('_', ' ')}[/]: {plain(_text(value))}" for name, value in facts.items()]
+    console.print(Panel("\n".join(lines), title=plain(found.name), title_align="left"))
 
 
 def _facts(study: Study, lab: str) -> dict[str, Any]:
@@ -116,8 +118,8 @@ def edit(
     """Change a study; after its approval, a change of reviewed content sends it back for another review."""
     outside = platform()
     given = {
-        "player_repo_url": repository,
-        "last_known_player_sha": sha,
+        "player_repo_url": None if repository is None else repository.strip(),
+        "last_known_player_sha": None if sha is None else _checked_sha(sha),
         "name": name,
         "purpose": purpose,
         "duration": duration,
@@ -126,20 +128,33 @@ def edit(
         "compensation": compensation,
         "is_discoverable": discoverable,
     }
-    if repository:
-        outside.repository(repository)
+    if given["player_repo_url"]:
+        outside.repository(given["player_repo_url"])
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
-        before = found.state
+        before, metadata = found.state, dict(found.study_metadata)
         changed = edit_study(session, found, user, {key: value for key, value in given.items() if value is not None})
-        after = found.state
+        after, metadata_after = found.state, found.study_metadata
     if not changed:
         console.print("Nothing changed.")
         return
     _keep_public_list(outside)
-    console.print(f"Changed: {', '.join(changed)}.")
+    # The player's two values live in one column, whose name tells nobody what was changed.
+    player = [name for name in PLAYER_FIELDS if metadata.get(name) != metadata_after.get(name)]
+    named = [name for name in changed if name != "study_metadata"] + player
+    console.print(f"Changed: {', '.join(named)}.")
     if after != before:
         console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
+
+
+def _checked_sha(typed: str) -> str:
+    """The commit as it is stored. A malformed one would only be noticed by a build, which then takes another commit."""
+    sha = typed.strip()
+    if sha and not _SHA.fullmatch(sha):
+        raise InvalidRequest(
+            f"{typed!r} is no commit of a player: give all 40 hexadecimal digits of its SHA, or '' for the newest"
+        )
+    return sha
 
 
 @app.command()
@@ -162,7 +177,7 @@ def transition(
         move(session, found, trigger, user, comment)
         after = found.state
     _keep_public_list(outside)
-    console.print(f"{escape(found.name)}: {coloured(before)} → {coloured(after)}")
+    console.print(f"{plain(found.name)}: {coloured(before)} → {coloured(after)}")
 
 
 def _show_choices(study: Study, choices: list[Choice]) -> None:
@@ -170,12 +185,12 @@ def _show_choices(study: Study, choices: list[Choice]) -> None:
         (
             choice.trigger,
             f"→ {coloured(choice.dest)}" if choice.dest else "–",
-            "[green]yes[/]" if choice.allowed else escape(choice.reason),
-            escape(", ".join(choice.who_could[:3]) + (" …" if len(choice.who_could) > 3 else "")),
+            "[green]yes[/]" if choice.allowed else plain(choice.reason),
+            plain(", ".join(choice.who_could[:3]) + (" …" if len(choice.who_could) > 3 else "")),
         )
         for choice in choices
     ]
-    table(f"{escape(study.name)} is {coloured(study.state)}", ("trigger", "leads to", "allowed", "who could"), rows)
+    table(f"{plain(study.name)} is {coloured(study.state)}", ("trigger", "leads to", "allowed", "who could"), rows)
 
 
 @app.command()
@@ -190,9 +205,9 @@ def move_to_lab(
         outsiders = move_study(session, found, find_lab(session, lab), user)
         after = found.state
     _keep_public_list(outside)
-    console.print(f"{escape(found.name)} is in the lab {escape(lab)} now.")
+    console.print(f"{plain(found.name)} is in the lab {plain(lab)} now.")
     if outsiders:
-        console.print(f"No role on it any more: {escape(', '.join(user.email for user in outsiders))}.")
+        console.print(f"No role on it any more: {plain(', '.join(user.email for user in outsiders))}.")
     if after != before:
         console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
 
@@ -203,7 +218,7 @@ def _keep_public_list(outside: Platform) -> None:
         refresh_public_list(outside)
     except StorageError as error:
         errors.print(
-            f"[bold yellow]Warning:[/] the public list could not be brought up to date: {escape(str(error))};"
+            f"[bold yellow]Warning:[/] the public list could not be brought up to date: {plain(error)};"
             " the sensor public_list tries again, or run `lookit-ops study discoverable`"
         )
 
@@ -214,14 +229,15 @@ def discoverable(json: Json = False) -> None:
     outside = platform()
     written = refresh_public_list(outside)
     if json:
-        console.out(outside.bucket.read(PUBLIC_LIST).decode(), highlight=False)
+        json_text(outside.bucket.read(PUBLIC_LIST).decode())
         return
-    table(f"{len(written.names)} studies on the public list", ("name",), [(escape(name),) for name in written.names])
+    table(f"{len(written.names)} studies on the public list", ("name",), [(plain(name),) for name in written.names])
 
 
 @app.command()
 def diff(
-    study: StudyName, last: Annotated[int, typer.Option(min=1, help="How many changes, the newest.")] = 10
+    study: StudyName,
+    last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many changes, the newest.")] = 10,
 ) -> None:
     """Show what was changed in a study's content, oldest first, as a reviewer reads it."""
     with platform().sessions.begin() as session:
@@ -230,12 +246,12 @@ def diff(
         changes = [entry for entry in session.scalars(query) if entry.extra.get("diff")][:last][::-1]
         names = {entry.id: entry.user.name if entry.user else "–" for entry in changes}
     for entry in changes:
-        console.print(Rule(f"{when(entry.created_at)} UTC · {escape(names[entry.id])}", align="left"))
+        console.print(Rule(f"{when(entry.created_at)} UTC · {plain(names[entry.id])}", align="left"))
         if entry.extra.get("comment"):
-            console.print(f"[italic]{escape(entry.extra['comment'])}[/]")
+            console.print(f"[italic]{plain(entry.extra['comment'])}[/]")
         for line in readable_diff(entry):
             style = {"+": "green", "-": "red"}.get(line.strip()[:1], "")
-            console.print(escape(line), style=style, highlight=False)
+            console.print(plain(line), style=style, highlight=False)
     if not changes:
         console.print("Nothing was changed since the study was made.")
 
@@ -245,7 +261,7 @@ def log(
     study: StudyName,
     json: Json = False,
     full: Annotated[bool, typer.Option("--full", help="With the whole output of builds.")] = False,
-    last: Annotated[int, typer.Option(min=1, help="How many entries, the newest.")] = 20,
+    last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many entries, the newest.")] = 20,
 ) -> None:
     """Show what happened to a study, oldest first; build output is printed as it was, line by line."""
     with platform().sessions.begin() as session:
@@ -257,7 +273,8 @@ def log(
         as_json([_entry(entry, names[entry.id]) for entry in logs])
         return
     for entry in logs:
-        console.print(Rule(f"{when(entry.created_at)} UTC · {entry.action} · {escape(names[entry.id])}", align="left"))
+        what = f"{when(entry.created_at)} UTC · {entry.action} · {names[entry.id]}"
+        console.print(Rule(plain(what), align="left"))
         console.print(f"{coloured(entry.state_before)} → {coloured(entry.state_after)}")
         _print_extra(entry.extra, full=full)
     if not logs:
@@ -280,7 +297,7 @@ def _print_extra(extra: dict[str, Any], *, full: bool) -> None:
         if name in READABLE or name == "exception":
             continue
         if value not in (None, "", {}):
-            console.print(f"  [bold]{name.replace('_', ' ')}[/]: {escape(str(value))}", highlight=False)
+            console.print(f"  [bold]{plain(name.replace('_', ' '))}[/]: {plain(value)}", highlight=False)
     if not full:
         hidden = [title for name, title in READABLE.items() if extra.get(name)]
         if hidden:
@@ -289,7 +306,7 @@ def _print_extra(extra: dict[str, Any], *, full: bool) -> None:
     for name, title in READABLE.items():
         if extra.get(name):
             console.print(f"  [bold]{title}[/]:")
-            console.out(extra[name], highlight=False)
+            console.out(visible(str(extra[name])), highlight=False)
     if extra.get("exception"):
         console.print("  [bold]exception[/]:")
-        console.out(extra["exception"].get("traceback", ""), highlight=False)
+        console.out(visible(str(extra["exception"].get("traceback", ""))), highlight=False)

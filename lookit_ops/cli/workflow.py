@@ -11,7 +11,7 @@ from domain.errors import InvalidRequest
 from domain.find import find_study
 from domain.studies.diagram import Format, draw, mermaid, path_of
 from lookit_ops.cli.options import platform
-from lookit_ops.cli.show import console
+from lookit_ops.cli.show import console, plain
 
 app = typer.Typer(help="The workflow of studies.", no_args_is_help=True)
 FORMATS: dict[str, Format] = {".png": "png", ".svg": "svg"}
@@ -48,4 +48,4 @@ def diagram(
         output.write_bytes(picture)
     except OSError as error:
         raise InvalidRequest(f"{output} cannot be written: {error.strerror}") from error
-    console.print(f"{output} written, {len(picture):,} bytes.")
+    console.print(f"{plain(output)} written, {len(picture):,} bytes.")

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from dagster import DagsterInstance
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import func, select
 
@@ -27,6 +26,7 @@ from lookit_ops.demo.people import Cast, new_study, populate
 from lookit_ops.platform import Platform
 from lookit_ops.publish import folder_of
 from lookit_ops.settings import load_settings
+from lookit_ops.terminal import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def tell(console: Console, port: int) -> None:
         cast = populate(session)
         study = new_study(session, first.sha)
     prepare_dagster_home(settings)
-    console.print(f"The study [bold]{escape(study.name)}[/], made by {cast.researcher.name}.\n")
+    console.print(f"The study [bold]{plain(study.name)}[/], made by {plain(cast.researcher.name)}.\n")
     with example_server(port_of_these), DagsterInstance.get() as instance:
         preview = _build(console, platform, instance, cast, study.id, BuildKind.PREVIEW, "version 1.0")
         _review(console, platform, cast, study.id, second.sha)
@@ -131,7 +131,7 @@ def _progress(console: Console, what: str) -> Generator[None]:
 
         class ToStatus(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                status.update(f"{what}: {escape(record.getMessage()[:90])}")
+                status.update(f"{what}: {plain(record.getMessage()[:90])}")
 
         handler = ToStatus(logging.INFO)
         logging.getLogger("lookit_ops").addHandler(handler)

@@ -6,26 +6,24 @@ claim -> checkout -> image -> build -> upload -> finish, one way. Each step take
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
-from domain.builds.ledger import Claim
-from domain.errors import DomainError, InvalidRequest, StudyIsLocked
+from domain.builds.ledger import Claim, player_repo_url
+from domain.errors import DomainError, InvalidRequest
 from domain.find import find_study, find_user
 from domain.models import BuildKind
 from ember_build.builder import BuildOrder, Image
 from ember_build.bundle import Bundle
 from ember_build.checkouts import Checkout
-from ember_build.errors import InvalidPlayer
+from ember_build.errors import BuildError, InvalidPlayer
 from ember_build.github import Repository, ResolvedCommit
-from lookit_ops.assets.experiments import ASSET_OF, studies
+from lookit_ops.assets.experiments import built, report_build, studies
 from lookit_ops.build_session import BuildSession
-from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.failures import as_dagster_failure
 from lookit_ops.platform import Platform
 from lookit_ops.public_list import refresh_public_list
 from lookit_ops.publish import Deployment, folder_of, live_deployment, publish
@@ -82,29 +80,25 @@ class CheckedOut:
 )
 def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBuild:
     platform, session = _resources(context)
+    for request_id in reconcile_builds(platform).rolled_forward:
+        report_build(context.instance, platform, request_id)
     try:
-        reconciled = reconcile_builds(platform)
-        if reconciled.rolled_forward or reconciled.expired:
-            context.log.warning(f"builds that dead workers left open were ended first: {reconciled}")
-        request_id = config.request_id if config.request_id is not None else _ask(platform, config)
-        repository = _repository(platform, request_id)
-        try:
-            claimed = session.claim(request_id)
-        except StudyIsLocked as locked:
-            if config.request_id is None:  # asked for by this very run: nothing else would ever end it
-                platform.ledger.refuse(request_id, locked.code, str(locked))
-            raise
-    except (DomainError, InvalidPlayer) as error:
-        raise as_dagster_failure(failure_of("claim", error)) from None
+        _ = platform.builder  # refuses production without containers, before anything is claimed
+        claimed = (
+            _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
+        )
+    except (DomainError, BuildError, StorageError) as error:
+        raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
         context.instance.add_run_tags(
-            context.run_id, {"lookit/study": str(claimed.study_uuid), "lookit/request": str(request_id)}
+            context.run_id, {"lookit/study": str(claimed.study_uuid), "lookit/request": str(claimed.request_id)}
         )
+        repository = platform.repository(claimed.player_repo_url)  # the study is locked: this is what will be built
         live = live_deployment(platform.bucket, folder_of(claimed.kind, claimed.study_uuid))
         context.add_output_metadata(
             {
                 "study": f"{claimed.study_name} ({claimed.study_uuid})",
-                "request": request_id,
+                "request": claimed.request_id,
                 "kind": claimed.kind.value,
                 "asked for by": claimed.requested_by,
                 "state before": claimed.state_before,
@@ -123,12 +117,13 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
 def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOut:
     platform, session = _resources(context)
     with session.step(context):
-        commit = platform.github.resolve(claimed.repository, claimed.claim.player_sha)
+        github = replace(platform.github, cancelled=session.stop)
+        commit = github.resolve(claimed.repository, claimed.claim.player_sha)
         (logger.warning if commit.substituted else logger.info)("%s", commit.reason)
         platform.ledger.note_commit(
             claimed.claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason
         )
-        source = platform.checkouts.fetch(commit)
+        source = platform.checkouts.cancelled_by(session.stop).fetch(commit)
         context.add_output_metadata(
             {
                 "repository": commit.repository.full_name,
@@ -234,21 +229,10 @@ def finish(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
             "files": deployed.file_count,
             "bytes": deployed.size_bytes,
         }
-        state = session.finish(facts)
-        metadata: Mapping[str, Any] = {
-            "study": claimed.claim.study_name,
-            "state": state,
-            "link": dg.MetadataValue.url(platform.links.built(claimed.claim.kind, str(claimed.claim.study_uuid))),
-            "repository": source.commit.repository.full_name,
-            "sha": source.commit.sha,
-            "why this sha": source.commit.reason,
-            "files": deployed.file_count,
-            "bytes": deployed.size_bytes,
-            "finished": dg.MetadataValue.timestamp(datetime.now(UTC)),
-        }
-        partition = str(claimed.claim.study_uuid)
-        context.instance.add_dynamic_partitions(studies.name or "", [partition])
-        context.log_event(dg.AssetMaterialization(ASSET_OF[claimed.claim.kind], partition=partition, metadata=metadata))
+        session.finish(facts)
+        materialization = built(platform, claimed.claim.request_id)
+        context.instance.add_dynamic_partitions(studies.name or "", [materialization.partition or ""])
+        context.log_event(materialization)
         if claimed.claim.kind is BuildKind.DEPLOYMENT:
             _refresh_public_list(context, platform)
 
@@ -278,26 +262,30 @@ def _refresh_public_list(context: dg.OpExecutionContext, platform: Platform) -> 
         context.log.warning(f"the public list could not be brought up to date, the sensor will: {error}")
 
 
-def _ask(platform: Platform, config: BuildExperiment) -> int:
-    """Make the request that this run was configured to be. Raises InvalidRequest, PermissionDenied, ..."""
+def _launch(platform: Platform, session: BuildSession, config: BuildExperiment) -> Claim:
+    """Ask for what this run was configured to be. Raises InvalidRequest, PermissionDenied, StudyIsLocked, ..."""
     if not config.study.strip() or not config.requesting_user.strip():
         raise InvalidRequest(
             "give either request_id, or both study and requesting_user; study was"
             f" {config.study!r} and requesting_user {config.requesting_user!r}"
         )
-    with platform.sessions.begin() as session:
-        study, user = find_study(session, config.study), find_user(session, config.requesting_user)
+    with platform.sessions.begin() as database:
+        study, user = find_study(database, config.study), find_user(database, config.requesting_user)
+    platform.repository(player_repo_url(study))
     origin = f"on behalf of {user.email} through Dagster"
-    return platform.ledger.request(study.id, user.id, BuildKind(config.kind), origin=origin)
+    return session.launch(study.id, user.id, BuildKind(config.kind), origin)
 
 
-def _repository(platform: Platform, request_id: int) -> Repository:
-    """The request's repository; a malformed URL ends the request before its claim. Raises InvalidPlayer."""
+def _claim(session: BuildSession, request_id: int) -> Claim:
+    """Claim a request that waits; a malformed URL of its player ends it before. Raises InvalidPlayer, ..."""
+    platform = session.platform
     try:
-        return platform.repository(platform.ledger.player_repo_url(request_id))
+        platform.repository(platform.ledger.player_repo_url(request_id))
     except InvalidPlayer as error:
-        platform.ledger.refuse(request_id, failure_of("claim", error).code, str(error))
+        failure = session.failure("claim", error)
+        platform.ledger.refuse(request_id, failure.code, failure.message)
         raise
+    return session.claim(request_id)
 
 
 def _why_untrusted(platform: Platform, commit: ResolvedCommit) -> str:

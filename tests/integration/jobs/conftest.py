@@ -22,4 +22,6 @@ def github_faults() -> Faults:
 @pytest.fixture
 def workshop(tmp_path: Path, site: Site, engine: Engine, github_faults: Faults) -> Iterator[Workshop]:
     with GitHubServer({REPOSITORY: [player("1.0"), player("2.0")]}, on_request=github_faults) as server:
-        yield Workshop(tmp_path / "workshop", site, engine, server)
+        workshop = Workshop(tmp_path / "workshop", site, engine, server)
+        yield workshop
+        workshop.close()

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import stat
 import threading
+import time
+import unittest.mock
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from domain.models import BuildKind, State
-from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.demo.github_server import Answer
+from lookit_ops.platform import Platform
 from lookit_ops.resources import build_session_resource
 from tests.support import faulty_github
 from tests.support.faulty_github import Faults, archive_of, body, entry, status
-from tests.support.workshop import GOOD_BUILD, Workshop, player
+from tests.support.workshop import GOOD_BUILD, Workshop, WorkshopPlatform, player
 
 SYMLINK = stat.S_IFLNK | 0o777
 PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
@@ -240,8 +245,9 @@ def test_the_bucket_of_another_environment_is_refused(workshop: Workshop) -> Non
     workshop.platform.bucket.real.claim_environment("development")  # ty: ignore[unresolved-attribute]
     workshop.settings.update(environment="staging", bucket_folder=workshop.platform.settings.bucket)
     del workshop.platform
-    run = workshop.build()
-    assert not run.success
+    assert "development" in what_failed(workshop.build())
+    (log,) = workshop.site.logs()
+    assert workshop.site.request(log.build_request_id or 0).error_code == "wrong_environment"
     assert workshop.site.study().state == State.APPROVED
     assert workshop.live() == {}
 
@@ -318,6 +324,131 @@ def test_cancelling_while_the_build_runs_stops_it_and_says_by_whom(workshop: Wor
     assert workshop.leftovers() == []
 
 
+def test_cancelling_while_the_build_waits_for_github_ends_it_within_seconds(
+    workshop: Workshop, github_faults: Faults
+) -> None:
+    workshop.settings["lease"] = 1
+    request_id = workshop.request()
+
+    def cancel_and_ask_to_wait(answer: Answer) -> Answer | None:
+        workshop.ledger.cancel(request_id, workshop.site.study_admin)
+        return status(429, Retry_After="120")(answer)
+
+    github_faults.on("/commits/", cancel_and_ask_to_wait, times=1)
+    began = time.monotonic()
+    workshop.run(request_id=request_id)
+    assert time.monotonic() - began < 30, "it would have waited for two minutes"
+    (log,) = workshop.site.logs()
+    assert (log.extra["outcome"], log.extra["cancelled_by"]) == ("cancelled", "Study Admin")
+
+
+def test_a_cancelled_run_says_so_and_is_no_bug(workshop: Workshop) -> None:
+    request_id = workshop.request()
+    workshop.faults.after("put", lambda _: workshop.ledger.cancel(request_id, workshop.site.study_admin))
+    run = workshop.run(request_id=request_id)
+    (failed,) = [event for event in run.all_events if event.is_step_failure]
+    assert failed.step_failure_data.user_failure_data.metadata["cause"].value == "cancelled"
+    assert workshop.site.request(request_id).status == "cancelled"
+
+
+def test_a_wish_to_cancel_after_the_page_is_live_comes_too_late(workshop: Workshop) -> None:
+    request_id = workshop.request()
+
+    def cancel(key: str) -> None:
+        if key.endswith("index.html"):
+            workshop.ledger.cancel(request_id, workshop.site.study_admin)
+
+    workshop.faults.after("write_page", cancel)
+    run = workshop.run(request_id=request_id)
+    assert run.success, what_failed(run)
+    assert [event for event in run.all_events if event.is_step_materialization]
+    assert workshop.site.study().state == State.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "outcome"), [(True, ("cancelled", "an operator, in Dagster")), (False, ("failed", None))]
+)
+def test_an_interruption_is_a_cancellation_only_if_somebody_asked_for_it(
+    workshop: Workshop, asked_for: bool, outcome: tuple[str, str | None]
+) -> None:
+    """A shutdown of the machine interrupts as well, and is nobody's wish."""
+
+    def interrupt(_key: str) -> None:
+        if asked_for:
+            (run,) = workshop.instance.get_runs()
+            workshop.instance.report_run_canceling(run)
+        raise dg.DagsterExecutionInterruptedError
+
+    workshop.faults.before("put", interrupt)
+    assert not workshop.build().success
+    (log,) = workshop.site.logs()
+    assert (log.extra["outcome"], log.extra.get("cancelled_by")) == outcome
+    code = workshop.site.request(log.build_request_id or 0).error_code
+    assert code == ("cancelled" if asked_for else "interrupted")
+    assert workshop.site.study().state == State.APPROVED
+
+
+def test_a_run_from_the_launchpad_that_cannot_begin_takes_no_waiting_request_away(workshop: Workshop) -> None:
+    workshop.ledger.claim(workshop.request(PREVIEW), "another run", timedelta(minutes=5))
+    waiting = workshop.request(PREVIEW)
+    run = workshop.run(study="Apples and oranges", requesting_user="designer@example.org", kind="preview")
+    assert "wait until that build has ended" in what_failed(run)
+    assert workshop.site.request(waiting).status == "queued"
+    assert workshop.site.mails() == []
+
+
+def test_whose_waiting_request_is_replaced_by_somebody_else_is_told(workshop: Workshop) -> None:
+    waiting = workshop.request(PREVIEW)
+    assert workshop.run(study="Apples and oranges", requesting_user="designer@example.org", kind="preview").success
+    assert workshop.site.request(waiting).error_code == "replaced"
+    (mail,) = [mail for mail in workshop.site.mails() if mail.template == "build_replaced"]
+    assert (mail.recipient.email, mail.context["replaced_by"]) == ("study_admin@example.org", "Designer")
+
+
+def test_what_is_built_and_pinned_is_the_repository_at_the_claim(workshop: Workshop) -> None:
+    """An edit between the check before the claim and the claim: the newer repository counts, for both."""
+    request_id = workshop.request(PREVIEW)
+    claim = workshop.platform.ledger.claim
+
+    def edited_meanwhile(*args: Any) -> Any:
+        workshop.site.set_metadata(player_repo_url=f"{workshop.server.url}/lookit/another")
+        return claim(*args)
+
+    with unittest.mock.patch.object(
+        type(workshop.platform.ledger), "claim", lambda _self, *args: edited_meanwhile(*args)
+    ):
+        run = workshop.run(request_id=request_id)
+    assert "lookit/another" in what_failed(run)
+    assert "last_known_player_sha" not in workshop.site.study().study_metadata
+
+
+def test_production_without_containers_is_refused_before_the_claim(workshop: Workshop) -> None:
+    workshop.settings["environment"] = "production"
+
+    class Production(WorkshopPlatform):
+        builder = Platform.builder
+
+    platform = Production(workshop.platform.settings, workshop.engine, workshop.script, workshop.tools)
+    request_id = workshop.request()
+    run = workshop.run(platform=platform, request_id=request_id)
+    assert "refuses to work in production" in what_failed(run)
+    assert workshop.site.request(request_id).status == "queued"
+    assert (workshop.site.logs(), workshop.site.mails()) == ([], [])
+
+
+def test_no_secret_of_an_unexpected_error_reaches_any_event_of_the_run(workshop: Workshop) -> None:
+    workshop.settings["player_s3_secret_access_key"] = "the-secret-of-the-bucket"
+
+    def deny(_key: str) -> None:
+        raise RuntimeError("denied for key the-secret-of-the-bucket")
+
+    workshop.faults.before("put", deny)
+    run = workshop.build()
+    assert "denied for key [redacted]" in what_failed(run)
+    assert "the-secret-of-the-bucket" not in "".join(map(repr, run.all_events))
+    assert "Traceback" in workshop.site.logs()[0].extra["exception"]["traceback"]
+
+
 def test_an_error_after_the_page_was_written_does_not_undo_the_deployment(workshop: Workshop) -> None:
     assert workshop.build().success
     workshop.site.set_state(State.PAUSED)
@@ -328,9 +459,16 @@ def test_an_error_after_the_page_was_written_does_not_undo_the_deployment(worksh
 
     workshop.faults.allow("copy")
     workshop.site.end_leases()
-    assert len(reconcile_builds(workshop.platform).rolled_forward) == 1
+    other = workshop.site.another_study("The next start", State.APPROVED)
+    assert workshop.run(request_id=workshop.ledger.request(other, workshop.site.study_admin, PREVIEW)).success
 
     assert workshop.site.study().state == State.ACTIVE
+    uuid = str(workshop.site.study().uuid)
+    event = workshop.instance.get_latest_materialization_event(dg.AssetKey("experiment_deployment"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.partition == uuid
+    assert event.asset_materialization.metadata["files"].value == 3
     assert [log.extra["outcome"] for log in workshop.site.logs()] == ["succeeded", "succeeded"]
     assert (workshop.folder() / "robots.txt").read_text() == "User-agent: nobody\n"
 
@@ -345,5 +483,5 @@ def test_the_session_resource_closes_a_claim_that_a_torn_down_run_left_open(work
         with pytest.raises(StopIteration):
             next(generator)
     assert workshop.site.study().state == State.APPROVED
-    assert workshop.site.request(request_id).status == "cancelled"
+    assert workshop.site.request(request_id).error_code == "interrupted"
     assert len(workshop.site.logs()) == 1

@@ -1,4 +1,4 @@
-"""A worker that is killed: the next start rolls forward if its page is live, and back if it is not."""
+"""A worker that is killed, or sleeps too long: the next start rolls forward if its page is live, else back for good."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -75,3 +76,98 @@ def test_killed_before_the_page_the_next_start_rolls_back(workshop: Workshop, me
     assert workshop.site.request(request_id).error_code == "worker_died"
     assert len(workshop.site.logs()) == 2
     assert workshop.build().success
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first deployment", "a later deployment"])
+def test_a_worker_that_slept_before_its_page_can_no_longer_write_it(workshop: Workshop, is_first: bool) -> None:
+    if not is_first:
+        assert workshop.build().success
+        workshop.site.set_state(State.PAUSED)
+    before, live = workshop.site.study(), workshop.live()
+    told = len(workshop.site.mails())
+    workshop.build_by(GOOD_BUILD.replace("var version", "var next_version"))
+
+    def sleep_until_given_up(_key: str) -> None:
+        workshop.faults.allow("write_page")
+        workshop.site.end_leases()
+        assert len(reconcile_builds(workshop.platform).expired) == 1
+
+    workshop.faults.before("write_page", sleep_until_given_up)
+    assert not workshop.build().success
+
+    assert workshop.site.study().state == before.state
+    if is_first:
+        assert b"This study is not available" in workshop.live()["index.html"]
+    else:
+        assert workshop.live() == live
+    assert [log.extra["outcome"] for log in workshop.site.logs()][-1:] == ["failed"]
+    assert {mail.template for mail in workshop.site.mails()[told:]} == {"build_failed"}
+    assert reconcile_builds(workshop.platform).rolled_forward == ()
+    assert workshop.build().success, "the next build starts from the page as it is now"
+    assert any(b"next_version" in content for content in workshop.live().values())
+
+
+def test_a_bucket_that_cannot_be_fenced_keeps_the_build_open(workshop: Workshop) -> None:
+    request_id = workshop.request()
+    workshop.ledger.claim(request_id, "a run", timedelta(minutes=5))
+    workshop.site.end_leases()
+    workshop.faults.refuse("write_page")
+    assert reconcile_builds(workshop.platform).failed == (request_id,)
+    assert workshop.site.study().state == State.DEPLOYING
+    workshop.faults.allow("write_page")
+    assert reconcile_builds(workshop.platform).expired == (request_id,)
+
+
+def test_a_fence_that_is_overtaken_looks_again(workshop: Workshop) -> None:
+    """The sleeper wakes between the reconciler's look and its fence: its page is live, so the build is finished."""
+    request_id = workshop.request()
+
+    def write() -> None:
+        folder, claim = (
+            workshop.folder().relative_to(workshop.platform.settings.bucket),
+            workshop.site.request(request_id),
+        )
+        page = {"request_id": str(request_id), "fencing_token": str(claim.fencing_token), "manifest": ""}
+        kinds = {"content_type": "text/html", "cache_control": "no-cache"}
+        workshop.platform.bucket.write_page(f"{folder}/index.html", b"live", metadata=page, if_generation=0, **kinds)
+
+    def wake_up(_key: str) -> None:
+        workshop.faults.allow("write_page")
+        write()
+
+    workshop.ledger.claim(request_id, "a run", timedelta(minutes=5))
+    workshop.site.end_leases()
+    workshop.faults.before("write_page", wake_up)
+    assert reconcile_builds(workshop.platform).rolled_forward == (request_id,)
+    assert workshop.site.study().state == State.ACTIVE
+
+
+def test_a_deployment_whose_own_files_are_gone_stops_no_other_build(workshop: Workshop) -> None:
+    assert workshop.build().success
+    workshop.site.set_state(State.APPROVED)
+    workshop.build_by(GOOD_BUILD.replace("User-agent: *", "User-agent: nobody"))
+    workshop.faults.refuse("copy")
+    assert not workshop.build().success
+    workshop.faults.allow("copy")
+    for manifest in workshop.platform.settings.bucket.rglob("manifest.json"):
+        manifest.unlink()
+    workshop.site.end_leases()
+
+    other = workshop.site.another_study("Another", State.APPROVED)
+    assert workshop.run(request_id=workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)).success
+    assert workshop.site.study().state == State.ACTIVE
+    assert "deploy again" in workshop.site.logs()[-1].extra["note"]
+
+
+def test_one_build_that_cannot_be_ended_stops_no_other(workshop: Workshop) -> None:
+    first = workshop.request()
+    workshop.ledger.claim(first, "a run", timedelta(minutes=5))
+    other = workshop.site.another_study("Another", State.APPROVED)
+    second = workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)
+    workshop.ledger.claim(second, "another run", timedelta(minutes=5))
+    workshop.site.end_leases()
+    workshop.faults.refuse("page", str(workshop.site.study().uuid))
+    done = reconcile_builds(workshop.platform)
+    assert (done.failed, done.expired) == ((first,), (second,))
+    third = workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)
+    assert workshop.run(request_id=third).success

@@ -62,6 +62,7 @@ MAILS: dict[str, tuple[str, dict[str, Any]]] = {
         {**BUILD, "repository": None, "sha": None, "sha_reason": None, "deployed": False, "step": "x", "error": "y"},
     ),
     "a preview was cancelled": ("build_cancelled", {**BUILD, "cancelled_by": "Sam Siteadmin"}),
+    "a waiting preview was replaced": ("build_replaced", {**BUILD, "replaced_by": "Dora Designer"}),
     "changes are requested": ("study_moved", MOVE),
     "a study moved without a comment": ("study_moved", {**MOVE, "comment": ""}),
 }

@@ -53,6 +53,7 @@ def test_a_secret_is_taken_literally_and_also_found_as_urls_write_it() -> None:
     redact = Redactor(["p.ss/w+rd?"])
     assert redact("p.ss/w+rd? and p%2Ess, p.ss%2Fw%2Brd%3F") == f"{MASK} and p%2Ess, {MASK}"
     assert redact("pass/w+rd?") == "pass/w+rd?"
+    assert Redactor(["two words"])("?key=two+words, two%20words") == f"?key={MASK}, {MASK}"
 
 
 @pytest.mark.parametrize("short", ["", "a", "abc"])
@@ -64,6 +65,13 @@ def test_a_value_too_short_for_a_secret_does_not_hide_the_log(short: str) -> Non
     ("text", "redacted"),
     [
         ("postgresql://lookit:hunter2@db/lookit", f"postgresql://lookit:{MASK}@db/lookit"),
+        ("redis://:hunter2@cache/0", f"redis://:{MASK}@cache/0"),
+        ("postgresql://me:h@nt:er2@db/lookit", f"postgresql://me:{MASK}@db/lookit"),
+        (
+            "postgresql://db/lookit?password=hunter2&sslmode=require",
+            f"postgresql://db/lookit?password={MASK}&sslmode=require",
+        ),
+        ("'postgresql://db/x?user=me&sslpassword=hunter2'", f"'postgresql://db/x?user=me&sslpassword={MASK}'"),
         ("see https://x-token:abc@github.com/a/b.git now", f"see https://x-token:{MASK}@github.com/a/b.git now"),
         ("token ghp_0123456789abcdefghij0123", f"token {MASK}"),
         ("token github_pat_0123456789abcdefghij_01", f"token {MASK}"),
@@ -79,7 +87,13 @@ def test_what_looks_like_a_credential_is_masked_though_nobody_named_it(text: str
 
 @pytest.mark.parametrize(
     "text",
-    ["https://github.com/lookit/player", "git@github.com:lookit/player", "http://localhost:8000/a@b", "ghost_writer"],
+    [
+        "https://github.com/lookit/player",
+        "https://x.test/?passwords=2&q=password",
+        "git@github.com:lookit/player",
+        "http://localhost:8000/a@b",
+        "ghost_writer",
+    ],
 )
 def test_what_only_resembles_a_credential_stays(text: str) -> None:
     assert Redactor([])(text) == text

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from domain.db import engine_for
 from domain.errors import InvalidRequest
+from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.redaction import Redactor
 from lookit_ops.settings import OFFICIAL_PLAYER, PREFIX, Settings, load_settings
 
 SECRETS = {
@@ -103,18 +106,37 @@ def test_an_operator_may_trust_no_repository_at_all(monkeypatch: pytest.MonkeyPa
         ("LOOKIT_ENVIRONMENT", "prod"),
         ("LOOKIT_DATABASE_URL", "nonsense"),
         ("LOOKIT_DATABASE_URL", "mysql://db.test/lookit"),
+        ("LOOKIT_DATABASE_URL", "postgresql+foo://db.test/lookit"),
+        ("LOOKIT_DATABASE_URL", "postgresql+asyncpg://db.test/lookit"),
+        ("LOOKIT_DATABASE_URL", "postgresql+psycopg2://db.test/lookit"),
+        ("LOOKIT_DATABASE_URL", "sqlite+aiosqlite:///lookit.db"),
+        ("LOOKIT_DATABASE_URL", "postgresql://db.test:port/lookit"),
         ("LOOKIT_GITHUB_API_URL", "api.github.com"),
+        ("LOOKIT_GITHUB_API_URL", "https://"),
         ("LOOKIT_GITHUB_WEB_URL", "ftp://github.com"),
+        ("LOOKIT_GITHUB_WEB_URL", "https://github.test:99999"),
         ("LOOKIT_PLAYER_REPO_URL", "lookit/player"),
         ("LOOKIT_REFUSE_INVALID_SHA", "perhaps"),
         ("LOOKIT_ARCHIVE_LIMIT_MB", "0"),
         ("LOOKIT_ARCHIVE_LIMIT_MB", "a lot"),
         ("LOOKIT_BUILD_TIME_LIMIT", "-1"),
         ("LOOKIT_BUILD_TIME_LIMIT", "inf"),
+        ("LOOKIT_BUILD_TIME_LIMIT", "3000.5"),
+        ("LOOKIT_BUILD_TIME_LIMIT", "1e+300"),
         ("LOOKIT_LEASE", "0"),
         ("LOOKIT_LEASE", "nan"),
+        ("LOOKIT_LEASE", "1e300"),
+        ("LOOKIT_LEASE", "3601"),
         ("LOOKIT_PLATFORM_URL", "localhost:8000"),
         ("LOOKIT_STUDIES_URL", "studies"),
+        ("LOOKIT_STUDIES_URL", "http://localhost:99999/"),
+        ("LOOKIT_STUDIES_URL", "http://localhost:0/"),
+        ("LOOKIT_STUDIES_URL", "http://localhost:one/"),
+        ("LOOKIT_STUDIES_URL", "http:///studies/"),
+        ("LOOKIT_STUDIES_URL", "http://[::1/"),
+        ("LOOKIT_STUDIES_URL", "http://studies.test/?a=b"),
+        ("LOOKIT_STUDIES_URL", "http://studies.test/#a"),
+        ("LOOKIT_STUDIES_URL", "http://studies test/"),
         ("LOOKIT_PREVIEWS_URL", "//previews.test/"),
         ("LOOKIT_MAIL_SENDER", "lookit"),
         ("LOOKIT_MAIL_SENDER", "Lookit <lookit@example.org>"),
@@ -139,15 +161,90 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         load_settings()
 
 
-def test_previews_and_studies_cannot_share_an_origin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOOKIT_PREVIEWS_URL", "http://localhost:8001")
-    with pytest.raises(InvalidRequest, match=r"LOOKIT_PREVIEWS_URL must differ.*http://localhost:8001/"):
+@pytest.mark.parametrize(
+    ("studies", "previews"),
+    [
+        ("http://localhost:8001", "http://localhost:8001/"),
+        ("http://lookit.test/a/", "http://lookit.test/b/"),
+        ("http://lookit.test/", "http://LOOKIT.test:80/previews"),
+        ("https://lookit.test:443/", "https://lookit.test/"),
+        ("https://lookit.test./", "https://lookit.test/"),
+        ("https://lookit.test/", "https://someone@lookit.test/"),
+    ],
+)
+def test_previews_and_studies_cannot_share_an_origin(
+    monkeypatch: pytest.MonkeyPatch, studies: str, previews: str
+) -> None:
+    """A browser asks for scheme, host and port, and not how they are written; paths share all that it stores."""
+    set_all(monkeypatch, {"LOOKIT_STUDIES_URL": studies, "LOOKIT_PREVIEWS_URL": previews})
+    with pytest.raises(InvalidRequest, match=r"LOOKIT_PREVIEWS_URL must differ") as refusal:
+        load_settings()
+    assert previews in str(refusal.value)
+    assert studies in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("studies", "previews"),
+    [
+        ("http://lookit.test/", "https://lookit.test/"),
+        ("https://lookit.test/", "https://lookit.test:8443/"),
+        ("https://studies.lookit.test/", "https://previews.lookit.test/"),
+        ("http://lookit.test:443/", "https://lookit.test/"),
+    ],
+)
+def test_another_scheme_host_or_port_is_another_origin(
+    monkeypatch: pytest.MonkeyPatch, studies: str, previews: str
+) -> None:
+    set_all(monkeypatch, {"LOOKIT_STUDIES_URL": studies, "LOOKIT_PREVIEWS_URL": previews})
+    assert (load_settings().studies_url, load_settings().previews_url) == (studies, previews)
+
+
+@pytest.mark.parametrize("name", ["LOOKIT_HOME", "LOOKIT_BUCKET_FOLDER", "LOOKIT_MAIL_FOLDER"])
+def test_a_file_is_no_folder(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setenv(name, "file")
+    with pytest.raises(InvalidRequest, match=f"{name}: must be a folder, .*file"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["LOOKIT_HOME", "LOOKIT_BUCKET_FOLDER", "LOOKIT_MAIL_FOLDER"])
+def test_a_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "~nobody-of-this-name/lookit")
+    with pytest.raises(InvalidRequest, match=f"{name}:? must not begin with ~nobody-of-this-name: .*/lookit'"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///lookit.db",
+        "sqlite+pysqlite:///lookit.db",
+        "postgresql://db.test/lookit",
+        "postgresql+psycopg://me:secret@db.test:5432/lookit?sslmode=require",
+    ],
+)
+def test_every_database_url_that_is_let_in_can_be_opened_by_the_engine(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", url)
+    engine_for(load_settings().database).dispose()
+
+
+def test_a_build_fits_into_the_time_that_dagster_gives_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKIT_BUILD_TIME_LIMIT", "3000")
+    assert load_settings().build_time_limit + 600 <= int(build_experiment.tags["dagster/max_runtime"])
+
+
+def test_a_settings_file_in_another_encoding_is_named_with_the_place(home: Path) -> None:
+    (home / "settings.env").write_bytes("LOOKIT_MAIL_SENDER=änne@example.org\n".encode("latin-1"))
+    with pytest.raises(InvalidRequest, match=r"settings\.env is not text in UTF-8 \(byte 0xe4 at position 19\)"):
         load_settings()
 
 
 def test_a_wrong_value_is_shown_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOOKIT_DATABASE_URL", "mysql://lookit:hunter2-hunter2@db.test/lookit")
-    with pytest.raises(InvalidRequest, match=r"LOOKIT_DATABASE_URL.*mysql://lookit") as refusal:
+    url = "mysql://lookit:hunter2@hunter2@db.test/lookit?a=b&password=hunter2"
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", url)
+    with pytest.raises(InvalidRequest, match=r"LOOKIT_DATABASE_URL.*mysql://lookit.*@db\.test") as refusal:
         load_settings()
     assert "hunter2" not in str(refusal.value)
 
@@ -199,6 +296,14 @@ def test_a_build_sees_the_allow_list_and_its_secrets_only_if_trusted(monkeypatch
 def test_every_secret_is_handed_to_the_redaction(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SECRETS)
     assert set(load_settings().secrets()) == VALUES
+
+
+def test_a_password_in_the_query_of_the_databases_url_is_a_secret_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://db.test/lookit?user=me&password=query%2Fpass+word&sslpassword=of-the-key&sslmode=require"
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", url)
+    settings = load_settings()
+    assert set(settings.secrets()) == {"query/pass word", "of-the-key"}
+    assert "pass" not in Redactor(settings.secrets())(url).replace("password=", "")
 
 
 def test_shown_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

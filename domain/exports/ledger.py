@@ -1,0 +1,661 @@
+"""The archive ledger: request, claim, heartbeat, finish, fail, retry, cancel, expire, and who may have the link.
+
+Like the build ledger, but that nothing locks a study: archives are named by their contents, so two that are made at once
+do no harm. A claim is compare-and-set on the request alone, which counts its own fencing token. The platform's faults
+put a request back into the queue, at most MAX_ATTEMPTS times in all; whatever ends a claimed request for good writes one
+study log and one mail, to the person who asked, in the same transaction. A late one: LeaseLost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from domain.db import Sessions, database_now, is_violated
+from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied
+from domain.exports.archive_name import download_name
+from domain.exports.selection import Basis, Source, require_basis, require_videos
+from domain.mail.outbox import MailWithdrawn, enqueue
+from domain.models import ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus, Study, User
+from domain.models.requests import ONE_WAITING_ARCHIVE
+from domain.permissions.checks import require_permission
+from domain.permissions.codes import Permission
+from domain.studies.log import record
+
+MAX_ATTEMPTS = 5
+FIRST_RETRY = timedelta(minutes=1)
+"""The wait before the second attempt; it doubles with each."""
+
+REFUSALS = (InvalidRequest, PermissionDenied)
+"""Errors that end a request before its claim, with neither log nor mail."""
+
+NAMED_IN_A_MAIL = 20
+NAMED_IN_A_LOG = 100
+"""How many missing videos are named; the manifest names them all."""
+
+ARCHIVE_ACTION, LINK_ACTION = "video_archive", "video_link"
+"""The actions of the study logs that record a download that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveClaim:
+    """A running request in the hands of one worker; `fencing_token` proves it."""
+
+    request_id: int
+    study_id: int
+    study_uuid: UUID
+    study_name: str
+    kind: ArchiveKind
+    name_contains: str
+    requested_by_id: int
+    requested_by: str
+    fencing_token: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat."""
+
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an archive failed: the step, a stable code, and a message for people."""
+
+    step: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class MissingVideo:
+    """A video that should be in the archive and is not, and why."""
+
+    object_key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFacts:
+    """What came of a request. `was_there`: an archive of that name was found, and nothing was built.
+
+    `without_permission` and `without_consent` come from the selection, `basis` from its videos that are included.
+    """
+
+    archive_key: str
+    archive_bytes: int
+    video_count: int
+    missing: tuple[MissingVideo, ...]
+    without_permission: int
+    without_consent: int
+    basis: Basis
+    was_there: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveOffer:
+    """An archive that a person may have now: what a link is made for. `file_name` is for the person's disk."""
+
+    request_id: int
+    study_uuid: UUID
+    study_name: str
+    kind: ArchiveKind
+    archive_key: str
+    archive_bytes: int
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLedger:
+    """The ledger over one database. Each method is one short transaction of its own."""
+
+    sessions: Sessions
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def request(
+        self, study_id: int, user_id: int, kind: ArchiveKind, name_contains: str = "", *, origin: str = ""
+    ) -> int:
+        """Ask for an archive; returns the request's id. It takes the place of one for the same that still waits.
+
+        Raises PermissionDenied or InvalidRequest when there is nothing that this person may download.
+        """
+        with self.sessions.begin() as session:
+            return _ask(session, study_id, user_id, kind, name_contains, origin).id
+
+    def launch(
+        self,
+        study_id: int,
+        user_id: int,
+        kind: ArchiveKind,
+        run_id: str,
+        lease: timedelta,
+        name_contains: str = "",
+        *,
+        origin: str = "",
+    ) -> ArchiveClaim:
+        """Ask and claim in one transaction, so that no other run takes the request. Raises what `request` raises."""
+        with self.sessions.begin() as session:
+            request = _ask(session, study_id, user_id, kind, name_contains, origin)
+            return _take(session, request.id, run_id, lease)
+
+    # -- working --------------------------------------------------------------------------------------------------
+
+    def claim(self, request_id: int, run_id: str, lease: timedelta) -> ArchiveClaim:
+        """Take a waiting request for the run `run_id` and hold it for `lease`, or longer with heartbeats.
+
+        Raises LeaseLost when it no longer waits, and the errors of REFUSALS when this request can never run: then it
+        has ended as failed, with that message.
+        """
+        with self.sessions.begin() as session:
+            request = _request(session, request_id)
+            study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
+            if request.status != RequestStatus.QUEUED:
+                raise _not_waiting(request)
+            try:
+                require_videos(session, user, study, ArchiveKind(request.kind), request.name_contains)
+            except REFUSALS as refusal:
+                _end_waiting(session, request_id, refusal.code, str(refusal))
+                refused: DomainError = refusal
+            else:
+                return _take(session, request_id, run_id, lease)
+        raise refused
+
+    def refuse(self, request_id: int, code: str, message: str) -> None:
+        """End a waiting request that cannot run, with neither log nor mail; its status says why."""
+        with self.sessions.begin() as session:
+            _end_waiting(session, request_id, code, message)
+
+    def heartbeat(self, claim: ArchiveClaim, lease: timedelta) -> Beat:
+        """Prolong the lease from now. Raises LeaseLost when somebody else ended the request."""
+        beat = (
+            update(ArchiveRequest)
+            .where(*_is_held(claim))
+            .values(lease_expires_at=database_now(lease))
+            .returning(ArchiveRequest.cancel_requested_at)
+        )
+        with self.sessions.begin() as session:
+            row = session.execute(beat).one_or_none()
+        if row is None:
+            raise _lost(claim)
+        return Beat(cancel_requested=row[0] is not None)
+
+    # -- ending ---------------------------------------------------------------------------------------------------
+
+    def finish(self, claim: ArchiveClaim, facts: ArchiveFacts, extra: dict[str, Any]) -> None:
+        """The archive is in the bucket, whole. Raises LeaseLost.
+
+        The mail holds no link: the link is made, and the permission asked again, when the mail is delivered.
+        """
+        values = {
+            "archive_key": facts.archive_key,
+            "archive_bytes": facts.archive_bytes,
+            "video_count": facts.video_count,
+            "missing_count": len(facts.missing),
+            "excluded_count": facts.without_permission + facts.without_consent,
+            "holds_families": Source.FAMILIES in facts.basis.sources,
+            "holds_previews": Source.PREVIEWS in facts.basis.sources,
+            "rulings_up_to": facts.basis.rulings_up_to,
+            "error_code": None,
+        }
+        what = {
+            "archive_key": facts.archive_key,
+            "archive_bytes": facts.archive_bytes,
+            "video_count": facts.video_count,
+            "missing_count": len(facts.missing),
+            "without_permission": facts.without_permission,
+            "without_consent": facts.without_consent,
+            "was_there": facts.was_there,
+        }
+        with self.sessions.begin() as session:
+            request = _close(session, claim, RequestStatus.SUCCEEDED, values)
+            _log(
+                session, claim, request, "succeeded", {**what, "missing": _named(facts.missing, NAMED_IN_A_LOG)}, extra
+            )
+            archive = {"request_id": claim.request_id, "key": facts.archive_key, "requester_id": claim.requested_by_id}
+            told = {**what, "missing": _named(facts.missing, NAMED_IN_A_MAIL), "archive": archive}
+            _tell(session, claim, "archive_ready", "succeeded", told)
+
+    def fail(self, claim: ArchiveClaim, failure: Failure, extra: dict[str, Any]) -> None:
+        """The archive failed for good. Raises LeaseLost."""
+        with self.sessions.begin() as session:
+            _fail(session, claim, failure, extra)
+
+    def retry(self, claim: ArchiveClaim, failure: Failure, extra: dict[str, Any]) -> RequestStatus:
+        """The platform failed: back into the queue, or the end if it was the last attempt or somebody cancelled.
+
+        Returns the status that the request has now. Raises LeaseLost.
+        """
+        with self.sessions.begin() as session:
+            return _give_back(session, claim, failure, extra)
+
+    def expire(self, claim: ArchiveClaim, extra: dict[str, Any]) -> RequestStatus:
+        """The worker stopped answering and its lease has ended: as `retry`.
+
+        Raises LeaseLost when the request has ended by itself or the lease was prolonged.
+        """
+        failure = Failure(
+            step="worker", code="worker_died", message="the process that made the archive stopped answering"
+        )
+        with self.sessions.begin() as session:
+            return _give_back(session, claim, failure, extra, ArchiveRequest.lease_expires_at < database_now())
+
+    def cancelled(self, claim: ArchiveClaim, cancelled_by: str, extra: dict[str, Any]) -> None:
+        """The worker has stopped on somebody's wish. Raises LeaseLost."""
+        with self.sessions.begin() as session:
+            _cancelled(session, claim, cancelled_by, extra)
+
+    def cancel(self, request_id: int, user_id: int) -> RequestStatus:
+        """Cancel a request: at once while it waits; a running one is told to stop at its next heartbeat.
+
+        Whoever asked for it may, and who holds `studies.change_study`. Returns the status that the request has now.
+        Raises PermissionDenied, or InvalidRequest if it has ended.
+        """
+        with self.sessions.begin() as session:
+            request, user = _request(session, request_id), session.get_one(User, user_id)
+            study = session.get_one(Study, request.study_id)
+            if request.requested_by_id != user.id or not user.is_active:
+                require_permission(session, user, Permission.CHANGE_STUDY, study)
+            wish = {"cancelled_by_id": user.id, "cancel_requested_at": database_now()}
+            ended = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
+            is_request = ArchiveRequest.id == request_id
+            waiting = update(ArchiveRequest).where(is_request, ArchiveRequest.status == RequestStatus.QUEUED)
+            running = update(ArchiveRequest).where(is_request, ArchiveRequest.status == RequestStatus.RUNNING)
+            if session.scalar(waiting.values(wish | ended).returning(ArchiveRequest.id)):
+                session.refresh(request)
+                _cancelled_while_waiting(session, _claim_of(session, request), request, user)
+                return RequestStatus.CANCELLED
+            if session.scalar(running.values(wish).returning(ArchiveRequest.id)):
+                return RequestStatus.RUNNING
+            session.refresh(request)
+            raise InvalidRequest(f"archive request {request_id} has already ended: it is {request.status}")
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def waiting(self, limit: int = 100) -> Sequence[int]:
+        """The requests that wait and whose time for another attempt has come, oldest first."""
+        due = (
+            select(ArchiveRequest.id)
+            .where(ArchiveRequest.status == RequestStatus.QUEUED, ArchiveRequest.next_attempt_at <= database_now())
+            .order_by(ArchiveRequest.id)
+            .limit(limit)
+        )
+        with self.sessions.begin() as session:
+            return session.scalars(due).all()
+
+    def running(self, *, expired_only: bool) -> Sequence[ArchiveClaim]:
+        """The claims of running requests, oldest first; on request only those whose lease has ended."""
+        query = select(ArchiveRequest).where(ArchiveRequest.status == RequestStatus.RUNNING).order_by(ArchiveRequest.id)
+        if expired_only:
+            query = query.where(ArchiveRequest.lease_expires_at < database_now())
+        with self.sessions.begin() as session:
+            return [_claim_of(session, request) for request in session.scalars(query)]
+
+    def canceller(self, claim: ArchiveClaim) -> str | None:
+        """The name of the person who asked to cancel this request, if somebody did."""
+        with self.sessions.begin() as session:
+            return _canceller(session, claim)
+
+    # -- the link -------------------------------------------------------------------------------------------------
+
+    def offer_of_mail(self, mail: OutboxMail) -> ArchiveOffer:
+        """The archive that a mail `archive_ready` tells of, if its recipient may still have it, now.
+
+        Raises MailWithdrawn when the permission is gone, or a consent on which the archive rests.
+        """
+        with self.sessions.begin() as session:
+            try:
+                request = _request(session, mail.context["archive"]["request_id"])
+                return _offer(session, request, session.get_one(User, mail.recipient_id))
+            except REFUSALS as refusal:
+                raise MailWithdrawn(str(refusal)) from refusal
+
+    def link(self, request_id: int, user_id: int, *, origin: str = "") -> ArchiveOffer:
+        """Offer the archive of a request once more, to anyone who may have it now; the study's log records it.
+
+        Raises PermissionDenied, or InvalidRequest when the request made no archive or the archive may not be given out.
+        """
+        with self.sessions.begin() as session:
+            request, user = _request(session, request_id), session.get_one(User, user_id)
+            offer = _offer(session, request, user)
+            extra = {
+                "request_id": request.id,
+                "kind": request.kind,
+                "name_contains": request.name_contains,
+                "origin": origin,
+                "archive_key": offer.archive_key,
+                "archive_bytes": offer.archive_bytes,
+                "video_count": request.video_count,
+            }
+            _record(session, request.study_id, user.id, LINK_ACTION, extra)
+            return offer
+
+
+def record_withdrawal(session: Session, mail: OutboxMail, reason: str) -> None:
+    """Write into the study's log that a mail with a link was not sent, and why; for `outbox.deliver`."""
+    archive = mail.context.get("archive")
+    if mail.study_id is None or archive is None:
+        return
+    extra = {
+        "outcome": "withdrawn",
+        "request_id": archive["request_id"],
+        "archive_key": archive["key"],
+        "error": reason,
+    }
+    _record(session, mail.study_id, mail.recipient_id, ARCHIVE_ACTION, extra)
+
+
+def _ask(
+    session: Session, study_id: int, user_id: int, kind: ArchiveKind, name_contains: str, origin: str
+) -> ArchiveRequest:
+    study, user = session.get_one(Study, study_id), session.get_one(User, user_id)
+    require_videos(session, user, study, kind, name_contains)
+    session.execute(
+        update(ArchiveRequest)
+        .where(
+            ArchiveRequest.study_id == study.id,
+            ArchiveRequest.requested_by_id == user.id,
+            ArchiveRequest.kind == kind,
+            ArchiveRequest.name_contains == name_contains,
+            ArchiveRequest.status == RequestStatus.QUEUED,
+        )
+        .values(status=RequestStatus.CANCELLED, finished_at=database_now(), error_code="replaced")
+        .execution_options(synchronize_session=False)
+    )
+    request = ArchiveRequest(
+        study_id=study.id, requested_by_id=user.id, kind=kind.value, name_contains=name_contains, origin=origin
+    )
+    session.add(request)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        if is_violated(error, ONE_WAITING_ARCHIVE):
+            raise InvalidRequest(
+                f"{user.email} has asked for the same archive of {study.name!r} at the same moment; that request waits"
+            ) from error
+        raise
+    return request
+
+
+def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> ArchiveClaim:
+    start = (
+        update(ArchiveRequest)
+        .where(ArchiveRequest.id == request_id, _waiting())
+        .values(
+            status=RequestStatus.RUNNING,
+            run_id=run_id,
+            attempt=ArchiveRequest.attempt + 1,
+            fencing_token=func.coalesce(ArchiveRequest.fencing_token, 0) + 1,
+            claimed_at=database_now(),
+            lease_expires_at=database_now(lease),
+            error_code=None,
+        )
+        .returning(ArchiveRequest.id)
+        .execution_options(synchronize_session=False)
+    )
+    taken = session.scalar(start)
+    request = _request(session, request_id)
+    session.refresh(request)
+    if taken is None:
+        raise _not_waiting(request)
+    return _claim_of(session, request)
+
+
+def _waiting() -> ColumnElement[bool]:
+    """The condition of compare-and-set: nobody has taken it."""
+    return ArchiveRequest.status == RequestStatus.QUEUED
+
+
+def _not_waiting(request: ArchiveRequest) -> LeaseLost:
+    """Not a refusal: whoever has the request decides what becomes of it."""
+    what = f"running in run {request.run_id}" if request.status == RequestStatus.RUNNING else request.status
+    return LeaseLost(f"archive request {request.id} no longer waits: it is {what}; nothing is left to claim")
+
+
+def _request(session: Session, request_id: int) -> ArchiveRequest:
+    request = session.get(ArchiveRequest, request_id)
+    if request is None:
+        raise InvalidRequest(f"there is no archive request {request_id}; `lookit-ops videos list` shows them")
+    return request
+
+
+def _end_waiting(session: Session, request_id: int, code: str, message: str) -> None:
+    session.execute(
+        update(ArchiveRequest)
+        .where(ArchiveRequest.id == request_id, _waiting())
+        .values(status=RequestStatus.FAILED, finished_at=database_now(), error_code=code, error=message)
+    )
+
+
+def _claim_of(session: Session, request: ArchiveRequest) -> ArchiveClaim:
+    study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
+    return ArchiveClaim(
+        request_id=request.id,
+        study_id=study.id,
+        study_uuid=study.uuid,
+        study_name=study.name,
+        kind=ArchiveKind(request.kind),
+        name_contains=request.name_contains,
+        requested_by_id=user.id,
+        requested_by=user.name,
+        fencing_token=request.fencing_token or 0,
+        attempt=request.attempt,
+    )
+
+
+def _is_held(claim: ArchiveClaim) -> tuple[ColumnElement[bool], ...]:
+    return (
+        ArchiveRequest.id == claim.request_id,
+        ArchiveRequest.status == RequestStatus.RUNNING,
+        ArchiveRequest.fencing_token == claim.fencing_token,
+    )
+
+
+def _lost(claim: ArchiveClaim) -> LeaseLost:
+    return LeaseLost(
+        f"archive request {claim.request_id} is no longer held with fencing token {claim.fencing_token}:"
+        " it was ended by somebody else, and this worker changes nothing more"
+    )
+
+
+def _close(
+    session: Session,
+    claim: ArchiveClaim,
+    status: RequestStatus,
+    values: dict[str, Any],
+    *also: ColumnElement[bool],
+) -> ArchiveRequest:
+    """Compare-and-set the end of a request."""
+    ended = (
+        update(ArchiveRequest)
+        .where(*_is_held(claim), *also)
+        .values(status=status, finished_at=database_now(), lease_expires_at=None, **values)
+        .returning(ArchiveRequest.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(ended) is None:
+        raise _lost(claim)
+    return session.get_one(ArchiveRequest, claim.request_id, populate_existing=True)
+
+
+def _fail(
+    session: Session, claim: ArchiveClaim, failure: Failure, extra: dict[str, Any], *also: ColumnElement[bool]
+) -> None:
+    values = {"error_code": failure.code, "error": failure.message}
+    request = _close(session, claim, RequestStatus.FAILED, values, *also)
+    what = {"step": failure.step, "error": failure.message}
+    _log(session, claim, request, "failed", what, extra)
+    _tell(session, claim, "archive_failed", "failed", what)
+
+
+def _cancelled(
+    session: Session, claim: ArchiveClaim, cancelled_by: str, extra: dict[str, Any], *also: ColumnElement[bool]
+) -> None:
+    request = _close(session, claim, RequestStatus.CANCELLED, {"error_code": "cancelled"}, *also)
+    what = {"cancelled_by": cancelled_by}
+    _log(session, claim, request, "cancelled", what, extra)
+    _tell(session, claim, "archive_cancelled", "cancelled", what)
+
+
+def _give_back(
+    session: Session, claim: ArchiveClaim, failure: Failure, extra: dict[str, Any], *also: ColumnElement[bool]
+) -> RequestStatus:
+    """Into the queue again, unless somebody cancelled, a newer request for the same waits, or it was the last try."""
+    twin = aliased(ArchiveRequest)
+    has_twin = (
+        select(twin.id)
+        .where(
+            twin.study_id == ArchiveRequest.study_id,
+            twin.requested_by_id == ArchiveRequest.requested_by_id,
+            twin.kind == ArchiveRequest.kind,
+            twin.name_contains == ArchiveRequest.name_contains,
+            twin.status == RequestStatus.QUEUED,
+        )
+        .exists()
+    )
+    may_wait = (ArchiveRequest.cancel_requested_at.is_(None), ArchiveRequest.attempt < MAX_ATTEMPTS, ~has_twin)
+    queued = (
+        update(ArchiveRequest)
+        .where(*_is_held(claim), *also, *may_wait)
+        .values(
+            status=RequestStatus.QUEUED,
+            run_id=None,
+            claimed_at=None,
+            lease_expires_at=None,
+            next_attempt_at=database_now(FIRST_RETRY * 2 ** (claim.attempt - 1)),
+            error_code=failure.code,
+        )
+        .returning(ArchiveRequest.id)
+        .execution_options(synchronize_session=False)
+    )
+    if _unless_a_twin_was_first(session, queued) is not None:
+        return RequestStatus.QUEUED
+    held = session.execute(
+        select(ArchiveRequest.cancel_requested_at, ArchiveRequest.attempt).where(*_is_held(claim), *also)
+    ).one_or_none()
+    if held is None:
+        raise _lost(claim)
+    if held.cancel_requested_at is not None:
+        _cancelled(session, claim, _canceller(session, claim) or "somebody", extra, *also)
+        return RequestStatus.CANCELLED
+    if held.attempt < MAX_ATTEMPTS:  # the newer request will tell what became of it
+        _close(session, claim, RequestStatus.CANCELLED, {"error_code": "replaced"}, *also)
+        return RequestStatus.CANCELLED
+    message = f"tried {held.attempt} times; the last time: {failure.message}"
+    _fail(session, claim, Failure(failure.step, failure.code, message), extra, *also)
+    return RequestStatus.FAILED
+
+
+def _unless_a_twin_was_first(session: Session, queued: Any) -> int | None:
+    """The id if the request waits again; None also when a twin began to wait at the same moment."""
+    try:
+        with session.begin_nested():
+            return session.scalar(queued)
+    except IntegrityError as error:
+        if is_violated(error, ONE_WAITING_ARCHIVE):
+            return None
+        raise
+
+
+def _canceller(session: Session, claim: ArchiveClaim) -> str | None:
+    asked = (
+        select(User.name)
+        .join(ArchiveRequest, ArchiveRequest.cancelled_by_id == User.id)
+        .where(ArchiveRequest.id == claim.request_id, ArchiveRequest.cancel_requested_at.is_not(None))
+    )
+    return session.scalar(asked)
+
+
+def _cancelled_while_waiting(session: Session, claim: ArchiveClaim, request: ArchiveRequest, user: User) -> None:
+    """One log; a mail only if it was somebody else, since who cancels their own has just been answered."""
+    what = {"cancelled_by": user.name}
+    _log(session, claim, request, "cancelled", what, {"note": "cancelled while it waited"})
+    if user.id != claim.requested_by_id:
+        _tell(session, claim, "archive_cancelled", "cancelled", what)
+
+
+def _offer(session: Session, request: ArchiveRequest, user: User) -> ArchiveOffer:
+    study, kind = session.get_one(Study, request.study_id), ArchiveKind(request.kind)
+    if request.archive_key is None or request.archive_bytes is None or request.finished_at is None:
+        raise InvalidRequest(f"archive request {request.id} is {request.status}: there is no archive to link to")
+    held = {Source.FAMILIES: request.holds_families, Source.PREVIEWS: request.holds_previews}
+    sources = frozenset(source for source, is_held in held.items() if is_held)
+    require_basis(session, user, study, kind, Basis(sources, request.rulings_up_to or 0))
+    return ArchiveOffer(
+        request_id=request.id,
+        study_uuid=study.uuid,
+        study_name=study.name,
+        kind=kind,
+        archive_key=request.archive_key,
+        archive_bytes=request.archive_bytes,
+        file_name=download_name(study.name, kind, request.finished_at.date()),
+    )
+
+
+def _named(missing: tuple[MissingVideo, ...], limit: int) -> list[dict[str, str]]:
+    return [{"object_key": video.object_key, "reason": video.reason} for video in missing[:limit]]
+
+
+def _log(
+    session: Session,
+    claim: ArchiveClaim,
+    request: ArchiveRequest,
+    outcome: str,
+    what: dict[str, Any],
+    extra: dict[str, Any],
+) -> None:
+    """The one log of an archive."""
+    facts = {
+        "outcome": outcome,
+        "kind": claim.kind.value,
+        "name_contains": claim.name_contains,
+        "request_id": claim.request_id,
+        "run_id": request.run_id,
+        "attempt": claim.attempt,
+        "origin": request.origin,
+    }
+    _record(session, claim.study_id, claim.requested_by_id, ARCHIVE_ACTION, {**facts, **what, **extra})
+
+
+def _record(session: Session, study_id: int, user_id: int, action: str, extra: dict[str, Any]) -> None:
+    """One log; an archive leaves the study's state alone."""
+    study = session.get_one(Study, study_id)
+    record(
+        session,
+        study,
+        action=action,
+        user_id=user_id,
+        state_before=study.state,
+        state_after=study.state,
+        extra=extra,
+    )
+
+
+def _tell(session: Session, claim: ArchiveClaim, template: str, outcome: str, what: dict[str, Any]) -> None:
+    """The one mail of an archive, to the person who asked, unless the account has been closed since."""
+    requester = session.get_one(User, claim.requested_by_id)
+    enqueue(
+        session,
+        event=f"archive_request:{claim.request_id}:{outcome}",
+        template=template,
+        context={
+            "outcome": outcome,
+            "kind": claim.kind.value,
+            "name_contains": " ".join(claim.name_contains.split()),
+            "request_id": claim.request_id,
+            "attempt": claim.attempt,
+            "study": {"name": claim.study_name, "uuid": str(claim.study_uuid)},
+            **what,
+        },
+        recipients=[requester] if requester.is_active else [],
+        study=session.get_one(Study, claim.study_id),
+    )
