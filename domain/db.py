@@ -6,6 +6,7 @@ writes fails under load with "database is locked", whatever the time-out.
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -191,6 +192,14 @@ def _begin_immediate(connection: Connection) -> None:
 def sessions_for(engine: Engine) -> Sessions:
     """A factory of sessions: `with sessions.begin() as session:` is one short transaction."""
     return sessionmaker(engine, expire_on_commit=False)
+
+
+_NOT_STORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """The text with what neither database can hold as a sign that one can see: NUL, and halves of characters."""
+    return _NOT_STORABLE.sub(lambda found: "␀" if found[0] == "\x00" else "\ufffd", text)
 
 
 def is_violated(error: Exception, constraint: str) -> bool:

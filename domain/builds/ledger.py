@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.db import Sessions, database_now, is_violated
+from domain.db import Sessions, database_now, is_violated, storable
 from domain.errors import (
     DomainError,
     InvalidRequest,
@@ -406,7 +406,7 @@ def _end_waiting(session: Session, request_id: int, code: str, message: str) -> 
     session.execute(
         update(BuildRequest)
         .where(BuildRequest.id == request_id, BuildRequest.status == RequestStatus.QUEUED)
-        .values(status=RequestStatus.FAILED, finished_at=database_now(), error_code=code, error=message)
+        .values(status=RequestStatus.FAILED, finished_at=database_now(), error_code=code, error=storable(message))
     )
 
 
@@ -494,6 +494,7 @@ def _close(
 
 
 def _fail(session: Session, claim: Claim, failure: Failure, extra: dict[str, Any], *also: ColumnElement[bool]) -> None:
+    failure = replace(failure, message=storable(failure.message))
     values = {"error_code": failure.code, "error": failure.message}
     study, request = _close(session, claim, RequestStatus.FAILED, claim.state_before, values, *also)
     facts = {"step": failure.step, "error": failure.message}

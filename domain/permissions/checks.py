@@ -16,7 +16,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from domain.errors import PermissionDenied
 from domain.models import Lab, LabGrant, RolePermission, SiteGrant, Study, StudyGrant, User
-from domain.permissions.codes import LAB_PERMISSIONS, Permission
+from domain.permissions.codes import Permission
 
 Target = Study | Lab | None
 """What a permission is asked on: a study, a lab, or, with None, platform-wide."""
@@ -99,7 +99,9 @@ def require_permission(session: Session, user: User, permission: Permission, tar
         return
     if not user.is_active:
         raise PermissionDenied(f"the account of {user.email} is inactive: it holds no permission at all")
-    raise PermissionDenied(f"{user.email} lacks {permission.value} {describe(target)}; {who_grants(target)}")
+    raise PermissionDenied(
+        f"{user.email} lacks {permission.value} {describe(target)}; {who_grants(target, permission)}"
+    )
 
 
 def describe(target: Target) -> str:
@@ -113,8 +115,10 @@ def describe(target: Target) -> str:
             return "platform-wide"
 
 
-def who_grants(target: Target) -> str:
+def who_grants(target: Target, permission: Permission | None = None) -> str:
     """Whom to ask for a permission on the object."""
+    if permission is Permission.APPROVE_STUDY:
+        return "only who reviews for the site may do this: ask a site admin"
     match target:
         case Study():
             return "ask someone who manages its researchers for a role that holds it"
@@ -133,7 +137,7 @@ def studies_with_permission(session: Session, user: User, permission: Permission
     """
     if has_permission(session, user, permission, None):
         return select(Study)
-    if not user.is_active or permission in LAB_PERMISSIONS:
+    if not user.is_active:
         return select(Study).where(false())
     holds = RolePermission.code == permission.value
     granted = (

@@ -72,9 +72,11 @@ def _ways_to_get(session: Session, permission: Permission, target: Target) -> li
         scope = scope_of(place)
         fitting = sorted(name for (of, name), codes in BUILTIN_ROLES.items() if of is scope and permission in codes)
         if fitting:
+            approves = all(Permission.APPROVE_STUDY in BUILTIN_ROLES[scope, name] for name in fitting)
             groups = f"Groups {describe(place)} that hold it: {', '.join(fitting)}."
-            return [groups, _who_could(session, permission, place)]
-    return ["No built-in group holds it; one can be made by hand.", _who_could(session, permission, None)]
+            return [groups, _who_could(session, place, approves=approves)]
+    approves = permission is Permission.APPROVE_STUDY
+    return ["No built-in group holds it; one can be made by hand.", _who_could(session, None, approves=approves)]
 
 
 def _places(session: Session, target: Target) -> list[Target]:
@@ -84,11 +86,11 @@ def _places(session: Session, target: Target) -> list[Target]:
     return [target, None] if target is not None else [None]
 
 
-def _who_could(session: Session, permission: Permission, place: Target) -> str:
+def _who_could(session: Session, place: Target, *, approves: bool) -> str:
     """Who could put somebody into such a group; approvals are passed on only by who holds them."""
     could = users_with_permission(session, MANAGES[scope_of(place)], place)
-    if permission is Permission.APPROVE_STUDY:
-        approvers = {user.id for user in users_with_permission(session, permission, place)}
+    if approves:
+        approvers = {user.id for user in users_with_permission(session, Permission.APPROVE_STUDY, place)}
         could = [user for user in could if user.id in approvers]
     if not could:
         return "Nobody can put somebody into such a group: no active account may."

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Select, delete, select, true, union_all
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest, PermissionDenied
@@ -34,6 +35,8 @@ MANAGES: dict[RoleScope, Permission] = {
     RoleScope.LAB: Permission.MANAGE_LAB_RESEARCHERS,
     RoleScope.SITE: Permission.MANAGE_LAB_RESEARCHERS,
 }
+
+LONGEST_ROLE_NAME = 100
 
 Grant = StudyGrant | LabGrant | SiteGrant
 
@@ -67,9 +70,14 @@ def grant(session: Session, acting: User, user: User, role_name: str, target: Ta
     if _held(session, user, role, target) is not None:
         raise InvalidRequest(f"{user.email} is {role.name} {describe(target)} already")
     before = permissions_of(session, user, target)
-    session.add(_new(user, role, target))
-    session.flush()
-    _record(session, acting, user, role, target, "grant")
+    try:
+        with session.begin_nested():
+            session.add(_new(user, role, target))
+    except IntegrityError as error:  # somebody else was quicker
+        if _held(session, user, role, target) is None:
+            raise
+        raise InvalidRequest(f"{user.email} is {role.name} {describe(target)} already") from error
+    record_grant(session, acting, user, role, target, "grant")
     return _effect(session, user, target, before)
 
 
@@ -77,13 +85,11 @@ def revoke(session: Session, acting: User, user: User, role_name: str, target: T
     """Take the role from the user. Raises InvalidRequest (no such role, not held), PermissionDenied."""
     role = role_named(session, scope_of(target), role_name)
     _require_may_manage(session, acting, role, target)
-    held = _held(session, user, role, target)
-    if held is None:
-        raise InvalidRequest(f"{user.email} is not {role.name} {describe(target)}, so there is nothing to revoke")
     before = permissions_of(session, user, target)
-    session.delete(held)
-    session.flush()
-    _record(session, acting, user, role, target, "revoke")
+    held = _held(session, user, role, target)
+    if held is None or not _is_deleted(session, held):
+        raise InvalidRequest(f"{user.email} is not {role.name} {describe(target)}, so there is nothing to revoke")
+    record_grant(session, acting, user, role, target, "revoke")
     return _effect(session, user, target, before)
 
 
@@ -101,10 +107,9 @@ def permissions_of(session: Session, user: User, target: Target) -> frozenset[Pe
     query = select(User.is_superuser, held.c.code).where(User.id == user.id, User.is_active)
     query = query.outerjoin(held, true())
     rows = list(session.execute(query))
-    askable = frozenset(Permission) - LAB_PERMISSIONS if isinstance(target, Study) else frozenset(Permission)
     if any(is_superuser for is_superuser, _ in rows):
-        return askable
-    return frozenset(Permission(code) for _, code in rows if code is not None) & askable
+        return frozenset(Permission)
+    return frozenset(Permission(code) for _, code in rows if code is not None)
 
 
 def roles_on(session: Session, target: Target) -> list[tuple[User, Role]]:
@@ -130,6 +135,8 @@ def make_role(session: Session, acting: User, scope: RoleScope, name: str, permi
         require_permission(session, acting, Permission.APPROVE_STUDY, None)
     if not name.strip() or not chosen:
         raise InvalidRequest("a role needs a name and at least one permission")
+    if len(name) > LONGEST_ROLE_NAME:
+        raise InvalidRequest(f"a role's name has {LONGEST_ROLE_NAME} characters at most, not {len(name)}")
     if scope is RoleScope.STUDY and (wrong := sorted(chosen & LAB_PERMISSIONS)):
         raise InvalidRequest(f"{', '.join(wrong)} cannot be held on a study; make a role for labs instead")
     if session.scalar(select(Role.id).where(Role.scope == scope.value, Role.name == name)) is not None:
@@ -154,7 +161,7 @@ def drop_grants_of_outsiders(session: Session, acting: User, study: Study) -> li
     )
     outsiders = [(user, role) for user, role in session.execute(query)]
     for user, role in outsiders:
-        _record(session, acting, user, role, study, "revoke")
+        record_grant(session, acting, user, role, study, "revoke")
     gone = {user.id: user for user, _ in outsiders}
     session.execute(delete(StudyGrant).where(StudyGrant.study_id == study.id, StudyGrant.user_id.in_(gone)))
     return list(gone.values())
@@ -181,6 +188,14 @@ def _held(session: Session, user: User, role: Role, target: Target) -> Grant | N
             return session.get(LabGrant, (user.id, target.id, role.id))
         case None:
             return session.get(SiteGrant, (user.id, role.id))
+
+
+def _is_deleted(session: Session, held: Grant) -> bool:
+    """Delete the grant; False if somebody else has done so meanwhile."""
+    table = type(held).__table__
+    is_it = [column == getattr(held, column.name) for column in table.primary_key]
+    gone = session.execute(delete(type(held)).where(*is_it).returning(type(held).user_id)).all()
+    return bool(gone)
 
 
 def _new(user: User, role: Role, target: Target) -> Grant:
@@ -216,7 +231,8 @@ def _effect(session: Session, user: User, target: Target, before: frozenset[Perm
     return Effect(user=user.email, gains=tuple(sorted(after - before)), loses=tuple(sorted(before - after)))
 
 
-def _record(session: Session, acting: User, user: User, role: Role, target: Target, action: str) -> None:
+def record_grant(session: Session, acting: User, user: User, role: Role, target: Target, action: str) -> None:
+    """Note that somebody gave or took a role; `action` is grant or revoke."""
     session.add(
         GrantRecord(
             acting_id=acting.id,

@@ -14,7 +14,10 @@ def readable_diff(log: StudyLog) -> Iterator[str]:
     """The lines of the log's diff, field by field; nothing for a log that changed no content."""
     for field, (before, after) in log.extra.get("diff", {}).items():
         yield f"{field.replace('_', ' ')}:"
-        lines = unified_diff(_lines(before), _lines(after), n=2, lineterm="")
+        old, new = _lines(before), _lines(after)
+        if old == new:  # only the ends of lines differ: shown as Python writes them, one can see it
+            old, new = (list(map(repr, str(value).splitlines(keepends=True))) for value in (before, after))
+        lines = unified_diff(old, new, n=2, lineterm="")
         yield from [f"  {line}" for line in lines][2:]  # the first two name files, of which there are none
 
 

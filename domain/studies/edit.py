@@ -5,12 +5,15 @@ After an approval, a change of reviewed content sends the study back to `rejecte
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import flag_modified
 
-from domain.db import database_now
+from domain.db import database_now, storable
 from domain.errors import InvalidRequest, StudyIsLocked
 from domain.mail.audience import Audience, people
 from domain.mail.outbox import enqueue
@@ -43,11 +46,14 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
         raise InvalidRequest(
             f"a study has no field {', '.join(unknown)} to edit; there are {', '.join(sorted(EDITABLE))}"
         )
-    diff = {name: [getattr(study, name), value] for name, value in wanted.items() if getattr(study, name) != value}
+    diff = {
+        name: [getattr(study, name), value] for name, value in wanted.items() if _differ(getattr(study, name), value)
+    }
     if not diff:
         return []
     for name, (_, value) in diff.items():
         setattr(study, name, value)
+        flag_modified(study, name)  # for Python, 1 is true, and nothing would be written
     record_change(session, study, user, diff)
     return sorted(diff)
 
@@ -80,15 +86,43 @@ def record_change(session: Session, study: Study, user: User, diff: dict[str, li
 def _check_values(changes: dict[str, Any]) -> None:
     """Refuse what the database would, before it says so in its own words."""
     for field, value in changes.items():
-        if field == "name" and not str(value or "").strip():
-            raise InvalidRequest("a study's name cannot be blank")
-        if field == "name" and len(str(value)) > LONGEST_NAME:
-            raise InvalidRequest(f"a study's name has {LONGEST_NAME} characters at most, not {len(str(value))}")
+        if field == "name":
+            check_name(value)
         wanted = FIELD_TYPES.get(field, str)
         if field in EDITABLE and not isinstance(value, wanted):
             raise InvalidRequest(f"the field {field} holds {_IN_WORDS[wanted]}, not {value!r}")
-        if isinstance(value, str) and "\x00" in value:
-            raise InvalidRequest(f"the field {field} cannot hold the character NUL")
+        if reason := _cannot_be_stored(value):
+            raise InvalidRequest(f"the field {field} cannot hold {reason}")
+
+
+def check_name(name: str) -> None:
+    """Raise InvalidRequest for a name that no study can have."""
+    if not str(name or "").strip():
+        raise InvalidRequest("a study's name cannot be blank")
+    if len(str(name)) > LONGEST_NAME:
+        raise InvalidRequest(f"a study's name has {LONGEST_NAME} characters at most, not {len(str(name))}")
+    if reason := _cannot_be_stored(name):
+        raise InvalidRequest(f"a study's name cannot hold {reason}")
+
+
+def _cannot_be_stored(value: Any) -> str | None:
+    """What neither of the databases can hold, in a text or anywhere within a JSON value."""
+    match value:
+        case str() if storable(value) != value:
+            return "the character NUL, or half of a character"
+        case float() if not math.isfinite(value):
+            return f"{value}, which is no number in JSON"
+        case dict():
+            return next(filter(None, map(_cannot_be_stored, [*value.keys(), *value.values()])), None)
+        case list():
+            return next(filter(None, map(_cannot_be_stored, value)), None)
+        case _:
+            return None
+
+
+def _differ(before: Any, after: Any) -> bool:
+    """Whether two values differ as JSON: there 1 is not true, as in Python, and the order of keys means nothing."""
+    return json.dumps(before, sort_keys=True) != json.dumps(after, sort_keys=True)
 
 
 def _with_metadata(study: Study, changes: dict[str, Any]) -> dict[str, Any]:

@@ -9,22 +9,22 @@ from domain.models import Lab, Study, StudyGrant, User
 from domain.models.accounts import RoleScope
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.permissions.grants import drop_grants_of_outsiders
+from domain.permissions.grants import drop_grants_of_outsiders, record_grant
 from domain.permissions.roles import role_named
-from domain.studies.edit import lock_for_change, record_change
+from domain.studies.edit import check_name, lock_for_change, record_change
 
 
 def create_study(session: Session, lab: Lab, creator: User, name: str) -> Study:
     """A new study of the lab, whose creator is its admin. Raises PermissionDenied, InvalidRequest for a blank name."""
     require_permission(session, creator, Permission.CREATE_LAB_STUDY, lab)
-    if not name.strip():
-        raise InvalidRequest("a study's name cannot be blank")
+    check_name(name)
     study = Study(name=name, lab_id=lab.id, creator_id=creator.id)
     session.add(study)
     session.flush()
     admin = role_named(session, RoleScope.STUDY, "admin")
     session.add(StudyGrant(user_id=creator.id, study_id=study.id, role_id=admin.id))
     session.flush()
+    record_grant(session, creator, creator, admin, study, "grant")
     return study
 
 

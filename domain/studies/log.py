@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from domain.db import storable
 from domain.models import Study, StudyLog
 
 TEXT_LIMIT = 400_000
@@ -21,12 +22,12 @@ def bounded(text: str, limit: int = TEXT_LIMIT) -> str:
 
 
 def bounded_all(value: Any, limit: int = TEXT_LIMIT) -> Any:
-    """The same for every text within a JSON value; NUL, which PostgreSQL's JSON cannot hold, is shown as ␀."""
+    """The same for every text within a JSON value; what no database can hold is shown as a sign."""
     match value:
         case str():
-            return bounded(value.replace("\x00", "␀"), limit)
+            return bounded(storable(value), limit)
         case dict():
-            return {key: bounded_all(item, limit) for key, item in value.items()}
+            return {storable(str(key)): bounded_all(item, limit) for key, item in value.items()}
         case list() | tuple():
             return [bounded_all(item, limit) for item in value]
         case _:

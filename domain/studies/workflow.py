@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from transitions import EventData, Machine
 
-from domain.db import database_now
+from domain.db import database_now, storable
 from domain.errors import DomainError, InvalidRequest, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.mail.audience import Audience, people
 from domain.mail.outbox import enqueue
@@ -191,12 +191,17 @@ def refusal_of(session: Session, study: Study, user: User, row: Row) -> DomainEr
         require_permission(session, user, permission, study)
     except PermissionDenied as denied:
         return denied
-    if row.get("needs_deployment") and study.deployed_at is None:
+    if not _stands_ready(study, row):
         return TransitionNotAllowed(
             f"the study {study.name!r} has never been deployed, so there is nothing to activate:"
             " request a deployment, which activates it"
         )
     return None
+
+
+def _stands_ready(study: Study, row: Row) -> bool:
+    """Whether the study itself allows it, whoever asks."""
+    return not row.get("needs_deployment") or study.deployed_at is not None
 
 
 def _condition(row: Row) -> Callable[[EventData], bool]:
@@ -283,7 +288,7 @@ def _choice(session: Session, study: Study, user: User, row: Row) -> Choice:
         return Choice(trigger=trigger, dest=None, allowed=False, reason=reason, who_could=())
     refusal = refusal_of(session, study, user, row)
     could: tuple[str, ...] = ()
-    if isinstance(refusal, PermissionDenied):
+    if isinstance(refusal, PermissionDenied) and _stands_ready(study, row):
         could = tuple(other.email for other in users_with_permission(session, Permission(row["permission"]), study))
     return Choice(
         trigger=trigger,
@@ -315,7 +320,7 @@ def transition(session: Session, study: Study, trigger: str, user: User, comment
             f"the study {study.name!r} is {state}, from where there is no {trigger!r};"
             f" from here there is {', '.join(allowed) or 'no way on'}"
         )
-    passage = Passage(session=session, study=study, user=user, comment=comment, state=str(state))
+    passage = Passage(session=session, study=study, user=user, comment=storable(comment), state=str(state))
     machine.events[trigger].trigger(passage)
     return study
 

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _end(sentence: str) -> NoReturn:
-    errors.print(f"[bold red]Error:[/] {plain(sentence)}")
+    errors.print(f"[bold red]Error:[/] {plain(sentence)}", soft_wrap=True)
     sys.exit(1)
 
 

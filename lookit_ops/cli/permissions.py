@@ -68,18 +68,19 @@ def _change(email: str, role: str, acting: str, study: str, lab: str, *, dry: bo
             effect = dry_run(session, by, user, role, target, giving=giving)
         else:
             effect = (give if giving else take)(session, by, user, role, target)
-        where = describe(target)
+        where, is_superuser = describe(target), user.is_superuser
     change = f"{'Would be' if dry else 'Is now'} {'' if giving else 'no longer '}{role}"
     console.print(f"{plain(change)} {plain(where)}: {plain(email)}.")
-    _show(effect)
+    _show(effect, is_superuser=is_superuser)
 
 
-def _show(effect: Effect) -> None:
+def _show(effect: Effect, *, is_superuser: bool) -> None:
     for word, codes in (("gains", effect.gains), ("loses", effect.loses)):
         if codes:
             console.print(f"  {word}: {', '.join(codes)}")
     if not effect.gains and not effect.loses:
-        console.print("  Nothing changes in what they may do: other roles of theirs hold the same.")
+        why = "a superuser passes every check" if is_superuser else "other roles of theirs hold the same"
+        console.print(f"  Nothing changes in what they may do: {why}.")
 
 
 @app.command("list")

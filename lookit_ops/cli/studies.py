@@ -219,7 +219,8 @@ def _keep_public_list(outside: Platform) -> None:
     except StorageError as error:
         errors.print(
             f"[bold yellow]Warning:[/] the public list could not be brought up to date: {plain(error)};"
-            " the sensor public_list tries again, or run `lookit-ops study discoverable`"
+            " the sensor public_list tries again, or run `lookit-ops study discoverable`",
+            soft_wrap=True,
         )
 
 

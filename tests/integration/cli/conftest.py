@@ -23,10 +23,16 @@ class Shown:
 
 
 @pytest.fixture
-def run(
-    site: Site, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Shown]:
+def run(site: Site, run_on_database: Callable[..., Shown]) -> Callable[..., Shown]:
     """Run `lookit-ops` on the site's database."""
+    return run_on_database
+
+
+@pytest.fixture
+def run_on_database(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Shown]:
+    """Run `lookit-ops` on the test's database, which holds what the test puts there."""
     monkeypatch.setenv("LOOKIT_DATABASE_URL", database_url)
     monkeypatch.setenv("LOOKIT_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
