@@ -1,9 +1,9 @@
 """The archive ledger: request, claim, heartbeat, finish, fail, retry, cancel, expire, and who may have the link.
 
-Like the build ledger, but that nothing locks a study: archives are named by their contents, so two that are made at once
-do no harm. A claim is compare-and-set on the request alone, which counts its own fencing token. The platform's faults
-put a request back into the queue, at most MAX_ATTEMPTS times in all; whatever ends a claimed request for good writes one
-study log and one mail, to the person who asked, in the same transaction. A late one: LeaseLost.
+Like the build ledger, but that nothing locks a study: archives are named by their contents, so two that are made at
+once do no harm. A claim is compare-and-set on the request alone, which counts its own fencing token. The platform's
+faults put a request back into the queue until it has had MAX_ATTEMPTS; whatever ends a claimed request for good writes
+one study log and one mail, to the person who asked, in the same transaction. A late one: LeaseLost.
 """
 
 from __future__ import annotations
@@ -375,13 +375,12 @@ def _ask(
         study_id=study.id, requested_by_id=user.id, kind=kind.value, name_contains=name_contains, origin=origin
     )
     session.add(request)
+    twice = f"{user.email} has asked for the same archive of {study.name!r} at the same moment; that request waits"
     try:
-        session.flush()
+        session.flush()  # after it failed, nothing can be read from the rows any more
     except IntegrityError as error:
         if is_violated(error, ONE_WAITING_ARCHIVE):
-            raise InvalidRequest(
-                f"{user.email} has asked for the same archive of {study.name!r} at the same moment; that request waits"
-            ) from error
+            raise InvalidRequest(twice) from error
         raise
     return request
 

@@ -1,8 +1,8 @@
 """The outbox: mails are enqueued in the transaction that they tell of, and delivered afterwards with retries.
 
-A mail is an intent (template, context, recipient); it is rendered when it is delivered, and withdrawn if what it offers
-is then no longer its recipient's. A crash between the server's acceptance and our commit may send it once more, with the
-same Message-ID.
+A mail is an intent (template, context, recipient); it is rendered when it is delivered, and withdrawn if what it
+offers is then no longer its recipient's. A crash between the server's acceptance and our commit may send it once more,
+with the same Message-ID.
 """
 
 from __future__ import annotations

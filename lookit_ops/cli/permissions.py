@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest
 from domain.find import find_lab, find_study, find_user
+from domain.models.accounts import RoleScope
+from domain.permissions import grants
 from domain.permissions.checks import Target, describe, users_with_permission
 from domain.permissions.codes import Permission
 from domain.permissions.explain import explain_permission
@@ -81,6 +83,20 @@ def _show(effect: Effect, *, is_superuser: bool) -> None:
     if not effect.gains and not effect.loses:
         why = "a superuser passes every check" if is_superuser else "other roles of theirs hold the same"
         console.print(f"  Nothing changes in what they may do: {why}.")
+
+
+@app.command()
+def make_role(
+    name: Annotated[str, typer.Argument(help="What the role is called.")],
+    permissions: Annotated[list[str], typer.Argument(metavar="PERMISSION...", help="What it holds.")],
+    on: Annotated[RoleScope, typer.Option("--on", help="What it can be held on.")],
+    acting: Acting,
+) -> None:
+    """Make a role by hand, with any permissions; `permission grant` then gives it to people."""
+    codes = [_permission(typed) for typed in permissions]
+    with platform().sessions.begin() as session:
+        grants.make_role(session, find_user(session, acting), on, name, codes)
+    console.print(f"The {on} role {plain(name)} holds {', '.join(sorted(set(codes)))}.")
 
 
 @app.command("list")

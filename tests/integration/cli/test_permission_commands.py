@@ -307,3 +307,30 @@ def test_who_acts_must_be_said(run, site: Site, command: str) -> None:
     assert shown.status == 2
     assert "--as" in shown.err
     assert records(site) == []
+
+
+# -- make-role ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_role_made_by_hand_is_given_like_any_other(run, site: Site) -> None:
+    root = "site_admin@example.org"
+    made = run(
+        "permission", "make-role", "coders", "view_study", "studies.code_study_consent", "--on", "study", "--as", root
+    )
+    assert said(made) == "The study role coders holds studies.code_study_consent, studies.view_study."
+    assert run("permission", "grant", STRANGER, "coders", "--study", STUDY, "--as", ADMIN).status == 0
+    assert run("permission", "explain", STRANGER, "view_study", "--study", STUDY).out.startswith(f"{STRANGER} holds")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x", "view_study", "--on", "study", "--as", ADMIN], "lacks labs.manage_lab_researchers platform-wide"),
+        (["x", "see_study", "--on", "study", "--as", "site_admin@example.org"], "no permission 'see_study'"),
+        (["x", "change_lab", "--on", "study", "--as", "site_admin@example.org"], "cannot be held on a study"),
+    ],
+)
+def test_a_role_that_cannot_be_made_says_why(run, arguments: list[str], message: str) -> None:
+    refused = run("permission", "make-role", *arguments)
+    assert (refused.status, refused.out) == (1, "")
+    assert message in " ".join(refused.err.split())

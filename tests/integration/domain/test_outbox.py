@@ -14,7 +14,16 @@ from sqlalchemy.exc import IntegrityError
 
 from domain.db import database_now
 from domain.mail.compose import Composer, Links
-from domain.mail.outbox import FIRST_RETRY, LONGEST_RETRY, MAX_ATTEMPTS, Delivery, deliver, enqueue
+from domain.mail.outbox import (
+    FIRST_RETRY,
+    LONGEST_RETRY,
+    MAX_ATTEMPTS,
+    Delivery,
+    MailDelayed,
+    MailWithdrawn,
+    deliver,
+    enqueue,
+)
 from domain.models import MailStatus, OutboxMail, Study, User
 from tests.support.mail import FakeTransport
 from tests.support.site import Site
@@ -263,3 +272,66 @@ def test_a_person_with_an_address_that_is_none_fails_alone(site: Site) -> None:
     transport = FakeTransport()
     assert deliver_to(site, transport) == Delivery(sent=1, delayed=0, failed=1)
     assert transport.recipients == {"study_admin@example.org": 1}
+
+
+def withdraw_for(*addresses: str) -> Any:
+    """Composes every mail but those to these addresses, whose offer is theirs no longer."""
+
+    def compose(mail: OutboxMail) -> EmailMessage:
+        if mail.recipient.email in addresses:
+            raise MailWithdrawn("the permission is gone")
+        return COMPOSE(mail)
+
+    return compose
+
+
+def test_a_withdrawn_mail_is_neither_sent_nor_tried_again_and_says_why(site: Site) -> None:
+    ask_to_tell(site, "designer", "study_admin")
+    transport = FakeTransport()
+    compose = withdraw_for("designer@example.org")
+    assert deliver(site.sessions, transport, compose) == Delivery(sent=1, delayed=0, failed=0, withdrawn=1)
+    assert statuses(site) == {"designer": "withdrawn", "study_admin": "sent"}
+    withdrawn = site.mails()[0]
+    assert (withdrawn.attempts, withdrawn.last_error, withdrawn.sent_at) == (1, "the permission is gone", None)
+    let_time_pass(site)
+    assert deliver_to(site, transport) == Delivery(sent=0, delayed=0, failed=0)
+    assert transport.recipients == {"study_admin@example.org": 1}
+
+
+def test_a_withdrawal_is_recorded_once_in_its_own_transaction(site: Site) -> None:
+    ask_to_tell(site, "designer", "study_admin")
+    recorded = []
+
+    def on_withdrawal(session: Any, mail: OutboxMail, reason: str) -> None:
+        now = session.scalar(select(OutboxMail.status).where(OutboxMail.id == mail.id))
+        recorded.append((mail.recipient.email, now, reason))
+
+    compose = withdraw_for("designer@example.org")
+    for _ in range(2):
+        deliver(site.sessions, FakeTransport(), compose, on_withdrawal=on_withdrawal)
+        let_time_pass(site)
+    assert recorded == [("designer@example.org", "withdrawn", "the permission is gone")]
+
+
+def test_who_withdraws_too_late_records_nothing(site: Site) -> None:
+    ask_to_tell(site, "designer")
+    recorded = []
+
+    def compose(mail: OutboxMail) -> EmailMessage:
+        let_time_pass(site)
+        assert deliver_to(site, FakeTransport()).sent == 1
+        raise MailWithdrawn("the permission is gone")
+
+    deliver(site.sessions, FakeTransport(), compose, on_withdrawal=lambda *facts: recorded.append(facts))
+    assert statuses(site) == {"designer": "sent"}
+    assert recorded == []
+
+
+def test_a_mail_that_cannot_be_composed_now_is_delayed(site: Site) -> None:
+    ask_to_tell(site, "designer")
+
+    def compose(mail: OutboxMail) -> EmailMessage:
+        raise MailDelayed("the bucket cannot be reached")
+
+    assert deliver(site.sessions, FakeTransport(), compose).delayed == 1
+    assert statuses(site) == {"designer": "waiting"}

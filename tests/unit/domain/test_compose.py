@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -17,14 +17,17 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from sqlalchemy.orm.attributes import set_committed_value
 
-from domain.mail.compose import Composer, Links
+from domain.mail.compose import Composer, Download, Links
+from domain.mail.outbox import MailDelayed
 from domain.models import OutboxMail, User
 
 STUDY = "00000000-0000-4000-8000-000000000001"
 SHA = "0123456789abcdef0123456789abcdef01234567"
+LINK = f"https://bucket.test/{'s' * 2000}?a=1&b=2"
 COMPOSE = Composer(
     "lookit@mail.example.org",
     Links(platform="https://platform.test/", studies="https://studies.test/", previews="https://previews.test/"),
+    downloads=lambda mail: Download(LINK, timedelta(minutes=30)),
 )
 BUILD = {
     "outcome": "succeeded",
@@ -50,6 +53,35 @@ MOVE = {
     "moved_by": "Sam Siteadmin",
     "comment": "Please shorten it.\nAnd add a picture.",
 }
+ARCHIVE = {
+    "outcome": "succeeded",
+    "kind": "consent",
+    "name_contains": "",
+    "request_id": 9,
+    "attempt": 1,
+    "study": {"name": "Apples & oranges", "uuid": STUDY},
+}
+READY = {
+    **ARCHIVE,
+    "archive_key": "a.zip",
+    "archive_bytes": 1_234_567_890,
+    "video_count": 12,
+    "missing_count": 0,
+    "missing": [],
+    "without_permission": 0,
+    "without_consent": 0,
+    "was_there": False,
+    "archive": {"request_id": 9, "key": "a.zip", "requester_id": 1},
+}
+LACKING = {
+    "kind": "all",
+    "name_contains": "my-frame",
+    "video_count": 1,
+    "missing_count": 3,
+    "missing": [{"object_key": "videoStream_1.mp4", "reason": "not in the bucket"}] * 2,
+    "without_permission": 4,
+    "without_consent": 5,
+}
 MAILS: dict[str, tuple[str, dict[str, Any]]] = {
     "a preview is ready": ("build_succeeded", BUILD),
     "a study is deployed": ("build_succeeded", {**BUILD, "kind": "deployment", "state_after": "active"}),
@@ -63,6 +95,13 @@ MAILS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a preview was cancelled": ("build_cancelled", {**BUILD, "cancelled_by": "Sam Siteadmin"}),
     "a waiting preview was replaced": ("build_replaced", {**BUILD, "replaced_by": "Dora Designer"}),
+    "an archive is ready": ("archive_ready", READY),
+    "an archive is ready but lacks some": ("archive_ready", {**READY, **LACKING}),
+    "an archive failed": (
+        "archive_failed",
+        {**ARCHIVE, "name_contains": "my-frame", "step": "stream", "error": "tried 5 times;\nthe last time: reset"},
+    ),
+    "an archive was cancelled": ("archive_cancelled", {**ARCHIVE, "kind": "all", "cancelled_by": "Sam Siteadmin"}),
     "changes are requested": ("study_moved", MOVE),
     "a study moved without a comment": ("study_moved", {**MOVE, "comment": ""}),
 }
@@ -148,6 +187,32 @@ def test_the_text_has_no_gaps_where_nothing_is_to_say(template: str, context: di
         ("a first preview failed early", "Preview of Apples & oranges failed", ["approved", "Rita Researcher"]),
         ("a preview was cancelled", "Preview of Apples & oranges was cancelled", ["by Sam Siteadmin", "approved"]),
         (
+            "an archive is ready",
+            "Consent videos of Apples & oranges are ready",
+            ["consent videos", "12 videos, 1.2 GB", "30 minutes", "MANIFEST.csv in the archive lists every video."],
+        ),
+        (
+            "an archive is ready but lacks some",
+            "Videos of Apples & oranges are ready",
+            [
+                "my-frame",
+                "1 video, 1.2 GB",
+                "3 videos are missing",
+                "videoStream_1.mp4",
+                "not in the bucket",
+                "and 1 more",
+                "4 for which you lack the permission",
+                "5 without an accepted consent",
+                "and what is missing.",
+            ],
+        ),
+        (
+            "an archive failed",
+            "Archive of consent videos of Apples & oranges failed",
+            ["stream", "the last time: reset", "my-frame", "archive request 9", "untouched"],
+        ),
+        ("an archive was cancelled", "Archive of videos of Apples & oranges was cancelled", ["by Sam Siteadmin"]),
+        (
             "changes are requested",
             "Apples & oranges: changes requested",
             ["Changes to your study are requested.", "submitted", "rejected", "Sam Siteadmin", "Please shorten it."],
@@ -161,6 +226,42 @@ def test_each_mail_says_what_its_reader_wants_to_know(what: str, subject: str, s
     for kind in ("plain", "html"):
         for sentence in sentences:
             assert sentence in part(message, kind)
+
+
+def test_the_link_to_an_archive_is_made_when_the_mail_is_composed_and_arrives_whole() -> None:
+    message = received(COMPOSE(mail("archive_ready", READY)))
+    assert f"\n\n  {LINK}\n\n" in part(message, "plain")
+    assert f'<a href="{LINK.replace("&", "&amp;")}">' in part(message, "html")
+    asked = []
+
+    def link(of: OutboxMail) -> Download:
+        asked.append(of)
+        return Download("https://bucket.test/new", timedelta(minutes=5))
+
+    offer = mail("archive_ready", READY)
+    again = Composer(COMPOSE.sender, COMPOSE.links, downloads=link)(offer)
+    assert asked == [offer]
+    assert "https://bucket.test/new" in part(again, "plain")
+    assert "5 minutes" in part(again, "plain")
+
+
+@pytest.mark.parametrize("what", ["an archive failed", "an archive was cancelled", "a preview is ready"])
+def test_no_link_is_made_for_a_mail_that_offers_no_archive(what: str) -> None:
+    def never(of: OutboxMail) -> Download:
+        raise AssertionError(of)
+
+    assert LINK not in part(Composer(COMPOSE.sender, COMPOSE.links, downloads=never)(mail(*MAILS[what])), "plain")
+
+
+def test_a_worker_that_cannot_make_links_leaves_the_mail_to_another() -> None:
+    with pytest.raises(MailDelayed, match="cannot make links"):
+        Composer(COMPOSE.sender, COMPOSE.links)(mail("archive_ready", READY))
+
+
+def test_what_is_missing_is_not_spoken_of_where_nothing_is() -> None:
+    text = part(COMPOSE(mail("archive_ready", READY)), "plain")
+    assert "missing" not in text
+    assert "Not in it" not in text
 
 
 def test_only_who_had_a_deployment_hears_that_it_is_untouched() -> None:
@@ -182,7 +283,10 @@ def test_html_escapes_what_people_typed(template: str, context: dict[str, Any]) 
     evil = "<script>alert('x')</script>"
     typed = {
         name: evil
-        for name in ("error", "comment", "requested_by", "moved_by", "cancelled_by", "sha_reason", "repository")
+        for name in (
+            *("error", "comment", "requested_by", "moved_by", "cancelled_by", "sha_reason", "repository"),
+            *("name_contains", "step"),
+        )
         if name in context
     }
     message = COMPOSE(mail(template, renamed({**context, **typed}, evil), name=evil))
