@@ -262,7 +262,8 @@ def _one_build_each(about: int) -> Generator[None]:
 
 
 def _ask(session: Session, study_id: int, user_id: int, kind: BuildKind, origin: str) -> BuildRequest:
-    study, user = session.get_one(Study, study_id), session.get_one(User, user_id)
+    study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
+    user = session.get_one(User, user_id)
     _require(session, user, study, kind)
     state = study.state_before_build or study.state
     if state not in MAY_START_FROM[kind]:
@@ -323,8 +324,8 @@ def _waiting() -> ColumnElement[bool]:
 
 def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> Claim:
     request = _request(session, request_id)
-    study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
-    kind = BuildKind(request.kind)
+    study = session.get_one(Study, request.study_id, with_for_update=True, populate_existing=True)
+    user, kind = session.get_one(User, request.requested_by_id), BuildKind(request.kind)
     _require(session, user, study, kind)
     # SET reads the row as it was before: state_before_build gets the state that this UPDATE replaces.
     lock = (

@@ -30,6 +30,12 @@ class User(Base):
     __table_args__ = (
         CheckConstraint("email LIKE '%_@_%'", name="email_has_an_at"),
         Index("uq_user_account_email", text("lower(email)"), unique=True),
+        Index(  # few among many, and asked for with every question of who holds a permission
+            "ix_user_account_superuser",
+            "id",
+            sqlite_where=text("is_superuser = 1"),
+            postgresql_where=text("is_superuser"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)

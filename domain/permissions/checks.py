@@ -16,7 +16,7 @@ from sqlalchemy.sql.expression import ColumnElement
 
 from domain.errors import PermissionDenied
 from domain.models import Lab, LabGrant, RolePermission, SiteGrant, Study, StudyGrant, User
-from domain.permissions.codes import Permission
+from domain.permissions.codes import UMBRELLA_PERMISSIONS, Permission
 
 Target = Study | Lab | None
 """What a permission is asked on: a study, a lab, or, with None, platform-wide."""
@@ -34,8 +34,8 @@ _CODE = bindparam("code")
 _TARGET = bindparam("target_id")
 _USER = bindparam("user_id")
 
-IS_UMBRELLA = RolePermission.code != Permission.APPROVE_STUDY
-"""Held on a lab, a study permission holds for each study of the lab, but for this one: no lab approves its own."""
+IS_UMBRELLA = RolePermission.code.in_([permission.value for permission in UMBRELLA_PERMISSIONS])
+"""What, held on a lab, holds for each study of the lab: no lab approves its own."""
 
 _BY_STUDY = (
     select(StudyGrant.user_id)
@@ -65,10 +65,6 @@ _WAYS: dict[type | None, dict[By, Select[int]]] = {
     None: {By.SITE: _BY_SITE},
 }
 """The ways in which a permission can be held, by what it is asked on."""
-
-
-def _ways(target: Target) -> dict[By, Select[int]]:
-    return _WAYS[type(target) if target is not None else None]
 
 
 @cache
@@ -167,8 +163,12 @@ def users_with_permission(session: Session, permission: Permission, target: Targ
     return list(session.scalars(statement, _parameters(permission, target)))
 
 
+@cache
+def _held_by_grants_statement(kind: type, by: By) -> Select[User]:
+    holders = union_all(*(way for way_by, way in _WAYS[kind].items() if way_by in by))
+    return select(User).where(User.is_active, User.id.in_(holders)).order_by(User.email)
+
+
 def users_holding(session: Session, permission: Permission, study: Study, by: By) -> list[User]:
     """The active users who hold it by these kinds of grant, by e-mail address; superusers are not meant."""
-    held = [User.id.in_(way) for kind, way in _ways(study).items() if kind in by]
-    query = select(User).where(User.is_active, or_(false(), *held)).order_by(User.email)
-    return list(session.scalars(query, _parameters(permission, study)))
+    return list(session.scalars(_held_by_grants_statement(Study, by), _parameters(permission, study)))

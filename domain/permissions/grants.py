@@ -64,6 +64,8 @@ def scope_of(target: Target) -> RoleScope:
 def grant(session: Session, acting: User, user: User, role_name: str, target: Target) -> Effect:
     """Give the user the role on the object. Raises InvalidRequest (no such role, held already), PermissionDenied."""
     role = role_named(session, scope_of(target), role_name)
+    if isinstance(target, Study):  # it may be on its way to another lab, which decides who manages it
+        session.refresh(target, with_for_update=True)
     _require_may_manage(session, acting, role, target)
     if not user.is_active:
         raise InvalidRequest(f"the account of {user.email} is inactive: activate it before you give it a role")
@@ -84,6 +86,8 @@ def grant(session: Session, acting: User, user: User, role_name: str, target: Ta
 def revoke(session: Session, acting: User, user: User, role_name: str, target: Target) -> Effect:
     """Take the role from the user. Raises InvalidRequest (no such role, not held), PermissionDenied."""
     role = role_named(session, scope_of(target), role_name)
+    if isinstance(target, Study):  # it may be on its way to another lab, which decides who manages it
+        session.refresh(target, with_for_update=True)
     _require_may_manage(session, acting, role, target)
     before = permissions_of(session, user, target)
     held = _held(session, user, role, target)

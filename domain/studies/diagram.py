@@ -56,12 +56,13 @@ class Path:
 
 def path_of(session: Session, study: Study) -> Path:
     """The path of a study, from its logs. While a build runs, it stands where the build found it."""
-    logs = select(StudyLog).where(StudyLog.study_id == study.id, StudyLog.state_before != StudyLog.state_after)
+    columns = (StudyLog.state_before, StudyLog.state_after, StudyLog.created_at)  # a log may hold megabytes besides
+    logs = select(*columns).where(StudyLog.study_id == study.id, StudyLog.state_before != StudyLog.state_after)
     steps: dict[tuple[str, str], Step] = {}
-    for log in session.scalars(logs.order_by(StudyLog.id)):
-        way = (log.state_before, log.state_after)
+    for before, after, at in session.execute(logs.order_by(StudyLog.id)):
+        way = (before, after)
         times = steps[way].times + 1 if way in steps else 1
-        steps[way] = Step(State(way[0]), State(way[1]), times, log.created_at)
+        steps[way] = Step(State(way[0]), State(way[1]), times, at)
     return Path(state=State(study.state_before_build or study.state), steps=tuple(steps.values()))
 
 

@@ -15,16 +15,23 @@ from sqlalchemy.orm.attributes import flag_modified
 
 from domain.db import database_now, storable
 from domain.errors import InvalidRequest, StudyIsLocked
-from domain.mail.audience import Audience, people
-from domain.mail.outbox import enqueue
+from domain.mail.audience import Audience
 from domain.models import State, Study, User
 from domain.models.studies import LOCK_STATES, REVIEWED_FIELDS
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.studies.log import record
+from domain.studies.log import hold, record
+from domain.studies.workflow import Done, Notice, finish_transition
 
 APPROVED_STATES = frozenset({State.APPROVED, State.ACTIVE, State.PAUSED, State.DEACTIVATED})
 EDITABLE = frozenset(REVIEWED_FIELDS) - {"lab_id"} | {"is_discoverable"}
+SENT_BACK: Notice = {
+    "audience": Audience.RESEARCHERS.value,
+    "headline": "needs another review",
+    "sentence": "Your study was changed after its approval, so it needs to be reviewed again.",
+}
+LONGEST_VALUE = 1_000_000
+"""Characters of one field: the log keeps both sides of a change in full, for a reviewer must see all of it."""
 FIELD_TYPES: dict[str, type] = {"study_metadata": dict, "structure": dict, "is_discoverable": bool}
 """The fields that do not hold text."""
 _IN_WORDS: dict[type, str] = {str: "text", dict: "a JSON object", bool: "true or false"}
@@ -38,8 +45,9 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
     The keys `player_repo_url` and `last_known_player_sha` change the study's metadata; an empty value removes them.
     Raises InvalidRequest (unknown field, malformed value, blank name), StudyIsLocked during a build, PermissionDenied.
     """
+    hold(session, study)
     require_permission(session, user, Permission.CHANGE_STUDY, study)
-    lock_for_change(session, study)
+    refuse_during_build(study)
     _check_values(changes)
     wanted = _with_metadata(study, changes)
     if unknown := sorted(set(wanted) - EDITABLE):
@@ -54,13 +62,18 @@ def edit(session: Session, study: Study, user: User, changes: dict[str, Any]) ->
     for name, (_, value) in diff.items():
         setattr(study, name, value)
         flag_modified(study, name)  # for Python, 1 is true, and nothing would be written
+    if _player(diff.get("study_metadata", [{}, {}])[0]) != _player(diff.get("study_metadata", [{}, {}])[1]):
+        study.deployed_at = None  # what was deployed is another player than the one that will be reviewed
     record_change(session, study, user, diff)
     return sorted(diff)
 
 
-def lock_for_change(session: Session, study: Study) -> None:
-    """Read the study anew and hold it until the transaction ends. Raises StudyIsLocked during a build."""
-    session.refresh(study, with_for_update=True)
+def _player(metadata: dict[str, Any]) -> list[Any]:
+    return [metadata.get(name) for name in PLAYER_FIELDS]
+
+
+def refuse_during_build(study: Study) -> None:
+    """Raise StudyIsLocked while a build works on what is to be changed."""
     if study.state in LOCK_STATES:
         raise StudyIsLocked(f"the study {study.name!r} is {study.state}: change it once its build has ended")
 
@@ -89,7 +102,10 @@ def _check_values(changes: dict[str, Any]) -> None:
         if field == "name":
             check_name(value)
         wanted = FIELD_TYPES.get(field, str)
-        if field in EDITABLE and not isinstance(value, wanted):
+        if (size := len(json.dumps(value))) > LONGEST_VALUE:
+            raise InvalidRequest(f"the field {field} has {LONGEST_VALUE:,} characters at most, not {size:,}")
+        may_be_empty = field in PLAYER_FIELDS and value is None
+        if field in EDITABLE | set(PLAYER_FIELDS) and not may_be_empty and not isinstance(value, wanted):
             raise InvalidRequest(f"the field {field} holds {_IN_WORDS[wanted]}, not {value!r}")
         if reason := _cannot_be_stored(value):
             raise InvalidRequest(f"the field {field} cannot hold {reason}")
@@ -143,28 +159,5 @@ def _send_back(
     session.flush()
     session.execute(update(Study).where(Study.id == study.id).values(state_changed_at=database_now()))
     session.refresh(study)
-    log = record(
-        session,
-        study,
-        action="reject",
-        user_id=user.id,
-        state_before=before,
-        state_after=study.state,
-        extra={"comment": comment, "diff": diff},
-    )
-    enqueue(
-        session,
-        event=f"study_log:{log.id}",
-        template="study_moved",
-        context={
-            "study": {"name": study.name, "uuid": str(study.uuid)},
-            "headline": "needs another review",
-            "sentence": "Your study was changed after its approval, so it needs to be reviewed again.",
-            "state_before": before,
-            "state_after": study.state,
-            "moved_by": user.name,
-            "comment": comment,
-        },
-        recipients=people(session, study, Audience.RESEARCHERS),
-        study=study,
-    )
+    done = Done("reject", before, study.state, comment, {"diff": diff}, SENT_BACK)
+    finish_transition(session, study, user, done)

@@ -11,7 +11,8 @@ from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
 from domain.permissions.grants import drop_grants_of_outsiders, record_grant
 from domain.permissions.roles import role_named
-from domain.studies.edit import check_name, lock_for_change, record_change
+from domain.studies.edit import check_name, record_change, refuse_during_build
+from domain.studies.log import hold
 
 
 def create_study(session: Session, lab: Lab, creator: User, name: str) -> Study:
@@ -34,9 +35,10 @@ def move_to_lab(session: Session, study: Study, lab: Lab, user: User) -> list[Us
     Those who hold no role in the new lab lose theirs on the study. The lab is reviewed content: after an approval the
     study is sent back. Raises PermissionDenied, StudyIsLocked, or InvalidRequest if it is that lab's already.
     """
+    hold(session, study)
     require_permission(session, user, Permission.CHANGE_STUDY_LAB, study)
     require_permission(session, user, Permission.CREATE_LAB_STUDY, lab)
-    lock_for_change(session, study)
+    refuse_during_build(study)
     if study.lab_id == lab.id:
         raise InvalidRequest(f"the study {study.name!r} is in the lab {lab.name!r} already")
     old = session.get_one(Lab, study.lab_id)

@@ -34,6 +34,15 @@ def bounded_all(value: Any, limit: int = TEXT_LIMIT) -> Any:
             return value
 
 
+def hold(session: Session, study: Study) -> None:
+    """Read the study anew and hold its row until the transaction ends.
+
+    Every act on a study begins with it, before it asks for a permission: a study that moves to another lab at the same
+    moment changes who holds one.
+    """
+    session.refresh(study, with_for_update=True)
+
+
 def record(
     session: Session,
     study: Study,
@@ -52,7 +61,7 @@ def record(
         action=action,
         state_before=state_before,
         state_after=state_after,
-        extra=bounded_all(extra),
+        extra={name: value if name == "diff" else bounded_all(value) for name, value in extra.items()},
         build_request_id=build_request_id,
     )
     session.add(log)

@@ -6,12 +6,12 @@ The table is JSON all the way down, so it can be kept in a database or written a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NotRequired, TypedDict, cast
 
 import yaml
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 from transitions import EventData, Machine
 
@@ -23,7 +23,7 @@ from domain.models import State, Study, User
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission, users_with_permission
 from domain.permissions.codes import Permission
-from domain.studies.log import record
+from domain.studies.log import hold, record
 
 INITIAL_STATE = State.CREATED
 
@@ -193,7 +193,7 @@ def refusal_of(session: Session, study: Study, user: User, row: Row) -> DomainEr
         return denied
     if not _stands_ready(study, row):
         return TransitionNotAllowed(
-            f"the study {study.name!r} has never been deployed, so there is nothing to activate:"
+            f"the study {study.name!r} has never been deployed with its present player:"
             " request a deployment, which activates it"
         )
     return None
@@ -308,7 +308,8 @@ def transition(session: Session, study: Study, trigger: str, user: User, comment
     machine = shared_machine()
     if trigger not in machine.events:
         raise InvalidRequest(f"there is no trigger {trigger!r}; there are {', '.join(machine.events)}")
-    state = session.scalar(select(Study.state).where(Study.id == study.id))
+    hold(session, study)
+    state = study.state
     if state in LOCK_STATES:
         raise StudyIsLocked(
             f"the study {study.name!r} is {state}: it can be moved again once its build has ended"
@@ -326,7 +327,7 @@ def transition(session: Session, study: Study, trigger: str, user: User, comment
 
 
 def finalize_state_change(event: EventData) -> None:
-    """Finish a transition: the one place for what must happen after each. State, log and mails, one transaction."""
+    """Write the new state, by compare-and-set, and finish the transition: all in the caller's transaction."""
     passage = cast("Passage", event.model)
     session, study = passage.session, passage.study
     moved = (
@@ -340,35 +341,51 @@ def finalize_state_change(event: EventData) -> None:
             f"the study {study.name!r} has just left the state {passage.state_before!r}: look at it again"
         )
     session.refresh(study)
+    done = Done(event.event.name, passage.state_before, passage.state, passage.comment)
+    finish_transition(session, study, passage.user, replace(done, notice=(passage.row or {}).get("notice")))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A transition whose state is written: what the log and the mails tell of it."""
+
+    action: str
+    state_before: str
+    state_after: str
+    comment: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+    notice: Notice | None = None
+
+
+def finish_transition(session: Session, study: Study, user: User, done: Done) -> None:
+    """The one place for what must happen after each transition, pulled by a person or brought about by an edit.
+
+    A deployment activates a study without one: see `_close` and `_tell` in `domain/builds/ledger.py`.
+    """
     log = record(
         session,
         study,
-        action=event.event.name,
-        user_id=passage.user.id,
-        state_before=passage.state_before,
-        state_after=passage.state,
-        extra={"comment": passage.comment} if passage.comment else {},
+        action=done.action,
+        user_id=user.id,
+        state_before=done.state_before,
+        state_after=done.state_after,
+        extra=({"comment": done.comment} if done.comment else {}) | done.extra,
     )
-    notice = passage.row.get("notice") if passage.row else None
-    if notice is not None:
-        tell_of_move(session, study, notice, passage, event_name=f"study_log:{log.id}")
-
-
-def tell_of_move(session: Session, study: Study, notice: Notice, passage: Passage, *, event_name: str) -> None:
-    """Enqueue the mails of one transition."""
+    if done.notice is None:
+        return
     enqueue(
         session,
-        event=event_name,
+        event=f"study_log:{log.id}",
         template="study_moved",
         context={
             "study": {"name": study.name, "uuid": str(study.uuid)},
-            "headline": notice["headline"],
-            "sentence": notice["sentence"],
-            "state_before": passage.state_before,
-            "state_after": passage.state,
-            "moved_by": passage.user.name,
-            "comment": passage.comment,
+            "headline": done.notice["headline"],
+            "sentence": done.notice["sentence"],
+            "state_before": done.state_before,
+            "state_after": done.state_after,
+            "moved_by": user.name,
+            "comment": done.comment,
         },
-        recipients=people(session, study, Audience(notice["audience"])),
+        recipients=people(session, study, Audience(done.notice["audience"])),
         study=study,
     )

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest
 from domain.find import find_lab, find_study, find_user
+from domain.models import User
 from domain.models.accounts import RoleScope
 from domain.permissions import grants
 from domain.permissions.checks import Target, describe, users_with_permission
@@ -70,18 +71,22 @@ def _change(email: str, role: str, acting: str, study: str, lab: str, *, dry: bo
             effect = dry_run(session, by, user, role, target, giving=giving)
         else:
             effect = (give if giving else take)(session, by, user, role, target)
-        where, is_superuser = describe(target), user.is_superuser
+        where = describe(target)
     change = f"{'Would be' if dry else 'Is now'} {'' if giving else 'no longer '}{role}"
     console.print(f"{plain(change)} {plain(where)}: {plain(email)}.")
-    _show(effect, is_superuser=is_superuser)
+    _show(effect, account=user)
 
 
-def _show(effect: Effect, *, is_superuser: bool) -> None:
+def _show(effect: Effect, *, account: User) -> None:
     for word, codes in (("gains", effect.gains), ("loses", effect.loses)):
         if codes:
             console.print(f"  {word}: {', '.join(codes)}")
     if not effect.gains and not effect.loses:
-        why = "a superuser passes every check" if is_superuser else "other roles of theirs hold the same"
+        why = "other roles of theirs hold the same"
+        if account.is_superuser:
+            why = "a superuser passes every check"
+        if not account.is_active:
+            why = "their account is inactive"
         console.print(f"  Nothing changes in what they may do: {why}.")
 
 

@@ -171,6 +171,10 @@ def transition(
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before = found.state
+        if not trigger and comment:
+            raise InvalidRequest(
+                "a comment goes with a trigger: say which, or leave the comment out to see what may be done"
+            )
         if not trigger:
             _show_choices(found, allowed_triggers(session, found, user))
             return

@@ -21,16 +21,14 @@ AT_ONCE = 500
 )
 def study_partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     platform: Platform = context.resources.platform
-    seen = int(context.cursor or 0)
-    newer = select(Study.id, Study.uuid).where(Study.id > seen).order_by(Study.id).limit(AT_ONCE)
+    # All of them, not those above some id: ids are given out before a transaction commits, not in the order of commits.
     with platform.sessions.begin() as session:
-        found = session.execute(newer).all()
-    if not found:
-        return dg.SkipReason("no new study")
+        found = [str(uuid) for uuid in session.scalars(select(Study.uuid).order_by(Study.id))]
     there = set(context.instance.get_dynamic_partitions(studies.name or ""))
-    missing = [str(uuid) for _, uuid in found if str(uuid) not in there]
+    missing = [uuid for uuid in found if uuid not in there][:AT_ONCE]
+    if not missing:
+        return dg.SkipReason("no new study")
     return dg.SensorResult(
-        dynamic_partitions_requests=[studies.build_add_request(missing)] if missing else [],
-        cursor=str(found[-1].id),
+        dynamic_partitions_requests=[studies.build_add_request(missing)],
         skip_reason=f"{len(missing)} partitions added; no run needed",
     )

@@ -110,7 +110,7 @@ class World:
         if held.place.scope == SITE or held.place == place:
             return True
         of_the_lab = place.scope == STUDY and held.place == Place(LAB, self.studies[place.number])
-        return of_the_lab and code != APPROVE
+        return of_the_lab and code.startswith("studies.") and code != APPROVE
 
     def held_by(self, user: int, place: Place) -> set[str]:
         """Every permission that the user holds there."""

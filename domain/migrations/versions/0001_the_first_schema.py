@@ -48,6 +48,13 @@ def upgrade() -> None:
         sa.UniqueConstraint("uuid", name=op.f("uq_user_account_uuid")),
     )
     op.create_index("uq_user_account_email", "user_account", [sa.text("lower(email)")], unique=True)
+    op.create_index(
+        "ix_user_account_superuser",
+        "user_account",
+        ["id"],
+        sqlite_where=sa.text("is_superuser = 1"),
+        postgresql_where=sa.text("is_superuser"),
+    )
     op.create_table(
         "lab_grant",
         sa.Column("user_id", db.BigKey, nullable=False),

@@ -119,6 +119,8 @@ CALLS: list[tuple[str, ...]] = [
     ("mail", "list"),
     ("mail", "list", "--json"),
     ("mail", "deliver"),
+    ("permission", "make-role", f"coders{EVIL}", "view_study", "--on", "study", "--as", "SUPERUSER"),
+    ("permission", "make-role", EVIL, EVIL, "--on", "study", "--as", "SUPERUSER"),
     ("permission", "list"),
     ("permission", "list", "--study", "STUDY"),
     ("permission", "list", "--lab", "LAB"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from domain.errors import InvalidRequest
 from domain.models import Lab, State, Study, User
 from domain.permissions.roles import grant_on_lab
 from domain.studies.diff import readable_diff
@@ -141,3 +142,16 @@ def test_a_change_of_mere_whitespace_is_shown_too(site: Site, before: str, after
     change(site, purpose=before)
     lines = change(site, purpose=after)
     assert any(line.startswith(("  -", "  +")) for line in lines)
+
+
+def test_a_change_in_the_middle_of_a_long_text_is_shown_in_full(site: Site) -> None:
+    many = "a\n" * 120_000
+    change(site, generator=f"{many}frames = safe();\n{many}")
+    lines = change(site, generator=f"{many}frames = evil();\n{many}")
+    assert "  -frames = safe();" in lines
+    assert "  +frames = evil();" in lines
+
+
+def test_a_text_longer_than_a_log_can_keep_is_refused(site: Site) -> None:
+    with pytest.raises(InvalidRequest, match="generator has 1,000,000 characters at most"):
+        change(site, generator="a" * 1_000_001)

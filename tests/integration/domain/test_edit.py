@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from domain.db import database_now
-from domain.errors import DomainError, InvalidRequest, PermissionDenied, StudyIsLocked
-from domain.models import State, Study, User
+from domain.errors import DomainError, InvalidRequest, PermissionDenied, StudyIsLocked, TransitionNotAllowed
+from domain.models import BuildKind, State, Study, User
 from domain.models.studies import LOCK_STATES
 from domain.studies.edit import edit
+from domain.studies.workflow import transition
 from tests.support.site import Site
 
 SHA = "a" * 40
@@ -176,3 +178,23 @@ def test_an_edit_belongs_to_its_transaction(site: Site) -> None:
         assert study.state_changed_at <= (session.scalar(database_now().select()) or study.state_changed_at)
         session.rollback()
     assert (site.study().state, site.study().purpose, site.logs(), site.mails()) == ("approved", "", [], [])
+
+
+@pytest.mark.parametrize("change", [{"last_known_player_sha": "b" * 40}, {"player_repo_url": "https://github.com/a/b"}])
+def test_another_player_has_to_be_deployed_before_the_study_can_be_activated(
+    site: Site, change: dict[str, str]
+) -> None:
+    site.set_metadata(last_known_player_sha="a" * 40)
+    claim = site.ledger.claim(
+        site.ledger.request(site.study_id, site.study_admin, BuildKind.DEPLOYMENT), "a run", timedelta(minutes=1)
+    )
+    site.ledger.finish(claim, {})
+    with site.sessions.begin() as session:
+        study, user = session.get_one(Study, site.study_id), session.get_one(User, site.superuser)
+        edit(session, study, user, {"purpose": "Words alone need no deployment"})
+        assert study.deployed_at is not None
+        edit(session, study, user, change)
+        for trigger in ("resubmit", "approve"):
+            transition(session, study, trigger, user)
+        with pytest.raises(TransitionNotAllowed, match="never been deployed with its present player"):
+            transition(session, study, "activate", user)

@@ -15,8 +15,9 @@ import pytest
 
 from domain.builds.ledger import BuildLedger, Claim, Failure
 from domain.db import Sessions
-from domain.errors import DomainError, LeaseLost, StudyIsLocked, TransitionNotAllowed
+from domain.errors import DomainError, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, Lab, State, Study, User
+from domain.permissions.grants import grant, permissions_of
 from domain.permissions.roles import grant_on_lab
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
@@ -198,3 +199,47 @@ def test_of_two_who_end_a_build_the_second_finds_the_lease_lost(
     assert site.study().state == ("active" if first == "finish" else "approved")
     (log,) = site.logs()
     assert log.extra["outcome"] == ENDED[first]
+
+
+# -- a move to another lab changes who may act ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def lab_admin(site: Site) -> int:
+    """Somebody who may do much on the study, but only through its lab."""
+    with site.sessions.begin() as session:
+        member = session.get_one(User, site.lab_member)
+        grant_on_lab(session, member, session.get_one(Lab, site.lab_id), "admin")
+        return member.id
+
+
+def make_oneself_admin(site: Site, user_id: int) -> Act:
+    return on_study(site, user_id, lambda session, study, user: grant(session, user, user, "admin", study))
+
+
+HIJACKS: dict[str, Callable[[Site, int], Act]] = {
+    "grant": make_oneself_admin,
+    "edit": lambda site, user: on_study(
+        site, user, lambda session, study, actor: edit(session, study, actor, {"purpose": "hijacked"})
+    ),
+    "submit": lambda site, user: on_study(
+        site, user, lambda session, study, actor: transition(session, study, "submit", actor)
+    ),
+    "ask for a build": lambda site, user: (
+        lambda sessions: BuildLedger(sessions).request(site.study_id, user, PREVIEW) and None
+    ),
+}
+
+
+@pytest.mark.parametrize("hijack", HIJACKS)
+def test_who_leaves_with_the_old_lab_takes_nothing_along(
+    site: Site, database_url: str, new_lab: int, lab_admin: int, hijack: str
+) -> None:
+    site.set_state(State.CREATED)
+    moved, refused = one_after_the_other(database_url, move(site, new_lab), HIJACKS[hijack](site, lab_admin))
+    assert moved is None
+    assert isinstance(refused, PermissionDenied), refused
+    with site.sessions.begin() as session:
+        study, user = session.get_one(Study, site.study_id), session.get_one(User, lab_admin)
+        assert permissions_of(session, user, study) == frozenset()
+        assert (study.state, study.purpose) == ("created", "")

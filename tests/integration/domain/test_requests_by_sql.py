@@ -18,8 +18,13 @@ from sqlalchemy.engine import make_url
 from domain import errors
 from domain.builds import ledger
 from domain.errors import PermissionDenied
+from domain.exports import ledger as archive_ledger
+from domain.exports.ledger import ArchiveFacts, ArchiveLedger, MissingVideo
+from domain.exports.ledger import Failure as ArchiveFailure
+from domain.exports.selection import Basis, Source
 from domain.models import ArchiveRequest, Response, Study, User, Video
 from lookit_ops.failures import CODES, UNEXPECTED
+from tests.support.footage import Footage
 from tests.support.site import Site
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "requests.md").read_text()
@@ -139,6 +144,60 @@ def test_an_archive_is_asked_for_by_sql(site: Site, execute: Execute) -> None:
     assert execute(ask, study_id=site.study_id, user_id=site.designer) != []
 
 
+def asked_archive(execute: Execute, site: Site) -> int:
+    ((request_id,),) = execute(
+        of_document("INSERT INTO archive_request"), study_id=site.study_id, user_id=site.study_admin
+    )
+    return request_id
+
+
+def test_an_archive_that_was_asked_for_by_sql_is_claimed_and_its_end_is_told(site: Site, execute: Execute) -> None:
+    footage, archives = Footage(site), ArchiveLedger(site.sessions)
+    footage.video(footage.response("accepted"), is_consent=True)
+    request_id, look = asked_archive(execute, site), of_document("SELECT status, attempt")
+    assert archives.waiting() == [request_id]
+    claimed = archives.claim(request_id, "run-1", MINUTE)
+    archives.retry(claimed, ArchiveFailure("stream", "storage_error", "no answer"), {})
+    ((status, attempt, again_at, code, error, *_),) = execute(look, request_id=request_id)
+    assert (status, attempt, code, error) == ("queued", 1, "storage_error", None)
+    assert str(again_at) > str(datetime.now(UTC))[:19]
+    claimed = archives.claim(request_id, "run-2", MINUTE)
+    facts = ArchiveFacts(
+        archive_key="u/u_d_consent.zip",
+        archive_bytes=4_000,
+        video_count=3,
+        missing=(MissingVideo("v.mp4", "not in the bucket"),),
+        without_permission=2,
+        without_consent=0,
+        basis=Basis(frozenset({Source.FAMILIES}), 1),
+        was_there=False,
+    )
+    archives.finish(claimed, facts, {})
+    ((status, attempt, _, code, error, *numbers),) = execute(look, request_id=request_id)
+    assert (status, attempt, code, error, numbers) == ("succeeded", 2, None, None, [4_000, 3, 1, 2])
+
+
+def test_an_archive_is_cancelled_by_sql_while_it_waits_or_runs(site: Site, execute: Execute) -> None:
+    footage, archives = Footage(site), ArchiveLedger(site.sessions)
+    footage.video(footage.response("accepted"), is_consent=True)
+    stop = of_document("UPDATE archive_request SET cancel_requested_at")
+    end = of_document("UPDATE archive_request SET status")
+    request_id = asked_archive(execute, site)
+    execute(stop, request_id=request_id, user_id=site.study_admin)
+    assert archives.waiting() == [request_id]
+    execute(end, request_id=request_id, user_id=site.study_admin)
+    assert archives.waiting() == []
+    with site.sessions.begin() as session:
+        row = session.get_one(ArchiveRequest, request_id)
+    assert (row.status, row.error_code, row.cancelled_by_id) == ("cancelled", "cancelled", site.study_admin)
+    claimed = archives.claim(asked_archive(execute, site), "run-1", MINUTE)
+    execute(end, request_id=claimed.request_id, user_id=site.study_admin)
+    assert not archives.heartbeat(claimed, MINUTE).cancel_requested
+    execute(stop, request_id=claimed.request_id, user_id=site.study_admin)
+    assert archives.heartbeat(claimed, MINUTE).cancel_requested
+    assert archives.canceller(claimed) == "Study Admin"
+
+
 def test_people_labs_studies_responses_and_videos_come_by_sql(site: Site, execute: Execute, now: str) -> None:
     ((user_id,),) = execute(of_document("INSERT INTO user_account"), email="Zoe@example.org", name="Zoë")
     ((lab_id,),) = execute(of_document("INSERT INTO lab"), name="A lab by SQL")
@@ -212,6 +271,13 @@ REFUSED = {
     ),
     "failed without an error": (build("status, finished_at", "'failed', :now"), "failed_says_why"),
     "succeeded with an error": (build("status, finished_at, error", "'succeeded', :now, 'e'"), "failed_says_why"),
+    "an archive that succeeded without a name": (
+        (
+            "INSERT INTO archive_request (study_id, requested_by_id, kind, status, finished_at)"
+            " VALUES (:study_id, :user_id, 'all', 'succeeded', :now)"
+        ),
+        "succeeded_names_its_archive",
+    ),
     "a negative attempt": (build("attempt", "-1"), "attempt_not_negative"),
     "an unknown state": (study("name, state", "'n', 'born'"), "ck_study_state"),
     "a lock state without the way back": (study("name, state", "'n', 'deploying'"), "locked_knows_the_way_back"),
@@ -260,7 +326,7 @@ def test_the_database_refuses_a_second_waiting_request(site: Site, execute: Exec
 
 
 def test_the_document_lists_every_code_and_status() -> None:
-    source = Path(ledger.__file__).read_text()
+    source = "".join(Path(module.__file__).read_text() for module in (ledger, archive_ledger))
     written = set(re.findall(r"""code(?:=|": )"(\w+)\"""", source))
     assert {"cancelled", "replaced", "worker_died"} <= written
     raised = {kind.code for kind in errors.DomainError.__subclasses__()} - {errors.LeaseLost.code}
