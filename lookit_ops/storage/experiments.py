@@ -6,6 +6,7 @@ so its content, metadata and generation change together and on a condition, or n
 
 StorageError             the storage failed or refused; worth another try unless a subclass says otherwise
 ├── GenerationMismatch   somebody else wrote the page; this worker must not write it any more
+├── NoAnswer             the page may or may not have been written, now or at any later moment: fence before giving up
 ├── NameTaken            the name holds other contents already; another try will not help
 ├── NoSuchObject         nothing has this name
 └── WrongEnvironment     the bucket is another environment's; another try will not help
@@ -20,6 +21,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+HIDDEN = ".bucket"
+"""The folder of a bucket that is its own: no key begins with it, and no listing tells of it."""
 LONGEST_KEY_BYTES = 1024
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 
@@ -30,6 +33,10 @@ class StorageError(Exception):
 
 class GenerationMismatch(StorageError):
     """Somebody else wrote the page since it was seen."""
+
+
+class NoAnswer(StorageError):
+    """Whether the page was written is not known, and the write may still arrive."""
 
 
 class NameTaken(StorageError):
@@ -52,6 +59,8 @@ class StoredPage:
     generation: int
     """Greater than that of every earlier version, and never used twice; never 0."""
     metadata: Mapping[str, str]
+    updated_at: datetime
+    """When this generation was written, by the storage's clock, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +89,19 @@ class ExperimentBucket(Protocol):
         ...
 
     def put(
-        self, key: str, source: Path | bytes, *, content_type: str, cache_control: str, replace: bool = False
+        self,
+        key: str,
+        source: Path | bytes,
+        *,
+        content_type: str,
+        cache_control: str,
+        replace: bool = False,
+        listed: Mapping[str, StoredFile] | None = None,
     ) -> bool:
         """Store an object whole or not at all; False, and nothing stored, if it has these contents already.
 
+        `listed` is what `files` told a moment ago, by key, of a prefix of this key: it may save a question, and decides
+        nothing if it is out of date but that an object that it has, and that is gone since, may be missed.
         Raises NameTaken if it has other contents and is not to be replaced.
         """
         ...
@@ -109,7 +127,8 @@ class ExperimentBucket(Protocol):
         """Replace the page in one step and return its new generation.
 
         `if_generation` is the generation that was seen; 0 means that there must be no page.
-        Raises GenerationMismatch, and changes nothing, if the page has another one.
+        Raises GenerationMismatch, and changes nothing, if the page has another one; NoAnswer if it cannot be found out
+        whether the page was written.
         """
         ...
 

@@ -35,6 +35,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from lookit_ops.storage.experiments import (
+    HIDDEN,
     GenerationMismatch,
     NameTaken,
     NoSuchObject,
@@ -44,8 +45,6 @@ from lookit_ops.storage.experiments import (
     WrongEnvironment,
     check_key,
 )
-
-HIDDEN = ".bucket"
 
 _CHUNK_BYTES = 2**20
 _KEEP_SUPERSEDED_MICROSECONDS = 3600 * 10**6
@@ -78,7 +77,14 @@ class LocalExperimentBucket:
             self._write(mark, f"{environment}\n".encode())
 
     def put(
-        self, key: str, source: Path | bytes, *, content_type: str, cache_control: str, replace: bool = False
+        self,
+        key: str,
+        source: Path | bytes,
+        *,
+        content_type: str,
+        cache_control: str,
+        replace: bool = False,
+        listed: Mapping[str, StoredFile] | None = None,  # here to ask the file itself costs nothing
     ) -> bool:
         """See `ExperimentBucket.put`."""
         path = self._path(key)
@@ -113,9 +119,12 @@ class LocalExperimentBucket:
                 try:
                     version = self._version(path)
                     if version is None:
-                        return StoredPage(path.read_bytes(), _changed_at(path), {}) if path.exists() else None
+                        if not path.exists():
+                            return None
+                        return StoredPage(path.read_bytes(), _changed_at(path), {}, _time_of(path))
                     said = json.loads((version / "metadata.json").read_bytes())
-                    return StoredPage((version / path.name).read_bytes(), int(version.name), said["metadata"])
+                    content = version / path.name
+                    return StoredPage(content.read_bytes(), int(version.name), said["metadata"], _time_of(content))
                 except FileNotFoundError:
                     # Superseded long ago and deleted while we read: then the link leads elsewhere by now.
                     if version is not None and self._version(path) == version:
@@ -174,10 +183,8 @@ class LocalExperimentBucket:
                     if not key.startswith(prefix) or key.startswith(f"{HIDDEN}/"):
                         continue
                     with contextlib.suppress(FileNotFoundError):  # deleted while we list
-                        stated = path.stat()
-                        updated_at = datetime.fromtimestamp(stated.st_mtime, UTC)
                         checksum = self.headers(key).get("sha256")
-                        found.append(StoredFile(key, stated.st_size, checksum, updated_at))
+                        found.append(StoredFile(key, path.stat().st_size, checksum, _time_of(path)))
         yield from sorted(found, key=lambda file: file.key)
 
     def delete(self, key: str) -> None:
@@ -341,6 +348,10 @@ def _sha256(source: Path | bytes) -> str:
 def _changed_at(path: Path) -> int:
     """Microseconds since 1970, which serve as the generation of a file that somebody put there by hand."""
     return path.stat().st_mtime_ns // 1000
+
+
+def _time_of(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def _json(value: object) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
-from lookit_ops.storage.experiments import ExperimentBucket, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket, StorageError, StoredFile
 
 
 @dataclass
@@ -55,3 +56,18 @@ class FaultyBucket:
             return answer
 
         return call
+
+
+class _Backdated(FaultyBucket):
+    by: timedelta = timedelta()
+
+    def files(self, prefix: str = "") -> Iterator[StoredFile]:
+        for file in self.real.files(prefix):
+            yield replace(file, updated_at=file.updated_at - self.by)
+
+
+def backdated(bucket: ExperimentBucket, by: timedelta) -> FaultyBucket:
+    """The bucket, whose listing tells of files that are older than they are; its pages are as they are."""
+    old = _Backdated(bucket)
+    old.by = by
+    return old

@@ -61,6 +61,7 @@ def test_every_benchmark_of_the_package_is_found():
     assert list(load_benchmarks()) == [
         "build.claim_race.postgresql",
         "build.claim_race.sqlite",
+        "deploy.upload",
         "permissions",
         "run.overhead",
         "run.overhead.launched",

@@ -1,17 +1,23 @@
-"""What every bucket of built studies promises. A new adapter adds a fixture and its name to ADAPTERS, nothing else."""
+"""What every bucket of built studies promises. A new adapter adds a fixture and its name to ADAPTERS, nothing else.
+
+The adapter for Google Cloud Storage is tried on three servers. Where an emulator is not faithful, DEVIATIONS says so,
+and the test is expected to fail there: a deviation that an emulator's next version no longer has is found out.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from threading import Barrier
+from urllib.parse import quote
 
 import pytest
+import requests
 
 from lookit_ops.storage.experiments import (
     ExperimentBucket,
@@ -21,9 +27,32 @@ from lookit_ops.storage.experiments import (
     StorageError,
     WrongEnvironment,
 )
+from lookit_ops.storage.gcs import GcsExperimentBucket
+from lookit_ops.storage.gcs_client import GcsAccess
 from lookit_ops.storage.local import LocalExperimentBucket
+from tests.support.gcs_servers import BUCKET, fake_gcs_server, gcp_storage_emulator
+from tests.support.strict_gcs import StrictGcs
 
-ADAPTERS = ["local"]
+ADAPTERS = ["local", "gcs_strict", "gcs_emulator", "gcs_fake_server"]
+NO_PRECONDITIONS = "ignores preconditions"
+SHORT_TYPES = "drops the charset of a content type"
+READS_WITHOUT_PRECONDITION = "ignores the precondition of a download"
+DEVIATIONS = {
+    ("gcs_emulator", "test_of_many_that_claim_at_once_one_wins"): NO_PRECONDITIONS,
+    ("gcs_emulator", "test_of_many_that_put_other_contents_at_once_one_wins"): NO_PRECONDITIONS,
+    ("gcs_emulator", "test_a_page_has_content_metadata_and_generation"): SHORT_TYPES,
+    ("gcs_emulator", "test_it_changes_only_for_who_saw_the_newest"): NO_PRECONDITIONS,
+    ("gcs_emulator", "test_there_must_be_a_page_if_one_was_seen"): NO_PRECONDITIONS,
+    ("gcs_emulator", "test_of_many_that_saw_the_same_one_wins"): NO_PRECONDITIONS,
+    ("gcs_emulator", "test_content_metadata_and_generation_always_belong_together"): NO_PRECONDITIONS,
+    ("gcs_fake_server", "test_content_metadata_and_generation_always_belong_together"): READS_WITHOUT_PRECONDITION,
+}
+RACES = {
+    "test_of_many_that_claim_at_once_one_wins",
+    "test_of_many_that_put_other_contents_at_once_one_wins",
+    "test_content_metadata_and_generation_always_belong_together",
+}
+"""What an emulator may also do right by chance."""
 
 JS = {"content_type": "text/javascript", "cache_control": "public, max-age=31536000, immutable"}
 HTML = {"content_type": "text/html; charset=utf-8", "cache_control": "no-cache"}
@@ -44,8 +73,66 @@ def local(tmp_path: Path) -> Adapter:
     return Adapter(lambda: LocalExperimentBucket(root), LocalExperimentBucket(root).headers)
 
 
+def on_gcs(url: str) -> Iterator[Adapter]:
+    access = GcsAccess(endpoint=url, patience=20)
+    opened: list[GcsExperimentBucket] = []
+
+    def open_bucket() -> GcsExperimentBucket:
+        opened.append(GcsExperimentBucket(BUCKET, access))
+        return opened[-1]
+
+    def headers(key: str) -> Mapping[str, str]:
+        resource = requests.get(f"{url}/storage/v1/b/{BUCKET}/o/{quote(key, safe='')}", timeout=10).json()
+        return {"content_type": resource["contentType"], "cache_control": resource["cacheControl"]}
+
+    yield Adapter(open_bucket, headers)
+    for bucket in opened:
+        bucket.close()
+
+
+@pytest.fixture
+def gcs_strict() -> Iterator[Adapter]:
+    with StrictGcs(BUCKET) as server:
+        yield from on_gcs(server.url)
+
+
+@pytest.fixture(scope="module")
+def emulator_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with gcp_storage_emulator(tmp_path_factory.mktemp("emulator")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def fake_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with fake_gcs_server(tmp_path_factory.mktemp("fake-gcs")) as url:
+        yield url
+
+
+def emptied(url: str) -> None:
+    items = requests.get(f"{url}/storage/v1/b/{BUCKET}/o", timeout=10).json().get("items", [])
+    for item in items:
+        path = f"{url}/storage/v1/b/{BUCKET}/o/{quote(item['name'], safe='')}"
+        requests.delete(path, timeout=10).raise_for_status()
+
+
+@pytest.fixture
+def gcs_emulator(emulator_url: str) -> Iterator[Adapter]:
+    emptied(emulator_url)
+    yield from on_gcs(emulator_url)
+
+
+@pytest.fixture
+def gcs_fake_server(fake_server_url: str) -> Iterator[Adapter]:
+    emptied(fake_server_url)
+    yield from on_gcs(fake_server_url)
+
+
 @pytest.fixture(params=ADAPTERS)
 def adapter(request: pytest.FixtureRequest) -> Adapter:
+    deviation = DEVIATIONS.get((request.param, request.node.originalname))
+    if deviation:
+        by_chance = request.node.originalname in RACES
+        request.applymarker(pytest.mark.xfail(reason=f"{request.param} {deviation}", strict=not by_chance))
     return request.getfixturevalue(request.param)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
-import time
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from ember_build.bundle import Bundle, BundleFile
+from ember_build.bundle import Bundle
 from ember_build.errors import PlayerBuildFailed
 from lookit_ops.publish import (
     IMMUTABLE,
@@ -20,75 +18,25 @@ from lookit_ops.publish import (
     finish_public_files,
     folder_of,
     live_deployment,
-    publish,
 )
 from lookit_ops.storage.experiments import (
     ExperimentBucket,
     GenerationMismatch,
     NameTaken,
+    NoAnswer,
     NoSuchObject,
     StorageError,
 )
 from lookit_ops.storage.local import LocalExperimentBucket
-
-FOLDER = folder_of("deployment", "0c5f5dd7-0000-4000-8000-000000000001")
-PREFIX = "/studies/0c5f5dd7-0000-4000-8000-000000000001/"
-
-
-@pytest.fixture
-def bucket(tmp_path: Path) -> LocalExperimentBucket:
-    return LocalExperimentBucket(tmp_path / "bucket")
+from tests.support import bundles
+from tests.support.bundles import FOLDER, PREFIX, assert_live, deploy
+from tests.support.faulty_bucket import FaultyBucket
 
 
 @pytest.fixture
 def bundle_of(tmp_path: Path):
-    """Makes the bundle of a version: two assets of its own, one that all versions share, two files without print."""
-
-    def make(version: str, extra: dict[str, bytes] | None = None) -> Bundle:
-        root = tmp_path / f"dist-{version}"
-        contents = {"robots.txt": f"# {version}".encode(), f"only-{version}.txt": b"", **(extra or {})}
-        named = []
-        for name, content in (
-            ("app.js", f"play('{version}')".encode()),
-            ("app.css", f"/* {version} */".encode()),
-            ("vendor.js", b"shared"),
-        ):
-            stem, _, suffix = name.partition(".")
-            path = f"assets/{stem}-{hashlib.md5(content, usedforsecurity=False).hexdigest()}.{suffix}"
-            contents[path] = content
-            named.append(f'<script src="{PREFIX}{path}"></script>')
-        contents["index.html"] = f"<!-- {version} -->{''.join(named)}".encode()
-        files = []
-        for path, content in sorted(contents.items()):
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(content)
-            fingerprinted = re.search(r"-[0-9a-f]{32}\.", path) is not None
-            digest = hashlib.sha256(content).hexdigest()
-            files.append(BundleFile(PurePosixPath(path), len(content), digest, fingerprinted))
-        return Bundle(root, PREFIX, tuple(files))
-
-    return make
-
-
-def deploy(bucket: ExperimentBucket, bundle: Bundle, token: int, **options):
-    live = live_deployment(bucket, FOLDER)
-    settings = {
-        "folder": FOLDER,
-        "request_id": f"r{token}",
-        "fencing_token": token,
-        "seen_generation": live.generation if live else 0,
-        "facts": {"sha": "a" * 40},
-        "before_commit": lambda: None,
-        **options,
-    }
-    return publish(bucket, bundle, **settings)
-
-
-def assert_live(bucket: ExperimentBucket, bundle: Bundle, *, public_files: bool = True) -> None:
-    """The live page is this bundle's, and all of its files are there."""
-    for file in bundle.files:
-        if file.fingerprinted or file.path.name == "index.html" or public_files:
-            assert bucket.read(f"{FOLDER}/{file.path}") == (bundle.root / file.path).read_bytes(), file.path
+    """Makes the bundle of a version."""
+    return lambda version, extra=None: bundles.bundle_of(tmp_path / f"dist-{version}", version, extra)
 
 
 def test_the_folders():
@@ -118,7 +66,7 @@ def test_content_types(name, expected):
     assert content_type_of(PurePosixPath(name)) == expected
 
 
-def test_a_first_deployment(bucket, bundle_of):
+def test_a_first_deployment(bucket, headers_of, bundle_of):
     bundle = bundle_of("1")
     seen = []
     deployed = deploy(bucket, bundle, 1, after_file=seen.append)
@@ -131,7 +79,7 @@ def test_a_first_deployment(bucket, bundle_of):
     assert (live.request_id, live.fencing_token, live.generation) == ("r1", 1, deployed.generation)
     assert live.facts == {"sha": "a" * 40}
     for file in bundle.files:
-        headers = bucket.headers(f"{FOLDER}/{file.path}")
+        headers = headers_of(f"{FOLDER}/{file.path}")
         assert headers["cache_control"] == (IMMUTABLE if file.fingerprinted else REVALIDATED)
         assert headers["content_type"] == content_type_of(file.path)
 
@@ -263,6 +211,8 @@ class FailsOnce:
         self.at = at
         self.after = after
         self.changes: list[str] = []
+        self.failed = ""
+        self._lock = threading.Lock()  # files are sent in several threads
 
     def __getattr__(self, name: str):
         act = getattr(self.bucket, name)
@@ -270,8 +220,11 @@ class FailsOnce:
             return act
 
         def failing(*arguments, **named):
-            self.changes.append(name)
-            fails = len(self.changes) - 1 == self.at
+            with self._lock:
+                self.changes.append(name)
+                fails = len(self.changes) - 1 == self.at
+                if fails:
+                    self.failed = name
             if fails and not self.after:
                 raise StorageError("before it happened")
             result = act(*arguments, **named)
@@ -293,7 +246,7 @@ def test_a_failure_at_each_change_leaves_one_whole_version(tmp_path, bundle_of, 
         try:
             deploy(failing, second, 2)
         except StorageError:
-            steps.append(failing.changes[-1])
+            steps.append(failing.failed)
             live = live_deployment(bucket, FOLDER)
             if live.request_id == "r1":
                 assert_live(bucket, first)
@@ -305,7 +258,7 @@ def test_a_failure_at_each_change_leaves_one_whole_version(tmp_path, bundle_of, 
             assert "copy" in failing.changes or live.request_id == "r1"
         else:
             assert_live(bucket, second)
-            steps.append("none" if len(failing.changes) <= at else f"{failing.changes[at]} was repaired")
+            steps.append("none" if len(failing.changes) <= at else f"{failing.failed} was repaired")
             if len(failing.changes) <= at:
                 break
         # The next try, by a new claim, goes well whatever is left over.
@@ -353,37 +306,124 @@ def test_a_lost_or_broken_manifest_is_told(bucket, bundle_of):
         finish_public_files(bucket, live)
 
 
-def test_families_never_meet_a_mixed_or_missing_version(bucket, bundle_of):
-    bundles = [bundle_of(version) for version in ("1", "2", "3")]
-    contents = {bundle: {f.path.name: (bundle.root / f.path).read_bytes() for f in bundle.files} for bundle in bundles}
-    whole = {contents[bundle]["index.html"]: contents[bundle] for bundle in bundles}
-    deploy(bucket, bundles[0], 1)
-    done = threading.Event()
-    problems: list[str] = []
-    visits = [0, 0, 0]
+class TestInParallel:
+    def test_so_many_files_are_sent_at_once_and_no_more(self, bucket, bundle_of):
+        bundle = bundle_of("1", {f"assets/{n}-{'0' * 31}{n}.js": b"x" for n in range(10)})
+        counted = Counted(bucket, threading.Barrier(4, timeout=5))
+        deploy(counted, bundle, 1, parallel=4)
+        assert counted.most == 4
+        assert_live(bucket, bundle)
 
-    def visit(number: int) -> None:
-        """As a browser through a plain server: open the page, then what it names, a little later."""
-        page_file = bucket.root / FOLDER / "index.html"
-        while not done.is_set():
-            try:
-                page = page_file.read_bytes()
-                expected = whole[page]
-                for name in re.findall(rf'src="{PREFIX}([^"]+)"', page.decode()):
-                    content = (bucket.root / FOLDER / name).read_bytes()
-                    assert content == expected[Path(name).name], f"{name} is another version's"
-            except (OSError, KeyError, AssertionError) as error:
-                problems.append(f"{type(error).__name__}: {error}")
-            visits[number] += 1
-            time.sleep(0.0005)
+    def test_files_come_before_the_manifest_and_the_manifest_before_the_page(self, bucket, bundle_of):
+        faulty = FaultyBucket(bucket)
+        deploy(faulty, bundle_of("1"), 1)
+        changes = [(name, key) for name, key in faulty.calls if name in {"put", "write_page", "copy"}]
+        assert [name for name, _ in changes] == ["put"] * 9 + ["write_page"]
+        assert changes[-2][1].endswith("/manifest.json")
 
-    families = [threading.Thread(target=visit, args=(number,)) for number in range(3)]
-    for family in families:
-        family.start()
-    for token in range(2, 32):
-        deploy(bucket, bundles[token % 3], token)
-    done.set()
-    for family in families:
-        family.join()
-    assert problems == []
-    assert min(visits) > 5
+    def test_the_first_error_stops_the_rest(self, bucket, bundle_of):
+        bundle = bundle_of("1", {f"assets/{n:03}-{n:032}.js": b"x" for n in range(200)})
+        faulty = FaultyBucket(bucket)
+        faulty.refuse("put", "000-")
+        with pytest.raises(StorageError, match="refuses to put"):
+            deploy(faulty, bundle, 1)
+        assert sum(name == "put" for name, _ in faulty.calls) < 100
+        assert live_deployment(bucket, FOLDER) is None
+
+    def test_who_is_told_of_files_and_raises_stops_the_rest(self, bucket, bundle_of):
+        bundle = bundle_of("1", {f"assets/{n:03}-{n:032}.js": b"x" for n in range(200)})
+        told = []
+
+        def tell(file) -> None:
+            told.append(file)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            deploy(bucket, bundle, 1, after_file=tell)
+        assert len(told) == 1
+        assert len(list(bucket.files())) < 100
+
+
+class Counted:
+    """Counts how many puts are under way at once; the first four wait for each other."""
+
+    def __init__(self, bucket: ExperimentBucket, barrier: threading.Barrier) -> None:
+        self.bucket = bucket
+        self.barrier = barrier
+        self.most = self.now = self.begun = 0
+        self.lock = threading.Lock()
+
+    def __getattr__(self, name: str):
+        return getattr(self.bucket, name)
+
+    def put(self, *arguments, **named):
+        with self.lock:
+            self.now += 1
+            self.begun += 1
+            self.most = max(self.most, self.now)
+            waits = self.begun <= 4
+        if waits:
+            self.barrier.wait()
+        try:
+            return self.bucket.put(*arguments, **named)
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+def test_a_file_that_goes_during_the_upload_is_sent_again(bucket, bundle_of):
+    """As when it was old, and swept away between the listing and the commit."""
+    first, second = bundle_of("1"), bundle_of("2")
+    deploy(bucket, first, 1)
+    shared = next(file for file in second.files if "vendor" in file.path.name)
+    faulty = FaultyBucket(bucket)
+    faulty.after("put", lambda key: bucket.delete(f"{FOLDER}/{shared.path}") if "only-2" in key else None)
+    deploy(faulty, second, 2)
+    assert_live(bucket, second)
+
+
+def test_a_file_that_cannot_be_kept_there_stops_the_deployment(bucket, bundle_of):
+    first, second = bundle_of("1"), bundle_of("2")
+    deploy(bucket, first, 1)
+    faulty = FaultyBucket(bucket)
+    faulty.after("put", lambda key: bucket.delete(key) if "vendor" in key else None)
+    with pytest.raises(StorageError, match=r"vendor.*are not there"):
+        deploy(faulty, second, 2)
+    assert live_deployment(bucket, FOLDER).request_id == "r1"
+
+
+class TestNoAnswer:
+    """The page's write gets no answer: only a fence can tell, and make sure."""
+
+    def deploy_without_answer(self, bucket, bundle, *, written: bool, unreachable: bool = False):
+        faulty = FaultyBucket(bucket)
+
+        def lose(_key: str) -> None:
+            faulty.before("write_page", lambda _key: None)  # the fence's goes through
+            faulty.after("write_page", lambda _key: None)
+            if unreachable:
+                faulty.refuse("page")
+            raise NoAnswer("who knows")
+
+        (faulty.after if written else faulty.before)("write_page", lose)
+        return deploy(faulty, bundle, 2)
+
+    def test_a_page_that_was_written_counts(self, bucket, bundle_of):
+        deploy(bucket, bundle_of("1"), 1)
+        deployed = self.deploy_without_answer(bucket, bundle_of("2"), written=True)
+        live = live_deployment(bucket, FOLDER)
+        assert (live.request_id, live.generation) == ("r2", deployed.generation)
+        assert_live(bucket, bundle_of("2"))
+
+    def test_a_page_that_was_not_written_can_never_be(self, bucket, bundle_of):
+        seen = deploy(bucket, bundle_of("1"), 1).generation
+        with pytest.raises(StorageError, match="never will be") as error:
+            self.deploy_without_answer(bucket, bundle_of("2"), written=False)
+        assert not isinstance(error.value, NoAnswer)
+        assert_live(bucket, bundle_of("1"))
+        assert live_deployment(bucket, FOLDER).generation > seen  # what comes late does not fit any more
+
+    def test_as_long_as_nobody_can_ask_it_is_not_called_a_failure(self, bucket, bundle_of):
+        deploy(bucket, bundle_of("1"), 1)
+        with pytest.raises(NoAnswer):
+            self.deploy_without_answer(bucket, bundle_of("2"), written=False, unreachable=True)

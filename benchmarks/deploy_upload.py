@@ -1,0 +1,140 @@
+"""The seconds that a deployment of 500 files takes on Google Cloud Storage, with 30 ms of network before each request.
+
+The server is a strict one in a process of its own, which answers each request 30 ms late. Ours is the whole of
+`publish`: listing, files, manifest, a second listing, the commit. The peer is the plain way with the same client and
+the same connection: one upload after the other, `index.html` last, without comparing, checking or a condition.
+
+`python -m benchmarks.deploy_upload` is the server: it prints its address, and ends when its input does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from uuid import uuid4
+
+from benchmarks.frame import BenchmarkError, Result, benchmark, compare
+from ember_build.bundle import Bundle
+from lookit_ops.publish import folder_of, live_deployment, publish
+from lookit_ops.storage.experiments import ExperimentBucket
+from tests.support.bundles import bundle_of
+
+LATENCY = 0.03
+FILES, QUICK_FILES = 500, 100
+RUNS, QUICK_RUNS = 5, 2
+BUCKET = "studies"
+_OWN_FILES = 6
+"""What every bundle has beside those that are asked for."""
+_ROOT = Path(__file__).resolve().parents[1]
+PEER = "google-cloud-storage, one file after the other"
+
+
+@benchmark("deploy.upload")
+def deploy_upload(quick: bool) -> Iterator[Result]:
+    """A first deployment, and one of which the storage has all fingerprinted files already."""
+    files = QUICK_FILES if quick else FILES
+    runs = QUICK_RUNS if quick else RUNS
+    with tempfile.TemporaryDirectory() as folder, _server() as url:
+        bundle = bundle_of(Path(folder), "1", {"assets/large.bin": b"x" * 50_000}, assets=files - _OWN_FILES - 1)
+        if len(bundle.files) != files:
+            raise BenchmarkError(f"the bundle has {len(bundle.files)} files instead of {files}")
+        with _sides(url, bundle) as (ours, again, peer):
+            for warm_up in (ours, peer):  # connections, imports
+                warm_up()
+            note = f"{files} files, {LATENCY * 1000:.0f} ms a request"
+            yield compare("deploy.upload.vs_serial", "s", ours, peer, runs=runs, peer_name=PEER, note=note)
+            again()
+            yield compare(
+                "deploy.upload.unchanged",
+                "s",
+                again,
+                peer,
+                runs=runs,
+                peer_name=PEER,
+                note=f"{note}; all there already",
+            )
+
+
+@contextmanager
+def _sides(url: str, bundle: Bundle) -> Generator[tuple[Callable[[], float], Callable[[], float], Callable[[], float]]]:
+    """Ours into a new folder, ours into the same folder again, and the peer into a new folder."""
+    from lookit_ops.storage.gcs import GcsExperimentBucket  # loads Google's library
+    from lookit_ops.storage.gcs_client import GcsAccess
+
+    access = GcsAccess(endpoint=url)
+    bucket, client = GcsExperimentBucket(BUCKET, access), access.connect()
+    tokens = count(1)
+
+    def deploy(folder: str) -> float:
+        live = live_deployment(bucket, folder)
+        token = next(tokens)
+        began = time.monotonic()
+        publish(
+            bucket,
+            bundle,
+            folder=folder,
+            request_id=str(token),
+            fencing_token=token,
+            seen_generation=live.generation if live else 0,
+            facts={},
+            before_commit=lambda: None,
+        )
+        seconds = time.monotonic() - began
+        _check(bucket, bundle, folder)
+        return seconds
+
+    def one_by_one() -> float:
+        folder = folder_of("deployment", uuid4())
+        there = client.bucket(BUCKET)
+        last = [file for file in bundle.files if str(file.path) == "index.html"]
+        began = time.monotonic()
+        for file in [file for file in bundle.files if file not in last] + last:
+            there.blob(f"{folder}/{file.path}").upload_from_filename(str(bundle.root / file.path))
+        seconds = time.monotonic() - began
+        _check(bucket, bundle, folder)
+        return seconds
+
+    same = folder_of("deployment", uuid4())
+    try:
+        yield lambda: deploy(folder_of("deployment", uuid4())), lambda: deploy(same), one_by_one
+    finally:
+        bucket.close()
+        client.close()
+
+
+def _check(bucket: ExperimentBucket, bundle: Bundle, folder: str) -> None:
+    there = {file.key: file.size_bytes for file in bucket.files(f"{folder}/")}
+    for file in bundle.files:
+        if there.get(f"{folder}/{file.path}") != file.size_bytes:
+            raise BenchmarkError(f"{file.path} was not deployed")
+
+
+@contextmanager
+def _server() -> Generator[str]:
+    """The server in a process of its own, so that it takes none of this one's time under Python's lock."""
+    command = [sys.executable, "-m", "benchmarks.deploy_upload"]
+    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        try:
+            url = process.stdout.readline().strip()
+            if not url:
+                raise BenchmarkError("the server of the benchmark does not start")
+            yield url
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+if __name__ == "__main__":
+    from tests.support.strict_gcs import StrictGcs
+
+    with StrictGcs(BUCKET, latency=LATENCY) as server:
+        print(server.url, flush=True)
+        sys.stdin.read()
