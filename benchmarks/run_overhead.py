@@ -62,10 +62,12 @@ class TimedBuilder:
     builder: Builder
     times: Path
 
-    def prepare(self, on_output: OutputLine) -> Image:
+    def prepare(
+        self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
+    ) -> Image:
         """As the port says."""
         with self._timed():
-            return self.builder.prepare(on_output)
+            return self.builder.prepare(on_output, checkout, labels)
 
     def build(self, order: BuildOrder, on_output: OutputLine, cancelled: threading.Event | None = None) -> Bundle:
         """As the port says."""

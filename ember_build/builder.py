@@ -29,22 +29,32 @@ class BuildOrder:
     """What is to be built: `checkout` is only read, `output` appears when, and only when, the build is complete.
 
     `environment` holds values that the caller has chosen for this player from the allow-list. They end up in the
-    bundle that the public loads, and are kept out of this object's repr.
+    bundle that the public loads, and are kept out of this object's repr. `trusted` says that the commit is one that the
+    operator trusts, so that it may share what others of its repository have installed; `labels` (study, request,
+    repository) name the build where something of it can be seen; `image` is the name that `prepare` has returned.
     """
 
     checkout: Path
     prefix: str
     environment: Mapping[str, str] = field(repr=False)
     output: Path
+    trusted: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    image: str | None = None
 
 
 class Builder(Protocol):
     """Builds players, any number of them, one per call."""
 
-    def prepare(self, on_output: OutputLine) -> Image:
+    def prepare(
+        self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
+    ) -> Image:
         """Make ready what builds run in; quick when it is there already.
 
+        `checkout` is looked at for the versions that it asks for; `labels` name the build that it is for.
+
         Raises:
+            PlayerBuildFailed: the checkout asks for what no builder has.
             BuildPlatformError: it cannot be had on this machine or at this time.
         """
         ...

@@ -18,7 +18,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -96,8 +96,13 @@ class LocalBuilder:
         self._environment_file = environment_file.absolute()
         self._grace = grace
 
-    def prepare(self, on_output: OutputLine) -> Image:
-        """Install the toolchain if it is not there yet, and clear away what a killed worker has left."""
+    def prepare(
+        self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
+    ) -> Image:
+        """Install the toolchain if it is not there yet, and clear away what a killed worker has left.
+
+        There is one toolchain, whatever the checkout asks for, and nothing here could carry labels.
+        """
         began = time.monotonic()
         with _disk_errors("prepare the build tools"):
             self._remove_abandoned_scratch()

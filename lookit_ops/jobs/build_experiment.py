@@ -60,6 +60,11 @@ class ClaimedBuild:
         return folder_of(self.claim.kind, self.claim.study_uuid)
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What tells whose this is where something of the build can be seen."""
+        return {"study": str(self.claim.study_uuid), "request": str(self.claim.request_id)}
+
+    @property
     def prefix(self) -> str:
         """The path under which the study is served."""
         return f"/studies/{self.claim.study_uuid}/"
@@ -141,12 +146,13 @@ def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOu
     description="Make the toolchain ready: Node, yarn, bower and ember-cli of the player's time.",
     required_resource_keys={"platform", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
-    ins={"source": dg.In(dagster_type=dg.Any)},
+    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source")},
 )
-def image(context: dg.OpExecutionContext, source: CheckedOut) -> Image:
+def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut) -> Image:
     platform, session = _resources(context)
     with session.step(context):
-        ready = platform.builder.prepare(session.show_output(session.image_output))
+        output = session.show_output(session.image_output)
+        ready = platform.builder.prepare(output, source.checkout.path, claimed.labels)
         context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": ready.seconds})
         return ready
 
@@ -168,6 +174,9 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
             prefix=claimed.prefix,
             environment=platform.settings.player_environment(trusted=trusted),
             output=session.output_folder,
+            trusted=trusted,
+            labels={**claimed.labels, "repository": source.commit.repository.full_name},
+            image=ready.name,
         )
         bundle = platform.builder.build(order, session.show_output(session.build_output), session.stop)
         session.check()
@@ -246,7 +255,7 @@ def build_experiment() -> None:
     """The way of a build."""
     claimed = claim()
     source = checkout(claimed)
-    bundle = build(claimed, source, image(source))
+    bundle = build(claimed, source, image(claimed, source))
     finish(claimed, source, upload(claimed, source, bundle))
 
 

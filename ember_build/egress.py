@@ -1,0 +1,153 @@
+"""The way out for the phase that fetches dependencies: a proxy in a container of its own, behind a Unix socket.
+
+The build's container has no network in either phase. In the first it finds a socket in a volume, with a proxy at its
+other end that refuses everything but public addresses; so there is no interface that could lead to the host, to a
+metadata service, to a private network or to another build, and no firewall rule that somebody has to set up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import docker
+import requests
+from docker.errors import DockerException, NotFound
+
+from ember_build.confinement import PROXY_USER, Confinement, Limits, Mount, tmpfs_options
+from ember_build.container import Command, Container, confined_container, removed_volume
+from ember_build.engine import engine_errors
+from ember_build.errors import BuildPlatformError
+
+SOCKET_FOLDER = "/egress"
+SOCKET = f"{SOCKET_FOLDER}/proxy.sock"
+
+_SOCKET_MB = 1
+_PROXY_MEMORY_MB = 256
+_PROXY_PROCESSES = 128
+_READY_SECONDS = 60
+_LISTED_REFUSALS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """A proxy that is ready: `volume` holds its socket, for the container that may use it."""
+
+    volume: str
+    container: Container
+    client: docker.DockerClient
+
+    def refusals(self) -> list[str]:
+        """Return what the proxy has refused, the first few, each once."""
+        try:
+            log = self.client.api.logs(self.container.id, stdout=True, stderr=False, tail=1000)
+        except (DockerException, requests.RequestException):
+            return []
+        lines = log.decode("utf-8", "replace").splitlines()
+        told = [line.removeprefix("refused: ") for line in lines if line.startswith("refused: ")]
+        return list(dict.fromkeys(line for line in told if "not open to builds" in line))[:_LISTED_REFUSALS]
+
+
+@contextlib.contextmanager
+def egress(
+    client: docker.DockerClient,
+    image: str,
+    name: str,
+    limits: Limits,
+    labels: Mapping[str, str],
+    open_networks: Sequence[str] = (),
+) -> Generator[Egress]:
+    """Start the proxy and yield it when it listens; it, its network and its volume are gone afterwards.
+
+    Raises:
+        BuildPlatformError: the engine failed.
+    """
+    closed = ",".join(engine_addresses(client, image, labels))
+    with (
+        removed_volume(client, f"{name}-egress", labels, tmpfs_options(_SOCKET_MB, 16, PROXY_USER)) as volume,
+        _network(client, f"{name}-egress", labels) as network,
+    ):
+        confinement = Confinement(
+            limits=limits,
+            user=PROXY_USER,
+            network=network,
+            mounts=(Mount(volume, SOCKET_FOLDER, writable=True, size_mb=_SOCKET_MB),),
+            memory_mb=_PROXY_MEMORY_MB,
+            processes=_PROXY_PROCESSES,
+        )
+        with confined_container(client, image, f"{name}-egress", confinement, labels) as container:
+            container.give(
+                Command(
+                    ["/usr/bin/python3", "-I", "/opt/lookit/egress_proxy.py", SOCKET, closed, ",".join(open_networks)]
+                )
+            )
+            said = b""
+            for data in container.read(time.monotonic() + _READY_SECONDS):
+                said += data
+                if b"ready\n" in said:
+                    break
+            else:
+                raise BuildPlatformError(f"The build's way to the network ended at once: {said[-500:].decode()}")
+            yield Egress(volume, container, client)
+
+
+@contextlib.contextmanager
+def _network(client: docker.DockerClient, name: str, labels: Mapping[str, str]) -> Generator[str]:
+    with engine_errors("make a network"):
+        network = client.api.create_network(
+            name,
+            driver="bridge",
+            options={"com.docker.network.bridge.enable_icc": "false"},
+            check_duplicate=True,
+            labels=dict(labels),
+        )["Id"]
+    try:
+        yield name
+    finally:
+        for pause in (0.2, 1.0, 0.0):
+            try:
+                client.api.remove_network(network)
+            except NotFound:
+                break
+            except (DockerException, requests.RequestException, OSError):
+                time.sleep(pause)
+            else:
+                break
+
+
+def engine_addresses(client: docker.DockerClient, image: str, labels: Mapping[str, str]) -> list[str]:
+    """Return the addresses of the engine's own host, public ones among them: no build has business there.
+
+    A container of ours asks, in the host's network for that moment, so that it works with an engine elsewhere too.
+    """
+    with engine_errors("say which addresses its host has"):
+        container_id = client.api.create_container(
+            image=image,
+            command=["/bin/cat", "/proc/net/fib_trie", "/proc/net/if_inet6"],
+            labels=dict(labels),
+            use_config_proxy=False,
+            host_config=client.api.create_host_config(
+                network_mode="host",
+                read_only=True,
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+                mem_limit="64m",
+                pids_limit=16,
+            ),
+        )["Id"]
+        try:
+            client.api.start(container_id)
+            client.api.wait(container_id, timeout=_READY_SECONDS)
+            text = client.api.logs(container_id, stdout=True, stderr=False).decode("ascii", "replace")
+        finally:
+            client.api.remove_container(container_id, force=True)
+    found = set(re.findall(r"\|-- ([\d.]+)\n\s+/32 host LOCAL", text))
+    for digits in re.findall(r"(?m)^([0-9a-f]{32}) ", text):
+        found.add(str(ipaddress.IPv6Address(int(digits, 16))))
+    if not found:
+        raise BuildPlatformError("The Docker engine's host did not say which addresses it has, so no build may start.")
+    return sorted(found)

@@ -1,0 +1,135 @@
+"""The connection to the Docker engine: opens it, tells its failures in our words, and labels all that we make there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from ember_build.errors import BuildPlatformError
+
+SYSTEM = "lookit-ops"
+LABEL = "lookit-ops"
+"""Where the names of our labels begin: lookit-ops.system, .deployment, .study, .request, .role."""
+
+_ANSWER_SECONDS = 120
+_USUAL = "unix:///var/run/docker.sock"
+
+
+def connect(engine_url: str | None = None) -> docker.DockerClient:
+    """Open a connection to the engine at `engine_url`, or where DOCKER_HOST says.
+
+    Raises:
+        BuildPlatformError: nobody answers there.
+    """
+    try:
+        _knock(engine_url or os.environ.get("DOCKER_HOST") or _USUAL)
+        if engine_url:
+            client = docker.DockerClient(base_url=engine_url, timeout=_ANSWER_SECONDS)
+        else:
+            client = docker.from_env(timeout=_ANSWER_SECONDS)
+        client.ping()
+    except (DockerException, requests.RequestException, OSError) as error:
+        where = engine_url or "DOCKER_HOST, or the usual socket"
+        raise BuildPlatformError(f"The Docker engine at {where} does not answer: {_first_line(error)}") from error
+    return client
+
+
+def _knock(engine_url: str) -> None:
+    """Try a local socket before docker-py does, which leaves its own open when nobody listens there."""
+    if engine_url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as door:
+            door.connect(engine_url.removeprefix("unix://"))
+
+
+@contextlib.contextmanager
+def engine_errors(doing: str) -> Generator[None]:
+    """Tell an error of the engine as ours; `doing` completes "the Docker engine could not …"."""
+    try:
+        yield
+    except ImageNotFound as error:
+        raise BuildPlatformError(
+            f"The image that builds run in is missing on the Docker engine ({_first_line(error)}); the next build "
+            "makes it again."
+        ) from error
+    except APIError as error:
+        raise BuildPlatformError(f"The Docker engine could not {doing}: {_first_line(error)}") from error
+    except (DockerException, requests.RequestException) as error:
+        raise BuildPlatformError(f"The Docker engine went away and could not {doing}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(getattr(error, "explanation", None) or error)
+    return (text.strip().splitlines() or [type(error).__name__])[0][:500]
+
+
+def labels_for(deployment: str, role: str, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the labels of something that we make: whose it is, what it is for, and `more` (study, request)."""
+    own = {f"{LABEL}.system": SYSTEM, f"{LABEL}.deployment": deployment, f"{LABEL}.role": role}
+    return {**{f"{LABEL}.{name}": value for name, value in (more or {}).items()}, **own}
+
+
+def filters_for(deployment: str, **more: str) -> dict[str, list[str]]:
+    """Return the filter that finds what this deployment has made, and with `more` labels, which of it."""
+    wanted = {"system": SYSTEM, "deployment": deployment, **more}
+    return {"label": [f"{LABEL}.{name}={value}" for name, value in wanted.items()]}
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What was removed, by name, and what could not be, with the reason."""
+
+    removed: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+def sweep_orphans(client: docker.DockerClient, deployment: str, is_running: Callable[[str], bool]) -> Swept:
+    """Remove containers, networks and volumes of this deployment whose request, by its label, does not run any more.
+
+    What carries no request (stores that builds share) stays. One failure never stops the rest.
+    """
+    removed: list[str] = []
+    failed: list[str] = []
+    known: dict[str, bool] = {}
+
+    def orphaned(labels: Mapping[str, str] | None) -> bool:
+        request = (labels or {}).get(f"{LABEL}.request")
+        if request is None:
+            return False
+        if request not in known:
+            known[request] = is_running(request)
+        return not known[request]
+
+    def remove(name: str, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except NotFound:
+            return  # somebody else was quicker
+        except (DockerException, requests.RequestException) as error:
+            failed.append(f"{name}: {_first_line(error)}")
+            return
+        removed.append(name)
+
+    filters = filters_for(deployment)
+    with engine_errors("list what builds have left"):
+        containers = client.api.containers(all=True, filters=filters)
+        networks = client.api.networks(filters=filters)
+        volumes = client.api.volumes(filters=filters).get("Volumes") or []
+    for found in containers:
+        if orphaned(found.get("Labels")):
+            name = (found.get("Names") or [found["Id"]])[0].lstrip("/")
+            remove(f"container {name}", lambda i=found["Id"]: client.api.remove_container(i, v=True, force=True))
+    for found in networks:
+        if orphaned(found.get("Labels")):
+            remove(f"network {found['Name']}", lambda i=found["Id"]: client.api.remove_network(i))
+    for found in volumes:
+        if orphaned(found.get("Labels")):
+            remove(f"volume {found['Name']}", lambda i=found["Name"]: client.api.remove_volume(i, force=True))
+    return Swept(removed=tuple(removed), failed=tuple(failed))

@@ -1,0 +1,148 @@
+"""A real Docker engine for tests, and players that are built in seconds: their `ember` is a script of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import docker
+import pytest
+
+from ember_build.builder import BuildOrder
+from ember_build.bundle import Bundle
+from ember_build.confinement import Limits
+from ember_build.docker_builder import DockerBuilder
+from ember_build.engine import filters_for
+
+REPOSITORY = Path(__file__).parents[2]
+PREFIX = "/studies/1b2c3d/"
+REGISTRIES = ("registry.npmjs.org", "registry.yarnpkg.com")
+"""Opened by name, for a mirror of them may stand in a private network."""
+
+GOOD_DIST = """
+mkdir -p dist/assets
+echo 'var a = 1;' > dist/assets/player.js
+echo "<script src=\\"${STUDY_PREFIX}assets/player.js\\"></script>" > dist/index.html
+"""
+SMALL = Limits(memory_mb=900, work_mb=150, temporary_mb=100, output_mb=20, processes=150, files=20_000)
+"""Limits that are reached in seconds."""
+
+
+def find_engine() -> str:
+    """Return the address of an engine that has the base images; skip without one, but fail in CI."""
+    done = subprocess.run(
+        [REPOSITORY / "scripts" / "docker.sh"], capture_output=True, text=True, check=False, timeout=600
+    )
+    if done.returncode == 0:
+        return done.stdout.strip().rpartition("DOCKER_HOST=")[2]
+    reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must run the Docker tests, but there is no engine: {reason}", pytrace=False)
+    pytest.skip(f"the Docker tests were left out: {reason}")
+
+
+class Player:
+    """A checkout whose `yarn install` fetches nothing and runs `install_script`, and whose `ember` runs a script."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "cli").mkdir(parents=True)
+        (folder / "cli" / "package.json").write_text('{"name": "ember-cli", "version": "0.0.1", "main": "index.js"}')
+        # The global `ember` hands over to the ember-cli that it finds in the player.
+        (folder / "cli" / "index.js").write_text(
+            "module.exports = function () {\n"
+            "  var done = require('child_process').spawnSync('/bin/bash', ['ember.sh'], { stdio: 'inherit' });\n"
+            "  return Promise.resolve(done.status === null ? 137 : done.status);\n"
+            "};\n"
+        )
+        (folder / "yarn.lock").write_text('# yarn lockfile v1\n\n\n"ember-cli@file:./cli":\n  version "0.0.1"\n')
+        (folder / "ember-cli-build.js").write_text("var app = { fingerprint: { prepend: '' } };\n")
+        self.write()
+
+    def write(self, ember: str = GOOD_DIST, install: str = "exit 0") -> Player:
+        (self.folder / "ember.sh").write_text(ember)
+        (self.folder / "install.sh").write_text(install)
+        package = {
+            "name": "player",
+            "version": "1.0.0",
+            "private": True,
+            "scripts": {"postinstall": "bash install.sh"},
+            "devDependencies": {"ember-cli": "file:./cli"},
+        }
+        (self.folder / "package.json").write_text(json.dumps(package))
+        return self
+
+
+class Yard:
+    """A deployment of its own on the engine: builds players in it, and knows what is left of it there."""
+
+    def __init__(self, engine_url: str, deployment: str, root: Path) -> None:
+        self.engine_url = engine_url
+        self.deployment = deployment
+        self.root = root
+        self.output = root / "built" / "1"
+        self.said: list[str] = []
+        self.player = Player(root / "checkout")
+
+    def builder(
+        self,
+        limits: Limits = SMALL,
+        seconds: float = 90,
+        max_output_bytes: int = 1_000_000,
+        open_networks: tuple[str, ...] = (),
+        on_checked: Callable[[str, str], None] | None = None,
+    ) -> DockerBuilder:
+        return DockerBuilder(
+            self.deployment,
+            engine_url=self.engine_url,
+            limits=limits,
+            time_limit=timedelta(seconds=seconds),
+            max_output_bytes=max_output_bytes,
+            open_networks=open_networks,
+            on_checked=on_checked,
+        )
+
+    def order(self, *, request: str = "1", **environment: str) -> BuildOrder:
+        return BuildOrder(
+            checkout=self.player.folder,
+            prefix=PREFIX,
+            environment=environment,
+            output=self.output,
+            labels={"request": request, "study": "5b2c"},
+        )
+
+    def build(
+        self,
+        *,
+        builder: DockerBuilder | None = None,
+        on_line: Callable[[str], None] | None = None,
+        cancelled: threading.Event | None = None,
+        **environment: str,
+    ) -> Bundle:
+        def hear(line: str) -> None:
+            self.said.append(line)
+            if on_line:
+                on_line(line)
+
+        return (builder or self.builder()).build(self.order(**environment), hear, cancelled)
+
+    def left_on_the_engine(self) -> list[str]:
+        """Names of containers, networks and volumes of this deployment."""
+        client = docker.DockerClient(base_url=self.engine_url)
+        try:
+            filters = filters_for(self.deployment)
+            names = [found["Names"][0] for found in client.api.containers(all=True, filters=filters)]
+            names += [found["Name"] for found in client.api.networks(filters=filters)]
+            names += [found["Name"] for found in client.api.volumes(filters=filters).get("Volumes") or []]
+        finally:
+            client.close()
+        return names
+
+    def nothing_is_left(self) -> bool:
+        built = self.output.parent
+        return self.left_on_the_engine() == [] and not (built.exists() and any(built.iterdir()))
