@@ -9,6 +9,7 @@ from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.resources import build_session_resource, platform_resource
+from lookit_ops.schedules import schedules
 from lookit_ops.sensors.public_list import public_list_sensor
 from lookit_ops.sensors.study_partitions import study_partitions_sensor
 
@@ -22,6 +23,7 @@ defs = dg.Definitions(
     ],
     jobs=[build_experiment],
     sensors=[public_list_sensor, study_partitions_sensor],
+    schedules=schedules(),
     executor=dg.in_process_executor,
     resources={
         "platform": platform_resource,

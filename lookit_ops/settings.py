@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -58,6 +59,7 @@ class Settings(BaseSettings):
     environment: Literal["development", "staging", "production"] = Field(
         "development", description="Which environment this is; each bucket says whose it is, and another's is refused."
     )
+    time_zone: str = Field("UTC", description="Time zone of the nightly schedules, by its IANA name.")
     database_url: str = Field(
         "",
         repr=False,
@@ -138,6 +140,15 @@ class Settings(BaseSettings):
     def _is_a_folder_or_nothing_yet(cls, value: Path | None) -> Path | None:
         if value is not None and _without_tilde(value).exists() and not _without_tilde(value).is_dir():
             raise ValueError("must be a folder, and there is a file of that name")
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_time_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("must be the name of a time zone such as Europe/Berlin or UTC") from None
         return value
 
     @field_validator("database_url")

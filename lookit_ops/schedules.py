@@ -1,0 +1,25 @@
+"""The schedules: what happens at night, in the time zone of the settings. On by default."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
+
+from typing import Any
+
+import dagster as dg
+from lookit_ops.settings import load_settings
+
+
+def nightly(job: Any, at: str) -> dg.ScheduleDefinition:
+    """Run the job (of ops or of assets) every day at a time such as `02:00`, whenever the daemon runs then."""
+    hour, minute = at.split(":")
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_nightly",
+        job=job,
+        cron_schedule=f"{int(minute)} {int(hour)} * * *",
+        execution_timezone=load_settings().time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
+def schedules() -> list[dg.ScheduleDefinition]:
+    """All of them, in the order of the night."""
+    return []
