@@ -5,6 +5,7 @@
 from typing import Any
 
 import dagster as dg
+
 from lookit_ops.settings import load_settings
 
 
