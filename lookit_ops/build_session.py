@@ -25,6 +25,7 @@ from lookit_ops.assets.experiments import report_build
 from lookit_ops.failures import as_dagster_failure, exception_for_log, failure_of
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward
+from lookit_ops.storage.experiments import NoAnswer
 from lookit_ops.transcript import Transcript, TranscriptHandler
 
 logger = logging.getLogger(__name__)
@@ -193,9 +194,20 @@ class BuildSession:
         return state
 
     def end_with(self, error: BaseException) -> None:
-        """End the request as failed or cancelled, unless it has an end, or `index.html` is live: then forward."""
+        """End the request as failed or cancelled, unless it has an end, or `index.html` is live: then forward.
+
+        If nobody knows whether it is or will be, the request stays open, and the reconciler ends it.
+        """
         self._error = self._error or error
         if self._ended or self._claim is None:
+            return
+        if isinstance(error, NoAnswer):  # its page may still go live: whoever calls it a failure must fence it before
+            logger.warning(
+                "build request %s stays open until its lease has run out and the bucket can be asked: %s",
+                self._claim.request_id,
+                error,
+            )
+            self._ended = True  # by this session
             return
         extra = self._extra({"exception": self._redacted(exception_for_log(error))})
         try:

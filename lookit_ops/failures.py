@@ -10,15 +10,17 @@ from dagster import Failure as DagsterFailure
 from domain.builds.ledger import Failure
 from domain.errors import DomainError
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
-from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
+from lookit_ops.storage.experiments import NameTaken, NoAnswer, StorageError, WrongEnvironment
 
 CODES: dict[type[BaseException], str] = {
     BuildCancelled: "cancelled",
     DagsterExecutionInterruptedError: "interrupted",
+    KeyboardInterrupt: "interrupted",
     InvalidPlayer: "player_invalid",
     PlayerBuildFailed: "player_build_failed",
     BuildPlatformError: "platform_error",
     NameTaken: "name_taken",
+    NoAnswer: "no_answer",
     WrongEnvironment: "wrong_environment",
     StorageError: "storage_error",
 }
@@ -27,14 +29,13 @@ first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
 INTERRUPTED = (
-    "the process that built the study was told to stop (a shutdown, a restart, or the longest run time); ask for the"
-    " build again"
+    "the process that did this was told to stop (a shutdown, a restart, or the longest run time); ask for it again"
 )
 
 
 def failure_of(step: str, error: BaseException) -> Failure:
     """What the ledger keeps of an error: for an error of ours its message, for any other also its type."""
-    if isinstance(error, DagsterExecutionInterruptedError):
+    if isinstance(error, (DagsterExecutionInterruptedError, KeyboardInterrupt)):
         return Failure(step=step, code=CODES[DagsterExecutionInterruptedError], message=INTERRUPTED)
     for kind, code in CODES.items():
         if isinstance(error, kind):

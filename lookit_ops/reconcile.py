@@ -51,9 +51,9 @@ def reconcile_builds(platform: Platform) -> Reconciled:
 def _end(platform: Platform, claim: Claim) -> bool:
     """True if the build was finished for its worker, False if it was given up."""
     folder = folder_of(claim.kind, claim.study_uuid)
-    if fence(platform.bucket, folder, str(claim.request_id), claim.fencing_token):
+    if fence(platform.bucket, folder, claim.page_owner, claim.fencing_token):
         return roll_forward(platform, claim, {})
-    platform.ledger.expire(claim, {"note": "nothing of this build is live"})
+    platform.ledger.expire(claim, {"note": f"nothing of this {claim.act} is live"})
     logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
     return False
 
@@ -65,9 +65,9 @@ def roll_forward(platform: Platform, claim: Claim, extra: dict[str, Any]) -> boo
     """
     folder = folder_of(claim.kind, claim.study_uuid)
     live = live_deployment(platform.bucket, folder)
-    if live is None or (live.request_id, live.fencing_token) != (str(claim.request_id), claim.fencing_token):
+    if live is None or (live.request_id, live.fencing_token) != (claim.page_owner, claim.fencing_token):
         return False
-    note = "index.html was live when its worker stopped, so the build was finished for it"
+    note = f"index.html was live when its worker stopped, so the {claim.act} was finished for it"
     try:
         finish_public_files(platform.bucket, live)
     except NoSuchObject as error:  # families have the page; its lesser files will not come back by waiting

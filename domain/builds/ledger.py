@@ -66,6 +66,18 @@ class Claim:
     state_before: str
     player_repo_url: str | None
     player_sha: str | None
+    restores_id: int | None = None
+    """Of a rollback: the request that built what it puts back."""
+
+    @property
+    def act(self) -> str:
+        """What people call this: preview, deployment or rollback."""
+        return self.kind.value if self.restores_id is None else "rollback"
+
+    @property
+    def page_owner(self) -> str:
+        """The request that the page names: a rollback puts back the page of the build."""
+        return str(self.restores_id or self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +119,7 @@ class BuildLedger:
 
         Raises what `request` raises, and StudyIsLocked; then whoever waits goes on waiting.
         """
-        with self.sessions.begin() as session, _one_build_each(study_id):
+        with self.sessions.begin() as session, one_build_each(study_id):
             return _take(session, _ask(session, study_id, user_id, kind, origin).id, run_id, lease)
 
     # -- working --------------------------------------------------------------------------------------------------
@@ -118,7 +130,7 @@ class BuildLedger:
         Raises StudyIsLocked when another build holds the study (the request goes on waiting), and the errors of
         REFUSALS when this request can never run: then it has ended as failed, with that message.
         """
-        with self.sessions.begin() as session, _one_build_each(request_id):
+        with self.sessions.begin() as session, one_build_each(request_id):
             try:
                 return _take(session, request_id, run_id, lease)
             except REFUSALS as refusal:
@@ -160,17 +172,19 @@ class BuildLedger:
     # -- ending ---------------------------------------------------------------------------------------------------
 
     def finish(self, claim: Claim, extra: dict[str, Any]) -> str:
-        """The build succeeded: a deployment makes the study active, a preview leaves it as it was. Returns the state.
+        """It succeeded: a deployment makes the study active, all else leaves it as it was. Returns the state.
 
         A SHA is pinned in the study's metadata when the study named none. Raises LeaseLost.
         """
-        is_deployment = claim.kind is BuildKind.DEPLOYMENT
+        is_build = claim.restores_id is None
+        is_deployment = claim.kind is BuildKind.DEPLOYMENT and is_build
         with self.sessions.begin() as session:
             after = State.ACTIVE.value if is_deployment else claim.state_before
             study, request = _close(session, claim, RequestStatus.SUCCEEDED, after, {})
             if is_deployment:
                 study.deployed_at = request.finished_at
-            if request.player_sha and not claim.player_sha and not study.study_metadata.get("last_known_player_sha"):
+            named = claim.player_sha or study.study_metadata.get("last_known_player_sha")
+            if is_build and request.player_sha and not named:
                 study.study_metadata = {**study.study_metadata, "last_known_player_sha": request.player_sha}
             _tell(session, claim, study, request, "succeeded", extra, {})
             return after
@@ -188,7 +202,7 @@ class BuildLedger:
         failure = Failure(
             step="worker",
             code="worker_died",
-            message="the process that built the study stopped answering; ask for the build again",
+            message=f"the process that did the {claim.act} stopped answering; ask for it again",
         )
         with self.sessions.begin() as session:
             _fail(session, claim, failure, extra, BuildRequest.lease_expires_at < database_now())
@@ -231,7 +245,18 @@ class BuildLedger:
         if expired_only:
             query = query.where(BuildRequest.lease_expires_at < database_now())
         with self.sessions.begin() as session:
-            return [_claim_of(session, request) for request in session.scalars(query)]
+            return [claim_of(session, request) for request in session.scalars(query)]
+
+    def is_building(self, kind: BuildKind, study_uuid: UUID) -> bool:
+        """Whether a build of this kind, or a rollback, runs: from its claim until it has an end, dead workers' too."""
+        running = (
+            select(BuildRequest.id)
+            .join(Study, Study.id == BuildRequest.study_id)
+            .where(Study.uuid == study_uuid, BuildRequest.kind == kind, BuildRequest.status == RequestStatus.RUNNING)
+            .limit(1)
+        )
+        with self.sessions.begin() as session:
+            return session.scalar(running) is not None
 
     def player_repo_url(self, request_id: int) -> str | None:
         """The repository that the request's study names, if it names one. Raises InvalidRequest."""
@@ -251,7 +276,7 @@ class BuildLedger:
 
 
 @contextmanager
-def _one_build_each(about: int) -> Generator[None]:
+def one_build_each(about: int) -> Generator[None]:
     """Two who claim at the same moment: the second's violation of the unique index, in words."""
     try:
         yield
@@ -264,7 +289,7 @@ def _one_build_each(about: int) -> Generator[None]:
 def _ask(session: Session, study_id: int, user_id: int, kind: BuildKind, origin: str) -> BuildRequest:
     study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
     user = session.get_one(User, user_id)
-    _require(session, user, study, kind)
+    require_for(session, user, study, kind)
     state = study.state_before_build or study.state
     if state not in MAY_START_FROM[kind]:
         raise _forbidden(study, kind, state)
@@ -326,23 +351,15 @@ def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> C
     request = _request(session, request_id)
     study = session.get_one(Study, request.study_id, with_for_update=True, populate_existing=True)
     user, kind = session.get_one(User, request.requested_by_id), BuildKind(request.kind)
-    _require(session, user, study, kind)
-    # SET reads the row as it was before: state_before_build gets the state that this UPDATE replaces.
-    lock = (
-        update(Study)
-        .where(Study.id == study.id, _claimable(kind))
-        .values(state_before_build=Study.state, state=LOCK_STATE[kind].value, fencing_token=Study.fencing_token + 1)
-        .returning(Study.fencing_token, Study.state_before_build)
-        .execution_options(synchronize_session=False)
-    )
-    locked = session.execute(lock).one_or_none()
+    require_for(session, user, study, kind)
+    locked = lock_study(session, study, kind)
     if locked is None:
         session.refresh(study)
         session.refresh(request)
         if request.status != RequestStatus.QUEUED:
             raise _not_waiting(request)
         if study.state in LOCK_STATES:
-            raise StudyIsLocked(_who_holds(session, study))
+            raise StudyIsLocked(who_holds(session, study))
         raise _forbidden(study, kind, study.state)
     token, state_before = locked
     start = (
@@ -364,7 +381,21 @@ def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> C
         raise _not_waiting(request)
     session.refresh(request)
     session.refresh(study)
-    return _claim_of(session, request)
+    return claim_of(session, request)
+
+
+def lock_study(session: Session, study: Study, kind: BuildKind) -> tuple[int, str | None] | None:
+    """Put the study into the lock state; the new fencing token and the state before, None where it cannot be locked."""
+    # SET reads the row as it was before: state_before_build gets the state that this UPDATE replaces.
+    lock = (
+        update(Study)
+        .where(Study.id == study.id, _claimable(kind))
+        .values(state_before_build=Study.state, state=LOCK_STATE[kind].value, fencing_token=Study.fencing_token + 1)
+        .returning(Study.fencing_token, Study.state_before_build)
+        .execution_options(synchronize_session=False)
+    )
+    row = session.execute(lock).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
 def _not_waiting(request: BuildRequest) -> StudyIsLocked:
@@ -380,7 +411,7 @@ def _request(session: Session, request_id: int) -> BuildRequest:
     return request
 
 
-def _require(session: Session, user: User, study: Study, kind: BuildKind) -> None:
+def require_for(session: Session, user: User, study: Study, kind: BuildKind) -> None:
     for permission in PERMISSIONS[kind]:
         require_permission(session, user, permission, study)
 
@@ -391,7 +422,7 @@ def _forbidden(study: Study, kind: BuildKind, state: str) -> TransitionNotAllowe
     return TransitionNotAllowed(f"the study {study.name!r} is {state}; a {kind} may start from {starts} only: {advice}")
 
 
-def _who_holds(session: Session, study: Study) -> str:
+def who_holds(session: Session, study: Study) -> str:
     holder = session.scalar(
         select(BuildRequest).where(BuildRequest.study_id == study.id, BuildRequest.status == RequestStatus.RUNNING)
     )
@@ -411,7 +442,7 @@ def _end_waiting(session: Session, request_id: int, code: str, message: str) -> 
     )
 
 
-def _claim_of(session: Session, request: BuildRequest) -> Claim:
+def claim_of(session: Session, request: BuildRequest) -> Claim:
     study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
     if request.fencing_token is None or request.state_before is None:
         raise LeaseLost(f"build request {request.id} is not claimed")
@@ -427,6 +458,7 @@ def _claim_of(session: Session, request: BuildRequest) -> Claim:
         state_before=request.state_before,
         player_repo_url=player_repo_url(study),
         player_sha=_text(study.study_metadata.get("last_known_player_sha")),
+        restores_id=request.restores_id,
     )
 
 
@@ -514,8 +546,9 @@ def _tell(
     """The one log of a build and its mails."""
     what = {
         "outcome": outcome,
-        "kind": claim.kind.value,
+        "kind": claim.act,
         "request_id": claim.request_id,
+        "restores": claim.restores_id,
         "run_id": request.run_id,
         "attempt": claim.attempt,
         "origin": request.origin,
@@ -527,7 +560,7 @@ def _tell(
     record(
         session,
         study,
-        action=claim.kind.value,
+        action=claim.act,
         user_id=request.requested_by_id,
         state_before=claim.state_before,
         state_after=study.state,

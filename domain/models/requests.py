@@ -78,6 +78,7 @@ class BuildRequest(Base):
 
     `origin` says how the request came in, where the account alone does not tell (an operator acting for somebody).
     `player_repo`, `player_sha` and `sha_reason` tell what was built, `state_before` where the study stood.
+    With `restores_id` it is a rollback: a deployment of what that earlier request built. It never waits.
     """
 
     __tablename__ = "build_request"
@@ -86,6 +87,9 @@ class BuildRequest(Base):
         CheckConstraint(one_of("kind", BuildKind), name="kind"),
         CheckConstraint(one_of("state_before", WORKFLOW_STATES), name="state_before"),
         CheckConstraint("status <> 'running' OR state_before IS NOT NULL", name="running_knows_the_way_back"),
+        CheckConstraint(
+            "restores_id IS NULL OR (kind = 'deployment' AND status <> 'queued')", name="rollback_never_waits"
+        ),
         Index(
             ONE_RUNNING_BUILD,
             "study_id",
@@ -113,6 +117,7 @@ class BuildRequest(Base):
         String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
     )
     origin: Mapped[str] = mapped_column(Text, server_default="", default="")
+    restores_id: Mapped[int | None] = mapped_column(ForeignKey("build_request.id", ondelete="RESTRICT"), default=None)
     requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
     attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
     run_id: Mapped[str | None] = mapped_column(String(64), init=False)

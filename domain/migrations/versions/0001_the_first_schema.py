@@ -226,6 +226,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=10), nullable=False),
         sa.Column("status", sa.String(length=10), server_default="queued", nullable=False),
         sa.Column("origin", sa.Text(), server_default="", nullable=False),
+        sa.Column("restores_id", db.BigKey, nullable=True),
         sa.Column("requested_at", db.UtcDateTime(), server_default=db.default_now(), nullable=False),
         sa.Column("attempt", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("run_id", sa.String(length=64), nullable=True),
@@ -266,6 +267,13 @@ def upgrade() -> None:
             "status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name=op.f("ck_build_request_status")
         ),
         sa.CheckConstraint("attempt >= 0", name=op.f("ck_build_request_attempt_not_negative")),
+        sa.CheckConstraint(
+            "restores_id IS NULL OR (kind = 'deployment' AND status <> 'queued')",
+            name=op.f("ck_build_request_rollback_never_waits"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["restores_id"], ["build_request.id"], name=op.f("fk_build_request_restores_id"), ondelete="RESTRICT"
+        ),
         sa.ForeignKeyConstraint(
             ["cancelled_by_id"], ["user_account.id"], name=op.f("fk_build_request_cancelled_by_id"), ondelete="SET NULL"
         ),
