@@ -6,8 +6,10 @@ import dagster as dg
 
 from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
 from lookit_ops.assets.public_list import discoverable_studies_asset
+from lookit_ops.assets.sweeps import deployment_sweep
 from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
 from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.resources import build_session_resource, platform_resource
 from lookit_ops.schedules import schedules
 from lookit_ops.sensors.public_list import public_list_sensor
@@ -15,13 +17,14 @@ from lookit_ops.sensors.study_partitions import study_partitions_sensor
 
 defs = dg.Definitions(
     assets=[
+        deployment_sweep,
         discoverable_studies_asset,
         experiment_deployment,
         experiment_preview,
         study_workflow_diagram,
         workflow_diagram,
     ],
-    jobs=[build_experiment],
+    jobs=[build_experiment, sweep_deployments],
     sensors=[public_list_sensor, study_partitions_sensor],
     schedules=schedules(),
     executor=dg.in_process_executor,

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.settings import load_settings
 
 
@@ -23,4 +24,6 @@ def nightly(job: Any, at: str) -> dg.ScheduleDefinition:
 
 def schedules() -> list[dg.ScheduleDefinition]:
     """All of them, in the order of the night."""
-    return []
+    return [
+        nightly(sweep_deployments, "05:00"),
+    ]
