@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import dagster as dg
@@ -34,7 +34,7 @@ class SweepDeployments(dg.Config):
     required_resource_keys={"platform"},
     out=dg.Out(dagster_type=dg.Nothing),
 )
-def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> None:
+def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[dg.AssetMaterialization]:
     platform: Platform = context.resources.platform
     try:
         older_than = timedelta(hours=config.older_than_hours)
@@ -49,7 +49,8 @@ def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> None:
     if config.dry_run:
         context.add_output_metadata({"would go": dg.MetadataValue.md(_named(done.removed)), **facts(platform, done)})
     else:
-        context.log_event(dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done)))
+        # Yielded, not logged: what an op has logged is lost with its failure.
+        yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
     if done.failed:
         key, trouble = next(iter(done.failed.items()))
         raise dg.Failure(
