@@ -93,8 +93,8 @@ def test_a_dry_run_removes_nothing_and_names_what_would_go(workshop: Workshop, l
     result = run(later, workshop.instance, dry_run=True)
     assert scripts(workshop) == 7
     assert not [event for event in result.all_events if event.is_step_materialization]
-    (output,) = [event for event in result.all_events if event.is_successful_output]
-    assert "assets/player-" in output.step_output_data.metadata["would go"].value
+    (event,) = [event for event in result.all_events if event.is_asset_observation]
+    assert "assets/player-" in event.asset_observation_data.asset_observation.metadata["would go"].value
 
 
 def test_the_folder_of_a_running_build_is_left_alone_even_if_its_worker_is_dead(
