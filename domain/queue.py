@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
@@ -146,6 +147,49 @@ def require_room(session: Session, model: Model, at_once: int) -> None:
     running = session.scalar(select(func.count(model.id)).where(model.status == RequestStatus.RUNNING)) or 0
     if running >= at_once:
         raise QueueIsFull(f"{running} are running, as many as may at once; the request waits for its turn")
+
+
+def end_submission(session: Session, model: Model, request_id: int, submission: int, values: dict[str, Any]) -> bool:
+    """Write to a request that still waits for this run to claim it; False if it does not."""
+    ended = (
+        update(model)
+        .where(model.id == request_id, model.status == RequestStatus.QUEUED, model.submissions == submission)
+        .values(values)
+        .returning(model.id)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalar(ended) is not None
+
+
+def cancel_submission(session: Session, model: Model, request_id: int, submission: int) -> bool:
+    """The run that was to claim this request was cancelled: so is the request. False if it no longer waits for it."""
+    values = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
+    return end_submission(session, model, request_id, submission, values)
+
+
+def put_back(
+    session: Session, model: Model, request_id: int, submission: int, failed: dict[str, Any], retry_by: Retry
+) -> RequestStatus | None:
+    """The run that was to claim this request ended before it could: wait for another, or fail after so many.
+
+    `failed` is what is remembered of it, with `code` and `error`. Returns the status that the request has now; None if
+    it no longer waits for that run.
+    """
+    request = session.scalar(select(model).where(model.id == request_id).with_for_update())
+    if request is None:
+        return None
+    in_vain = request.submissions - request.attempt
+    values: dict[str, Any] = {
+        "error_code": failed["code"],
+        "failed_attempts": [*request.failed_attempts, {"attempt": request.attempt, **failed}],
+    }
+    if in_vain < retry_by.attempts:
+        values |= {"submitted_at": None, "next_attempt_at": database_now(retry_by.wait(in_vain))}
+        status = RequestStatus.QUEUED
+    else:
+        status = RequestStatus.FAILED
+        values |= {"status": status, "finished_at": database_now(), "error": failed["error"]}
+    return status if end_submission(session, model, request_id, submission, values) else None
 
 
 def _busy(session: Session, model: Model, start_within: timedelta) -> int:

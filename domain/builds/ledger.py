@@ -7,7 +7,7 @@ token; the study's state, exactly one study log and the mails change in the same
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import Retry, require_room
+from domain.queue import Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
@@ -254,50 +254,30 @@ class BuildLedger:
 
     def cancel_submitted(self, request_id: int, submission: int, cancelled_by: str) -> bool:
         """The run that was to claim this request was cancelled: so is the request. False if it no longer waits."""
-        values = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
         with self.sessions.begin() as session:
-            if not _end_submission(session, request_id, submission, values):
+            if not cancel_submission(session, BuildRequest, request_id, submission):
                 return False
             request = _request(session, request_id)
             study = session.get_one(Study, request.study_id)
             _log_cancelled_while_waiting(session, study, request, cancelled_by, None)
             return True
 
-    def not_started(self, request_id: int, submission: int, failure: Failure) -> RequestStatus | None:
+    def not_started(self, request_id: int, submission: int, failure: Failure, run_id: str) -> RequestStatus | None:
         """The run that was to claim this request ended before it could: another one is asked for later.
 
         After so many as there are attempts, the request has failed. Returns the status that it has now; None if it no
         longer waits for that run.
         """
-        failure = replace(failure, message=storable(failure.message))
+        failed = _told(failure, run_id)
         with self.sessions.begin() as session:
-            request = session.scalar(select(BuildRequest).where(BuildRequest.id == request_id).with_for_update())
-            if request is None:
-                return None
-            runs_in_vain = request.submissions - request.attempt
-            failed = [*request.failed_attempts, _told(request, failure)]
-            if runs_in_vain < self.retry_by.attempts:
-                values = {
-                    "submitted_at": None,
-                    "next_attempt_at": database_now(self.retry_by.wait(runs_in_vain)),
-                    "error_code": failure.code,
-                    "failed_attempts": failed,
-                }
-                return RequestStatus.QUEUED if _end_submission(session, request_id, submission, values) else None
-            values = {
-                "status": RequestStatus.FAILED,
-                "finished_at": database_now(),
-                "error_code": failure.code,
-                "error": failure.message,
-                "failed_attempts": failed,
-            }
-            if not _end_submission(session, request_id, submission, values):
-                return None
-            session.refresh(request)
-            study = session.get_one(Study, request.study_id)
-            claim = _unclaimed(session, request, study)
-            _tell(session, claim, study, request, "failed", {}, {"step": failure.step, "error": failure.message})
-            return RequestStatus.FAILED
+            status = put_back(session, BuildRequest, request_id, submission, failed, self.retry_by)
+            if status is RequestStatus.FAILED:
+                request = session.get_one(BuildRequest, request_id, populate_existing=True)
+                study = session.get_one(Study, request.study_id)
+                claim = _described(session, request, 0, study.state)  # which nobody ever held
+                facts = {"step": failed["step"], "error": failed["error"]}
+                _tell(session, claim, study, request, "failed", {}, facts)
+            return status
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -312,12 +292,6 @@ class BuildLedger:
         """The run that works, or worked last, on this claim's request."""
         with self.sessions.begin() as session:
             return session.scalar(select(BuildRequest.run_id).where(BuildRequest.id == claim.request_id))
-
-    def is_cancel_requested(self, claim: Claim) -> bool:
-        """Whether somebody asked to cancel this request."""
-        asked = select(BuildRequest.id).where(*_is_held(claim), BuildRequest.cancel_requested_at.is_not(None))
-        with self.sessions.begin() as session:
-            return session.scalar(asked) is not None
 
     def running(self, *, expired_only: bool) -> Sequence[Claim]:
         """The claims of running requests, oldest first; on request only those whose lease has ended."""
@@ -513,11 +487,6 @@ def _claim_of(session: Session, request: BuildRequest) -> Claim:
     return _described(session, request, request.fencing_token, request.state_before)
 
 
-def _unclaimed(session: Session, request: BuildRequest, study: Study) -> Claim:
-    """What the log and the mails tell of a request that nobody has claimed; no worker ever holds this."""
-    return _described(session, request, 0, study.state)
-
-
 def _described(session: Session, request: BuildRequest, fencing_token: int, state_before: str) -> Claim:
     study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
     return Claim(
@@ -612,18 +581,6 @@ def _end(session: Session, claim: Claim, values: dict[str, Any]) -> BuildRequest
     return session.get_one(BuildRequest, claim.request_id, populate_existing=True)
 
 
-def _end_submission(session: Session, request_id: int, submission: int, values: dict[str, Any]) -> bool:
-    """Write to a request that still waits for this run; False if it does not."""
-    ended = (
-        update(BuildRequest)
-        .where(BuildRequest.id == request_id, _waiting(), BuildRequest.submissions == submission)
-        .values(values)
-        .returning(BuildRequest.id)
-        .execution_options(synchronize_session=False)
-    )
-    return session.scalar(ended) is not None
-
-
 def _give_back(
     session: Session,
     claim: Claim,
@@ -640,7 +597,8 @@ def _give_back(
     )
     if request is None:
         raise _lost(claim)
-    failed = {"failed_attempts": [*request.failed_attempts, _told(request, failure)]}
+    told = {"attempt": request.attempt, **_told(failure, request.run_id)}
+    failed = {"failed_attempts": [*request.failed_attempts, told]}
     ended = {"finished_at": database_now(), "lease_expires_at": None, **failed}
     if request.cancel_requested_at is not None:
         canceller = session.get(User, request.cancelled_by_id) if request.cancelled_by_id else None
@@ -678,14 +636,13 @@ def _give_back(
     return RequestStatus.QUEUED
 
 
-def _told(request: BuildRequest, failure: Failure) -> dict[str, Any]:
+def _told(failure: Failure, run_id: str | None) -> dict[str, Any]:
     """What is remembered of an attempt that failed."""
     return {
-        "attempt": request.attempt,
-        "run_id": request.run_id,
+        "run_id": run_id,
         "step": failure.step,
         "code": failure.code,
-        "error": failure.message,
+        "error": storable(failure.message),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
