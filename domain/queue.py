@@ -7,14 +7,14 @@ so two daemons ask for one run. A run that does not come within some minutes is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from domain.db import Sessions, database_now, one_at_a_time
+from domain.db import Sessions, database_now, one_at_a_time, storable
 from domain.errors import QueueIsFull
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study
 from domain.models.studies import LOCK_STATES
@@ -38,6 +38,33 @@ class Retry:
     def wait(self, attempt: int) -> timedelta:
         """How long to wait after this attempt, counted from 1, has failed."""
         return self.first_wait * 2 ** max(0, attempt - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat."""
+
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the work on a request failed: the step, a stable code, and a message for people."""
+
+    step: str
+    code: str
+    message: str
+
+    def told(self, run_id: str | None, attempt: int | None = None) -> dict[str, Any]:
+        """What a request remembers of an attempt that failed so; `attempt` is None for a run that claimed nothing."""
+        return {
+            "attempt": attempt,
+            "run_id": run_id,
+            "step": self.step,
+            "code": self.code,
+            "error": storable(self.message),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +208,7 @@ def put_back(
     in_vain = request.submissions - request.attempt
     values: dict[str, Any] = {
         "error_code": failed["code"],
-        "failed_attempts": [*request.failed_attempts, {"attempt": request.attempt, **failed}],
+        "failed_attempts": [*request.failed_attempts, failed],
     }
     if in_vain < retry_by.attempts:
         values |= {"submitted_at": None, "next_attempt_at": database_now(retry_by.wait(in_vain))}

@@ -7,10 +7,10 @@ token; the study's state, exactly one study log and the mails change in the same
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +34,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import Retry, cancel_submission, put_back, require_room
+from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
@@ -67,22 +67,6 @@ class Claim:
     state_before: str
     player_repo_url: str | None
     player_sha: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The answer to a heartbeat."""
-
-    cancel_requested: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a build failed: the step, a stable code, and a message for people."""
-
-    step: str
-    code: str
-    message: str
 
 
 WORKER_DIED = Failure("worker", "worker_died", "the process that built the study stopped answering")
@@ -268,7 +252,7 @@ class BuildLedger:
         After so many as there are attempts, the request has failed. Returns the status that it has now; None if it no
         longer waits for that run.
         """
-        failed = _told(failure, run_id)
+        failed = failure.told(run_id)
         with self.sessions.begin() as session:
             status = put_back(session, BuildRequest, request_id, submission, failed, self.retry_by)
             if status is RequestStatus.FAILED:
@@ -597,8 +581,7 @@ def _give_back(
     )
     if request is None:
         raise _lost(claim)
-    told = {"attempt": request.attempt, **_told(failure, request.run_id)}
-    failed = {"failed_attempts": [*request.failed_attempts, told]}
+    failed = {"failed_attempts": [*request.failed_attempts, failure.told(request.run_id, request.attempt)]}
     ended = {"finished_at": database_now(), "lease_expires_at": None, **failed}
     if request.cancel_requested_at is not None:
         canceller = session.get(User, request.cancelled_by_id) if request.cancelled_by_id else None
@@ -634,17 +617,6 @@ def _give_back(
         _record(session, claim, study, request, "replaced", extra, {"error": failure.message, **note})
         return RequestStatus.CANCELLED
     return RequestStatus.QUEUED
-
-
-def _told(failure: Failure, run_id: str | None) -> dict[str, Any]:
-    """What is remembered of an attempt that failed."""
-    return {
-        "run_id": run_id,
-        "step": failure.step,
-        "code": failure.code,
-        "error": storable(failure.message),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def _fail(session: Session, claim: Claim, failure: Failure, extra: dict[str, Any]) -> None:
