@@ -12,9 +12,9 @@ import pytest
 from domain.builds.ledger import Claim
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
-from ember_build.errors import BuildCancelled
 from lookit_ops.assets.experiments import built
 from lookit_ops.deployments import live_deployment
+from lookit_ops.failures import RequestCancelled
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.rollback import NotRestorable
 from lookit_ops.rollback_session import RolledBack, roll_back
@@ -176,7 +176,7 @@ def test_a_wish_to_cancel_is_heard_before_the_page(workshop: Workshop, three) ->
         workshop.ledger.cancel(4, workshop.site.study_admin)
 
     workshop.faults.after("put", ask)
-    with pytest.raises(BuildCancelled):
+    with pytest.raises(RequestCancelled):
         back(workshop)
     assert workshop.live() == three[2]
     assert_ended(workshop, 4, RequestStatus.CANCELLED)

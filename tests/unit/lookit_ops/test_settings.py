@@ -209,7 +209,9 @@ def test_a_file_is_no_folder(home: Path, monkeypatch: pytest.MonkeyPatch, name: 
 
 def test_the_bucket_is_a_folder_or_one_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().gcs_bucket is None
-    set_all(monkeypatch, {"LOOKIT_BUCKET": "gs://lookit-studies.example.org", "LOOKIT_GCS_ENDPOINT": "http://gcs.test/"})
+    set_all(
+        monkeypatch, {"LOOKIT_BUCKET": "gs://lookit-studies.example.org", "LOOKIT_GCS_ENDPOINT": "http://gcs.test/"}
+    )
     settings = load_settings()
     assert (settings.gcs_bucket, settings.gcs_endpoint) == ("lookit-studies.example.org", "http://gcs.test")
     with pytest.raises(InvalidRequest, match=r"gs://lookit-studies\.example\.org, not a folder"):
