@@ -10,7 +10,7 @@ from dagster import Failure as DagsterFailure
 from domain.builds.ledger import Failure
 from domain.errors import DomainError
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
-from lookit_ops.storage.experiments import NameTaken, NoAnswer, StorageError, WrongEnvironment
+from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
 
 
 class RequestCancelled(Exception):
@@ -26,7 +26,6 @@ CODES: dict[type[BaseException], str] = {
     PlayerBuildFailed: "player_build_failed",
     BuildPlatformError: "platform_error",
     NameTaken: "name_taken",
-    NoAnswer: "no_answer",
     WrongEnvironment: "wrong_environment",
     StorageError: "storage_error",
 }

@@ -48,9 +48,8 @@ def _run(outside: Platform, port: int, servers: ExitStack) -> None:
     upgrade(outside.engine)
     home = prepare_dagster_home(outside.settings)
     stop = servers.enter_context(_stopped_by_signals())
-    console.print(
-        f"Dagster             http://{LOOPBACK}:{port} (home: {plain(home)})", highlight=False, soft_wrap=True
-    )
+    address = f"http://{LOOPBACK}:{port}"
+    console.print(f"Dagster             {address} (home: {plain(home)})", highlight=False, soft_wrap=True)
     supervise(dagster_programs(home, port), stop, lambda what: console.print(plain(what), soft_wrap=True))
     console.print("Stopped.")
 

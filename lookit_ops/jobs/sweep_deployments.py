@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import dagster as dg
@@ -17,6 +17,7 @@ from lookit_ops.retention import sweep_deployments as sweep_of
 from lookit_ops.storage.experiments import StorageError, StoredFile
 
 NAMED_AT_MOST = 20
+SweepEvent = dg.AssetMaterialization | dg.AssetObservation
 
 
 class SweepDeployments(dg.Config):
@@ -34,7 +35,7 @@ class SweepDeployments(dg.Config):
     required_resource_keys={"platform"},
     out=dg.Out(dagster_type=dg.Nothing),
 )
-def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> None:
+def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[SweepEvent]:
     platform: Platform = context.resources.platform
     try:
         older_than = timedelta(hours=config.older_than_hours)
@@ -47,9 +48,11 @@ def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> None:
     for folder, reason in done.left_alone.items():
         context.log.info(f"{folder} was left alone: {reason}")
     if config.dry_run:
-        context.add_output_metadata({"would go": dg.MetadataValue.md(_named(done.removed)), **facts(platform, done)})
+        would_go = {"would go": dg.MetadataValue.md(_named(done.removed))}
+        yield dg.AssetObservation(deployment_sweep.key, metadata={**facts(platform, done), **would_go})
     else:
-        context.log_event(dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done)))
+        # Yielded, not logged: what an op has logged is lost with its failure.
+        yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
     if done.failed:
         key, trouble = next(iter(done.failed.items()))
         raise dg.Failure(
