@@ -12,8 +12,14 @@ from domain.errors import DomainError
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
 from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
 
+
+class RequestCancelled(Exception):
+    """Somebody asked for the work on a request to end, and it has."""
+
+
 CODES: dict[type[BaseException], str] = {
     BuildCancelled: "cancelled",
+    RequestCancelled: "cancelled",
     DagsterExecutionInterruptedError: "interrupted",
     InvalidPlayer: "player_invalid",
     PlayerBuildFailed: "player_build_failed",
@@ -27,8 +33,8 @@ first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
 INTERRUPTED = (
-    "the process that built the study was told to stop (a shutdown, a restart, or the longest run time); ask for the"
-    " build again"
+    "the process that worked on this was told to stop (a shutdown, a restart, or the longest run time); ask for it"
+    " again"
 )
 
 

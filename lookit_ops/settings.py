@@ -55,6 +55,8 @@ _NETWORK = re.compile(
     r"[A-Za-z0-9._-]+(/\d{1,3})?(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](/\d{1,3})?(:\d{1,5})?|[0-9A-Fa-f:.]+(/\d{1,3})?"
 )
 Folder = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]  # an empty variable is not the folder "."
+File = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]
+_GCS_BUCKET = re.compile(r"gs://(?P<name>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])")
 
 
 class Settings(BaseSettings):
@@ -72,9 +74,16 @@ class Settings(BaseSettings):
         repr=False,
         description="SQLAlchemy URL of the database, SQLite or PostgreSQL; empty: a SQLite file in the home.",
     )
+    bucket: str = Field(
+        "", description="Bucket of built studies in Google Cloud Storage, as in `gs://name`; empty: a folder."
+    )
     bucket_folder: Folder = Field(
         None, description="Folder that is the bucket of built studies; empty: `buckets/{environment}` in the home."
     )
+    gcs_credentials_file: File = Field(
+        None, description="Key of a service account of Google Cloud; empty: the application default credentials."
+    )
+    gcs_endpoint: str = Field("", description="Base URL of another server that speaks Google's JSON API.")
     github_api_url: str = Field("https://api.github.com", description="Base URL of GitHub's API.")
     github_web_url: str = Field(
         "https://github.com", description="Base URL of GitHub's pages, which serve the archives."
@@ -184,6 +193,30 @@ class Settings(BaseSettings):
             raise ValueError("must be a folder, and there is a file of that name")
         return value
 
+    @field_validator("bucket")
+    @classmethod
+    def _is_google_bucket(cls, value: str) -> str:
+        if value and not _GCS_BUCKET.fullmatch(value):
+            raise ValueError(
+                "must be the address of a bucket in Google Cloud Storage such as gs://name, without a path; a folder"
+                f" is set by {PREFIX}BUCKET_FOLDER"
+            )
+        return value
+
+    @field_validator("gcs_credentials_file")
+    @classmethod
+    def _is_a_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not _without_tilde(value).is_file():
+            raise ValueError("must be the JSON file of a service account's key, and there is no such file")
+        return value
+
+    @field_validator("gcs_endpoint")
+    @classmethod
+    def _is_web_address_or_googles_own(cls, value: str) -> str:
+        if value:
+            _check_web_address(value)
+        return value.rstrip("/")
+
     @field_validator("time_zone")
     @classmethod
     def _is_time_zone(cls, value: str) -> str:
@@ -263,6 +296,14 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _there_is_one_bucket(self) -> Settings:
+        if self.bucket and self.bucket_folder is not None:
+            raise ValueError(
+                f"{PREFIX}BUCKET ({self.bucket}) and {PREFIX}BUCKET_FOLDER ({self.bucket_folder}) are both set; set one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _previews_have_an_origin_of_their_own(self) -> Settings:
         if _origin(self.previews_url) == _origin(self.studies_url):
             raise ValueError(
@@ -283,8 +324,15 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home_folder / 'lookit.db'}"
 
     @property
-    def bucket(self) -> Path:
-        """The folder that is the bucket."""
+    def gcs_bucket(self) -> str | None:
+        """The name of the bucket in Google Cloud Storage; None if the bucket is a folder."""
+        return self.bucket.removeprefix("gs://") or None
+
+    @property
+    def local_bucket(self) -> Path:
+        """The folder that is the bucket. Raises InvalidRequest if the bucket is no folder."""
+        if self.gcs_bucket:
+            raise InvalidRequest(f"the bucket of built studies is {self.bucket}, not a folder of this machine")
         folder = self.bucket_folder or self.home_folder / "buckets" / self.environment
         return folder.expanduser().resolve()
 
