@@ -29,6 +29,7 @@ from lookit_ops.public_list import refresh_public_list
 from lookit_ops.publish import Deployment, folder_of, live_deployment, publish
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
+from lookit_ops.running import sweep_dead_builds
 from lookit_ops.storage.experiments import StorageError
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class ClaimedBuild:
     @property
     def labels(self) -> dict[str, str]:
         """What tells whose this is where something of the build can be seen."""
-        return {"study": str(self.claim.study_uuid), "request": str(self.claim.request_id)}
+        claim = self.claim
+        return {"study": str(claim.study_uuid), "request": str(claim.request_id), "claim": str(claim.fencing_token)}
 
     @property
     def prefix(self) -> str:
@@ -90,6 +92,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
         report_build(context.instance, platform, request_id)
     try:
         _ = platform.builder  # refuses production without containers, before anything is claimed
+        sweep_dead_builds(platform)
         claimed = (
             _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
         )
@@ -123,6 +126,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
 def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOut:
     platform, session = _resources(context)
     with session.step(context):
+        platform.require_room()
         github = replace(platform.github, cancelled=session.stop)
         commit = github.resolve(claimed.repository, claimed.claim.player_sha)
         (logger.warning if commit.substituted else logger.info)("%s", commit.reason)
@@ -144,7 +148,7 @@ def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOu
 
 
 @dg.op(
-    description="Make the toolchain ready: Node, yarn, bower and ember-cli of the player's time.",
+    description="Make ready what the build runs in: an image, or tools, with Node and ember-cli of the player's time.",
     required_resource_keys={"platform", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source")},
@@ -168,7 +172,7 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
     platform, session = _resources(context)
     with session.step(context):
         trusted = platform.trusts_commit(source.commit)
-        if not trusted:
+        if not (trusted or platform.builder.is_isolated):
             raise InvalidPlayer(_why_untrusted(platform, source.commit))
         order = BuildOrder(
             checkout=source.checkout.path,
