@@ -6,13 +6,13 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from ember_build.builder import Swept
 from ember_build.errors import BuildPlatformError
 
 SYSTEM = "lookit-ops"
@@ -82,30 +82,26 @@ def filters_for(deployment: str, **more: str) -> dict[str, list[str]]:
     return {"label": [f"{LABEL}.{name}={value}" for name, value in wanted.items()]}
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """What was removed, by name, and what could not be, with the reason."""
-
-    removed: tuple[str, ...]
-    failed: tuple[str, ...]
+def labels_of(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Return our labels of something, without the beginning of their names."""
+    own = {name: value for name, value in (labels or {}).items() if name.startswith(f"{LABEL}.")}
+    return {name.removeprefix(f"{LABEL}."): value for name, value in own.items()}
 
 
-def sweep_orphans(client: docker.DockerClient, deployment: str, is_running: Callable[[str], bool]) -> Swept:
-    """Remove containers, networks and volumes of this deployment whose request, by its label, does not run any more.
+def sweep_orphans(
+    client: docker.DockerClient, deployment: str, is_running: Callable[[Mapping[str, str]], bool]
+) -> Swept:
+    """Remove containers, networks and volumes of this deployment whose build, by its labels, does not run any more.
 
-    What carries no request (stores that builds share) stays. One failure never stops the rest.
+    What carries no request (stores that builds share) stays. One failure never stops the rest. `is_running` is asked
+    after the listing, so what a build has made since is not in question.
     """
     removed: list[str] = []
     failed: list[str] = []
-    known: dict[str, bool] = {}
 
     def orphaned(labels: Mapping[str, str] | None) -> bool:
-        request = (labels or {}).get(f"{LABEL}.request")
-        if request is None:
-            return False
-        if request not in known:
-            known[request] = is_running(request)
-        return not known[request]
+        own = labels_of(labels)
+        return "request" in own and not is_running(own)
 
     def remove(name: str, action: Callable[[], Any]) -> None:
         try:

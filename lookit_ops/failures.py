@@ -33,9 +33,10 @@ CODES: dict[type[BaseException], str] = {
 first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
+RETRIED = frozenset({"platform_error", "storage_error", "interrupted", UNEXPECTED})
+"""The causes that are ours or the network's: another attempt may well succeed. (A worker that died is one, too.)"""
 INTERRUPTED = (
-    "the process that worked on this was told to stop (a shutdown, a restart, or the longest run time); ask for it"
-    " again"
+    "the process that did this was told to stop (a shutdown, a restart, or the longest run time); ask for it again"
 )
 
 

@@ -15,6 +15,7 @@ from lookit_ops.deployments import folder_of, live_deployment
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward
 from lookit_ops.rollback import NotRestorable, choose_whole, rollback
+from lookit_ops.storage.experiments import NoAnswer
 from lookit_ops.work_session import WorkSession
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,10 @@ class RollbackSession(WorkSession[Claim]):
         if self._rolled_forward:
             logger.warning("the rollback failed after index.html had been written; it counts: %s", error)
         return self._rolled_forward
+
+    def _may_still_happen(self, error: BaseException) -> bool:
+        """Whether the page may yet go live: whoever calls the rollback a failure must fence it before."""
+        return isinstance(error, NoAnswer)
 
     def _fail(self, claim: Claim, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
         del error

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.settings import load_settings
 
@@ -26,4 +27,5 @@ def schedules() -> list[dg.ScheduleDefinition]:
     """All of them, in the order of the night."""
     return [
         nightly(sweep_deployments, "05:00"),
+        nightly(prune_runs, "06:00"),
     ]

@@ -81,7 +81,7 @@ class Claim:
         return str(self.restores_id or self.request_id)
 
 
-WORKER_DIED = Failure("worker", "worker_died", "the process that worked on it stopped answering")
+WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +285,11 @@ class BuildLedger:
         with self.sessions.begin() as session:
             request = session.scalar(query)
             return claim_of(session, request) if request else None
+
+    def has_succeeded(self, request_id: int) -> bool:
+        """Whether this request has ended well."""
+        with self.sessions.begin() as session:
+            return _request(session, request_id).status == RequestStatus.SUCCEEDED
 
     def run_of(self, claim: Claim) -> str | None:
         """The run that works, or worked last, on this claim's request."""
@@ -621,7 +626,7 @@ def _give_back(
         by = {"cancelled_by": canceller.name if canceller else "somebody"}
         _tell(session, claim, study, request, "cancelled", extra, by)
         return RequestStatus.CANCELLED
-    if claim.restores_id is not None or request.attempt >= retry_by.attempts:
+    if request.attempt >= retry_by.attempts or request.restores_id is not None:  # who rolls back waits for no queue
         tried = f"tried {request.attempt} times; the last time: " if request.attempt > 1 else ""
         message = f"{tried}{failure.message}"
         values = {"status": RequestStatus.FAILED, "error_code": failure.code, "error": message}

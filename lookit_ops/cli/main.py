@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
-from lookit_ops.cli import builds, database, deployments, mails, permissions, serve, studies, workflow
+from lookit_ops.cli import builds, database, deployments, mails, permissions, serve, studies, up, workflow
 from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import ToErrors, errors, plain
 from lookit_ops.redaction import Redactor
@@ -36,7 +36,8 @@ app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")
 app.command("demo")(serve.demo)
-app.command("dev")(serve.dev)
+app.command("dev")(up.dev)
+app.command("up")(up.up)
 app.command("serve")(serve.serve)
 
 

@@ -15,7 +15,7 @@ from ember_build import container as container_module
 from ember_build import docker_builder
 from ember_build.confinement import MB, Confinement, check, host_config, seen_from_host
 from ember_build.errors import BuildPlatformError
-from tests.support.docker_engine import GOOD_DIST, SMALL, Yard
+from tests.support.docker_engine import GOOD_DIST, SMALL, Engine, Yard
 
 pytestmark = pytest.mark.docker
 USER = "10001"
@@ -51,8 +51,8 @@ def while_it_runs(yard: Yard, client: docker.DockerClient, phase: str, look: Cal
 
 
 @pytest.fixture(autouse=True)
-def _local(engine_url: str) -> None:
-    if not engine_url.startswith("unix://") or not Path("/proc/self/status").exists():
+def _local(docker_engine: Engine) -> None:
+    if not docker_engine.url.startswith("unix://") or not Path("/proc/self/status").exists():
         pytest.skip("the engine's processes are not on this machine")
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,9 +22,6 @@ from ember_build.engine import filters_for
 
 REPOSITORY = Path(__file__).parents[2]
 PREFIX = "/studies/1b2c3d/"
-REGISTRIES = ("registry.npmjs.org", "registry.yarnpkg.com")
-"""Opened by name, for a mirror of them may stand in a private network."""
-
 GOOD_DIST = """
 mkdir -p dist/assets
 echo 'var a = 1;' > dist/assets/player.js
@@ -33,13 +31,22 @@ SMALL = Limits(memory_mb=900, work_mb=150, temporary_mb=100, output_mb=20, proce
 """Limits that are reached in seconds."""
 
 
-def find_engine() -> str:
-    """Return the address of an engine that has the base images; skip without one, but fail in CI."""
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An engine that has the base images, and the registry that builds on it have to be told, if they have to."""
+
+    url: str
+    registry: str | None
+
+
+def find_engine() -> Engine:
+    """Find or start an engine; skip without one, but fail in CI."""
     done = subprocess.run(
         [REPOSITORY / "scripts" / "docker.sh"], capture_output=True, text=True, check=False, timeout=600
     )
     if done.returncode == 0:
-        return done.stdout.strip().rpartition("DOCKER_HOST=")[2]
+        told = dict(line.split("=", 1) for line in done.stdout.splitlines())
+        return Engine(told["DOCKER_HOST"], told.get("LOOKIT_BUILD_REGISTRY") or os.environ.get("LOOKIT_BUILD_REGISTRY"))
     reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     if os.environ.get("CI"):
         pytest.fail(f"CI must run the Docker tests, but there is no engine: {reason}", pytrace=False)
@@ -81,8 +88,8 @@ class Player:
 class Yard:
     """A deployment of its own on the engine: builds players in it, and knows what is left of it there."""
 
-    def __init__(self, engine_url: str, deployment: str, root: Path) -> None:
-        self.engine_url = engine_url
+    def __init__(self, engine: Engine, deployment: str, root: Path) -> None:
+        self.engine = engine
         self.deployment = deployment
         self.root = root
         self.output = root / "built" / "1"
@@ -99,7 +106,8 @@ class Yard:
     ) -> DockerBuilder:
         return DockerBuilder(
             self.deployment,
-            engine_url=self.engine_url,
+            engine_url=self.engine.url,
+            registry=self.engine.registry,
             limits=limits,
             time_limit=timedelta(seconds=seconds),
             max_output_bytes=max_output_bytes,
@@ -133,7 +141,7 @@ class Yard:
 
     def left_on_the_engine(self) -> list[str]:
         """Names of containers, networks and volumes of this deployment."""
-        client = docker.DockerClient(base_url=self.engine_url)
+        client = docker.DockerClient(base_url=self.engine.url)
         try:
             filters = filters_for(self.deployment)
             names = [found["Names"][0] for found in client.api.containers(all=True, filters=filters)]

@@ -118,6 +118,7 @@ class Workshop:
                 "github_web_url": url,
                 "player_repo_url": f"{url}/{REPOSITORY}",
                 "trusted_repositories": [f"{url}/{REPOSITORY}"],
+                "attempts": 1,
                 **self.settings,
             }
         )

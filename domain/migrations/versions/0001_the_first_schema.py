@@ -276,6 +276,8 @@ def upgrade() -> None:
             "status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name=op.f("ck_build_request_status")
         ),
         sa.CheckConstraint("attempt >= 0", name=op.f("ck_build_request_attempt_not_negative")),
+        sa.CheckConstraint("submissions >= 0", name=op.f("ck_build_request_submissions_not_negative")),
+        *db.json_array_checks("failed_attempts"),
         sa.CheckConstraint(
             "restores_id IS NULL OR (kind = 'deployment' AND status <> 'queued')",
             name=op.f("ck_build_request_rollback_never_waits"),
@@ -283,8 +285,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["restores_id"], ["build_request.id"], name=op.f("fk_build_request_restores_id"), ondelete="RESTRICT"
         ),
-        sa.CheckConstraint("submissions >= 0", name=op.f("ck_build_request_submissions_not_negative")),
-        *db.json_array_checks("failed_attempts"),
         sa.ForeignKeyConstraint(
             ["cancelled_by_id"], ["user_account.id"], name=op.f("fk_build_request_cancelled_by_id"), ondelete="SET NULL"
         ),
