@@ -222,6 +222,22 @@ def test_without_an_answer_the_study_stays_locked_until_the_bucket_can_be_asked(
     assert_ended(workshop, 4, RequestStatus.SUCCEEDED)
 
 
+def test_a_page_that_may_yet_arrive_is_called_no_failure(workshop: Workshop, three) -> None:
+    def lose(key: str) -> None:  # the fence is refused, too; right after it the page can be read: it is the old one yet
+        workshop.faults.refuse("write_page")
+        raise NoAnswer(f"whether {key} was written is not known")
+
+    workshop.faults.before("write_page", lose)
+    with pytest.raises(NoAnswer):
+        back(workshop)
+    assert workshop.site.request(4).status == RequestStatus.RUNNING
+    workshop.faults.allow("write_page")
+    workshop.site.end_leases()
+    assert reconcile_builds(workshop.platform).expired == (4,)
+    assert workshop.live() == three[2]
+    assert_ended(workshop, 4, RequestStatus.FAILED)
+
+
 def killed(workshop: Workshop, plan: Callable[[Workshop], None]) -> None:
     """Roll back in a process of its own, which the plan lets die by SIGKILL."""
     workshop.engine.dispose()

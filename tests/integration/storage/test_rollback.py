@@ -193,6 +193,17 @@ class TestRollback:
         finish_public_files(bucket, live)
         assert_live(bucket, three[1])
 
+    def test_an_interruption_that_cannot_be_settled_leaves_the_answer_open(self, bucket, three):
+        faulty = FaultyBucket(bucket)
+
+        def interrupt(_key: str) -> None:
+            faulty.refuse("write_page")
+            raise KeyboardInterrupt
+
+        faulty.before("write_page", interrupt)
+        with pytest.raises(NoAnswer, match="is not known: the bucket refuses"):
+            back(faulty, 4)
+
     def test_a_lost_answer_is_settled(self, bucket, three):
         faulty = FaultyBucket(bucket)
 
