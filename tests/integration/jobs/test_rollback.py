@@ -70,9 +70,10 @@ def test_the_build_before_comes_back_with_one_log_the_mails_and_the_asset(worksh
     assert (facts["replaced request"], facts["files"]) == ("3", 3)
     mails = workshop.site.mails()[told:]
     assert [(mail.recipient.email, mail.template, mail.status) for mail in mails] == [
-        ("site_admin@example.org", "build_succeeded", "sent"),
-        ("study_admin@example.org", "build_succeeded", "sent"),
+        ("site_admin@example.org", "build_succeeded", "waiting"),
+        ("study_admin@example.org", "build_succeeded", "waiting"),
     ]
+    workshop.platform.deliver_mails()
     (text, *_) = [
         path.read_text() for path in workshop.platform.settings.mails.iterdir() if "rolled" in path.read_text()
     ]
