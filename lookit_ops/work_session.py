@@ -195,7 +195,10 @@ class WorkSession(ABC, Generic[ClaimT]):
     # -- the end --------------------------------------------------------------------------------------------------
 
     def end_with(self, error: BaseException) -> None:
-        """End the request as failed or cancelled, unless it has an end, or the work counts all the same."""
+        """End the request as failed or cancelled, unless it has an end, or the work counts all the same.
+
+        If nobody knows whether it counts, the request stays open: the reconciler ends it.
+        """
         self._error = self._error or error
         if self._ended or self._claim is None:
             return

@@ -610,7 +610,7 @@ def _give_back(
     retry_by: Retry,
     *also: ColumnElement[bool],
 ) -> RequestStatus:
-    """Into the queue again, unless somebody cancelled, it was the last attempt, or a newer request waits instead."""
+    """Into the queue again, but for rollbacks, and unless it was cancelled, the last attempt, or a newer one waits."""
     failure = replace(failure, message=storable(failure.message))
     study = _release(session, claim, claim.state_before)
     request = session.scalar(
