@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dagster as dg
 
+from lookit_ops.assets.disk import build_disk_usage, cleanup_assets
 from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
 from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
 from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.cleanups import cleanup_jobs
+from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.resources import build_session_resource, platform_resource
 from lookit_ops.schedules import schedules
 from lookit_ops.sensors.public_list import public_list_sensor
@@ -15,13 +18,15 @@ from lookit_ops.sensors.study_partitions import study_partitions_sensor
 
 defs = dg.Definitions(
     assets=[
+        build_disk_usage,
+        *cleanup_assets.values(),
         discoverable_studies_asset,
         experiment_deployment,
         experiment_preview,
         study_workflow_diagram,
         workflow_diagram,
     ],
-    jobs=[build_experiment],
+    jobs=[build_experiment, *cleanup_jobs.values(), measure_disk_usage],
     sensors=[public_list_sensor, study_partitions_sensor],
     schedules=schedules(),
     executor=dg.in_process_executor,

@@ -6,6 +6,9 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.cleanup import CLEANUPS
+from lookit_ops.jobs.cleanups import cleanup_jobs
+from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.settings import load_settings
 
 
@@ -21,6 +24,20 @@ def nightly(job: Any, at: str) -> dg.ScheduleDefinition:
     )
 
 
+def hourly(job: Any, minute: int) -> dg.ScheduleDefinition:
+    """Run the job every hour at a minute."""
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_hourly",
+        job=job,
+        cron_schedule=f"{minute} * * * *",
+        execution_timezone=load_settings().time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
 def schedules() -> list[dg.ScheduleDefinition]:
     """All of them, in the order of the night."""
-    return []
+    return [
+        *(nightly(cleanup_jobs[cleanup.name], cleanup.at) for cleanup in CLEANUPS),
+        hourly(measure_disk_usage, 40),
+    ]

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
-from lookit_ops.cli import builds, database, mails, permissions, serve, studies, workflow
+from lookit_ops.cli import builds, cleanup, database, mails, permissions, serve, studies, workflow
 from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import ToErrors, errors, plain
 from lookit_ops.redaction import Redactor
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(database.app, name="db")
 app.add_typer(studies.app, name="study")
 app.add_typer(builds.app, name="build")
+app.add_typer(cleanup.app, name="cleanup")
 app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")
