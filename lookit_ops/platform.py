@@ -16,6 +16,8 @@ from domain.db import Sessions, engine_for, sessions_for
 from domain.errors import InvalidRequest
 from domain.mail.compose import Composer, Links
 from domain.mail.outbox import Delivery, Transport, deliver
+from domain.models import ArchiveRequest, BuildRequest
+from domain.queue import RequestQueue
 from ember_build.builder import Builder
 from ember_build.checkouts import ArchiveLimits, Checkouts
 from ember_build.errors import InvalidPlayer
@@ -53,7 +55,17 @@ class Platform:
     @cached_property
     def ledger(self) -> BuildLedger:
         """The build ledger."""
-        return BuildLedger(self.sessions)
+        return BuildLedger(self.sessions, self.settings.retry_by)
+
+    @cached_property
+    def build_queue(self) -> RequestQueue:
+        """The build requests that wait."""
+        return RequestQueue(self.sessions, BuildRequest)
+
+    @cached_property
+    def archive_queue(self) -> RequestQueue:
+        """The archive requests that wait."""
+        return RequestQueue(self.sessions, ArchiveRequest)
 
     @cached_property
     def bucket(self) -> ExperimentBucket:
@@ -196,6 +208,6 @@ class Platform:
         if "engine" in self.__dict__:
             self.engine.dispose()
 
-    def deliver_mails(self) -> Delivery:
-        """Deliver the mails that are due."""
-        return deliver(self.sessions, self.transport, Composer(self.settings.mail_sender, self.links))
+    def deliver_mails(self, limit: int = 200) -> Delivery:
+        """Deliver the mails that are due, at most so many."""
+        return deliver(self.sessions, self.transport, Composer(self.settings.mail_sender, self.links), limit=limit)

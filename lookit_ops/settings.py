@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from domain.errors import InvalidRequest
+from domain.queue import Retry
 from lookit_ops.redaction import Redactor
 
 PREFIX = "LOOKIT_"
@@ -73,6 +74,11 @@ class Settings(BaseSettings):
         "",
         repr=False,
         description="SQLAlchemy URL of the database, SQLite or PostgreSQL; empty: a SQLite file in the home.",
+    )
+    dagster_database_url: str = Field(
+        "",
+        repr=False,
+        description="URL of a PostgreSQL database for Dagster's runs; empty: files in Dagster's home.",
     )
     bucket: str = Field(
         "", description="Bucket of built studies in Google Cloud Storage, as in `gs://name`; empty: a folder."
@@ -145,6 +151,14 @@ class Settings(BaseSettings):
         120,
         le=LONGEST_LEASE,
         description="Seconds that a build stays claimed without a sign of life; its worker gives four in that time.",
+    )
+    builds_at_once: int = Field(2, ge=1, description="How many builds may run at the same time.")
+    archives_at_once: int = Field(2, ge=1, description="How many archives of videos may be made at the same time.")
+    attempts: int = Field(
+        3, ge=1, le=20, description="How often work that fails by the platform's fault is tried in all."
+    )
+    retry_after: Seconds = Field(
+        60, description="Seconds before the second attempt; each further wait is twice as long."
     )
     platform_url: str = Field(
         "http://localhost:8000/", description="Base URL of the web application, for links in mails."
@@ -238,6 +252,17 @@ class Settings(BaseSettings):
                 "must be the URL of a SQLite or PostgreSQL database, sqlite:///… or postgresql://…,"
                 " with no other driver than psycopg"
             )
+        return value
+
+    @field_validator("dagster_database_url")
+    @classmethod
+    def _is_postgresql(cls, value: str) -> str:
+        try:
+            backend = make_url(value).get_backend_name() if value else "postgresql"
+        except (ArgumentError, ValueError):
+            backend = ""
+        if backend != "postgresql":
+            raise ValueError("must be the URL of a PostgreSQL database, postgresql://user:password@host/name, or empty")
         return value
 
     @field_validator("github_api_url", "github_web_url", "player_repo_url")
@@ -359,6 +384,11 @@ class Settings(BaseSettings):
         """How long a claim lasts without a heartbeat."""
         return timedelta(seconds=self.lease)
 
+    @property
+    def retry_by(self) -> Retry:
+        """How often what fails by our fault is tried, and when."""
+        return Retry(self.attempts, timedelta(seconds=self.retry_after))
+
     def player_environment(self, *, trusted: bool) -> dict[str, str]:
         """What a build may see of the settings: the allow-list, with secrets for trusted repositories only."""
         public = {
@@ -378,9 +408,10 @@ class Settings(BaseSettings):
     def secrets(self) -> list[str]:
         """Every secret value, for redaction; the passwords within the database's URL among them."""
         values = [value.get_secret_value() for value in self.__dict__.values() if isinstance(value, SecretStr)]
-        url = make_url(self.database)
-        in_query = [value for name in QUERY_SECRETS for value in url.normalized_query.get(name, ())]
-        return [value for value in [*values, url.password, *in_query] if value]
+        for url in map(make_url, filter(None, (self.database, self.dagster_database_url))):
+            values.append(url.password or "")
+            values += [value for name in QUERY_SECRETS for value in url.normalized_query.get(name, ())]
+        return [value for value in values if value]
 
 
 def _without_tilde(folder: Path) -> Path:

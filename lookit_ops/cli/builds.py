@@ -77,6 +77,7 @@ def list_builds(
                     "id": row.id,
                     "study": name,
                     "kind": row.kind,
+                    "restores_id": row.restores_id,
                     "status": row.status,
                     "place_in_queue": places.get(row.id),
                     "requested_by": email,
@@ -95,7 +96,7 @@ def list_builds(
         (
             str(row.id),
             plain(name),
-            plain(row.kind),
+            plain(row.kind) if row.restores_id is None else f"rollback to {row.restores_id}",
             coloured(row.status) + (f" (place {places[row.id]})" if row.id in places else ""),
             plain(email),
             when(row.requested_at),

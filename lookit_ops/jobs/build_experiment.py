@@ -13,7 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from domain.builds.ledger import Claim, player_repo_url
-from domain.errors import DomainError, InvalidRequest
+from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocked
 from domain.find import find_study, find_user
 from domain.models import BuildKind
 from ember_build.builder import BuildOrder, Image
@@ -28,6 +28,7 @@ from lookit_ops.platform import Platform
 from lookit_ops.public_list import refresh_public_list
 from lookit_ops.publish import Deployment, folder_of, live_deployment, publish
 from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.running import sweep_dead_builds
 from lookit_ops.storage.experiments import StorageError
 
@@ -99,7 +100,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
         raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
         context.instance.add_run_tags(
-            context.run_id, {"lookit/study": str(claimed.study_uuid), "lookit/request": str(claimed.request_id)}
+            context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
         repository = platform.repository(claimed.player_repo_url)  # the study is locked: this is what will be built
         live = live_deployment(platform.bucket, folder_of(claimed.kind, claimed.study_uuid))
@@ -253,7 +254,7 @@ def finish(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
 @dg.job(
     description="Build a study's app and put it into the bucket, as a preview or for real.",
     executor_def=dg.in_process_executor,  # a process per op costs 5 to 7 s, and the steps share a folder
-    tags={"dagster/max_runtime": 3600},
+    tags={"dagster/max_runtime": 3600, KIND_TAG: "build"},
 )
 def build_experiment() -> None:
     """The way of a build."""
@@ -298,7 +299,11 @@ def _claim(session: BuildSession, request_id: int) -> Claim:
         failure = session.failure("claim", error)
         platform.ledger.refuse(request_id, failure.code, failure.message)
         raise
-    return session.claim(request_id)
+    try:
+        return session.claim(request_id)
+    except (StudyIsLocked, QueueIsFull):
+        platform.build_queue.release(request_id)
+        raise
 
 
 def _why_untrusted(platform: Platform, commit: ResolvedCommit) -> str:

@@ -28,7 +28,6 @@ from lookit_ops.publish import folder_of
 from lookit_ops.resources import build_session_resource
 from lookit_ops.settings import Settings
 from lookit_ops.storage.experiments import ExperimentBucket
-from lookit_ops.storage.local import LocalExperimentBucket
 from tests.support.faulty_bucket import FaultyBucket
 from tests.support.site import Site
 
@@ -63,11 +62,8 @@ class WorkshopPlatform(Platform):
     def engine(self) -> Engine:
         return self.database_engine
 
-    @cached_property
-    def bucket(self) -> ExperimentBucket:
-        bucket = LocalExperimentBucket(self.settings.local_bucket)
-        bucket.claim_environment(self.settings.environment)
-        return FaultyBucket(bucket)
+    def _open_bucket(self) -> ExperimentBucket:
+        return FaultyBucket(super()._open_bucket())
 
     @cached_property
     def builder(self) -> Builder:
@@ -122,6 +118,7 @@ class Workshop:
                 "github_web_url": url,
                 "player_repo_url": f"{url}/{REPOSITORY}",
                 "trusted_repositories": [f"{url}/{REPOSITORY}"],
+                "attempts": 1,
                 **self.settings,
             }
         )
@@ -133,7 +130,9 @@ class Workshop:
         return dg.DagsterInstance.ephemeral()
 
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Let go of what was opened; the engine is the test's."""
+        if "platform" in self.__dict__ and "bucket" in self.platform.__dict__:
+            self.platform.bucket.close()
         if "instance" in self.__dict__:
             self.instance.dispose()
 
