@@ -83,8 +83,25 @@ class Player:
         (folder / "ember-cli-build.js").write_text("var app = { fingerprint: { prepend: '' } };\n")
         self.write()
 
+    def share(self, postinstall: str = "exit 0") -> Player:
+        """Make it one whose dependencies can be shared: without scripts of its own, with a package that has one."""
+        package = {"name": "player", "version": "1.0.0", "private": True}
+        wanted = {"ember-cli": "file:./cli", "dep": "file:./dep"}
+        (self.folder / "package.json").write_text(json.dumps({**package, "devDependencies": wanted}))
+        (self.folder / "dep").mkdir(exist_ok=True)
+        own = {"name": "dep", "version": "0.0.1", "scripts": {"postinstall": "bash postinstall.sh"}}
+        (self.folder / "dep" / "package.json").write_text(json.dumps(own))
+        (self.folder / "dep" / "postinstall.sh").write_text(postinstall)
+        lock = "".join(f'"{name}@{where}":\n  version "0.0.1"\n\n' for name, where in sorted(wanted.items()))
+        (self.folder / "yarn.lock").write_text(f"# yarn lockfile v1\n\n\n{lock}")
+        return self
+
+    def write_ember(self, script: str) -> Player:
+        (self.folder / "ember.sh").write_text(script)
+        return self
+
     def write(self, ember: str = GOOD_DIST, install: str = "exit 0") -> Player:
-        (self.folder / "ember.sh").write_text(ember)
+        self.write_ember(ember)
         (self.folder / "install.sh").write_text(install)
         package = {
             "name": "player",
@@ -107,6 +124,8 @@ class Yard:
         self.output = root / "built" / "1"
         self.said: list[str] = []
         self.player = Player(root / "checkout")
+        self.image: str | None = None
+        """Of another deployment; None: this one's own."""
 
     def builder(
         self,
@@ -127,13 +146,16 @@ class Yard:
             on_checked=on_checked,
         )
 
-    def order(self, *, request: str = "1", **environment: str) -> BuildOrder:
+    def order(self, *, request: str = "1", repository: str = "", **environment: str) -> BuildOrder:
+        """With a `repository`, one of a commit that is trusted."""
         return BuildOrder(
             checkout=self.player.folder,
             prefix=PREFIX,
             environment=environment,
             output=self.output,
-            labels={"request": request, "study": "5b2c"},
+            trusted=bool(repository),
+            labels={"request": request, "study": "5b2c", **({"repository": repository} if repository else {})},
+            image=self.image,
         )
 
     def build(
