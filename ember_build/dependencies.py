@@ -118,8 +118,8 @@ def _settings_are_harmless(checkout: Path) -> bool:
         text = (checkout / name).read_text(encoding="utf-8") if (checkout / name).is_file() else ""
         if not all(_HARMLESS_SETTING.search(line.strip()) for line in text.splitlines()):
             return False
-    if not (checkout / ".bowerrc").is_file():
-        return True
+    if not ((checkout / "bower.json").is_file() and (checkout / ".bowerrc").is_file()):
+        return True  # bower does not run, or as it likes
     bower = json.loads((checkout / ".bowerrc").read_bytes())
     return all(
         name in _HARMLESS_IN_BOWERRC or (name == "directory" and str(value).strip("./") == "bower_components")

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,11 +28,21 @@ from ember_build.confinement import MB, Limits, Mount
 from ember_build.course import BUILD, INSTALLATION, Course
 from ember_build.dependencies import inputs_of
 from ember_build.egress import Egress, egress
-from ember_build.engine import connect, engine_errors, labels_for, sweep_orphans
+from ember_build.engine import connect, engine_errors, filters_for, labels_for, sweep_orphans
+from ember_build.engine_cleanup import EngineUsage, engine_usage, remove_images, remove_stores
 from ember_build.engine_host import EngineHost, look_at_engine_host
 from ember_build.errors import BuildPlatformError
-from ember_build.image import build_image, choose_profile, find_image, layers_key
+from ember_build.image import (
+    PROFILES,
+    build_image,
+    choose_profile,
+    find_image,
+    image_context,
+    image_tag,
+    layers_key,
+)
 from ember_build.output import BoundedOutput
+from ember_build.removal import Removal
 from ember_build.room import require
 from ember_build.site import CHECKOUTS, DEPENDENCIES, DEPLOYMENTS, TEMPORARY, WORK, Site
 from ember_build.store import SHARED_FOLDER, SharedDependencies, find_or_fill, require_contents
@@ -97,6 +107,30 @@ class DockerBuilder:
         """Remove what builds have left that do not run any more."""
         with self._client() as client:
             return sweep_orphans(client, self._deployment, is_running)
+
+    def clean_images(
+        self, older_than: datetime, is_running: Callable[[Mapping[str, str]], bool], *, dry_run: bool
+    ) -> Removal:
+        """Remove the images of earlier builds; those that the next build would take stay."""
+        context = image_context()
+        current = {image_tag(self._deployment, profile, context) for profile in PROFILES}
+        with self._client() as client:
+            return remove_images(client, self._deployment, older_than, current, is_running, dry_run=dry_run)
+
+    def clean_stores(self, older_than: datetime, *, dry_run: bool) -> Removal:
+        """Remove shared dependencies and downloads that are that old."""
+        longest_fill = datetime.now(UTC) - 2 * self._time_limit
+        with self._client() as client:
+            return remove_stores(client, self._deployment, older_than, longest_fill, dry_run=dry_run)
+
+    def usage(self) -> tuple[EngineUsage, EngineHost | None]:
+        """Say how much room our things take on the engine, and what its host has; None without any image of ours."""
+        with self._client() as client:
+            used = engine_usage(client, self._deployment)
+            with engine_errors("list its images"):
+                images = client.api.images(filters=filters_for(self._deployment, role="image"))
+            labels = labels_for(self._deployment, "look")
+            return used, look_at_engine_host(client, images[0]["Id"], labels) if images else None
 
     def build(self, order: BuildOrder, on_output: OutputLine, cancelled: threading.Event | None = None) -> Bundle:
         """Run build.sh on the order, each phase in a container of its own; see the port for what is promised."""

@@ -38,7 +38,7 @@ def connect(engine_url: str | None = None) -> docker.DockerClient:
         client.ping()
     except (DockerException, requests.RequestException, OSError) as error:
         where = engine_url or "DOCKER_HOST, or the usual socket"
-        raise BuildPlatformError(f"The Docker engine at {where} does not answer: {_first_line(error)}") from error
+        raise BuildPlatformError(f"The Docker engine at {where} does not answer: {first_line(error)}") from error
     return client
 
 
@@ -56,16 +56,17 @@ def engine_errors(doing: str) -> Generator[None]:
         yield
     except ImageNotFound as error:
         raise BuildPlatformError(
-            f"The image that builds run in is missing on the Docker engine ({_first_line(error)}); the next build "
+            f"The image that builds run in is missing on the Docker engine ({first_line(error)}); the next build "
             "makes it again."
         ) from error
     except APIError as error:
-        raise BuildPlatformError(f"The Docker engine could not {doing}: {_first_line(error)}") from error
+        raise BuildPlatformError(f"The Docker engine could not {doing}: {first_line(error)}") from error
     except (DockerException, requests.RequestException) as error:
-        raise BuildPlatformError(f"The Docker engine went away and could not {doing}: {_first_line(error)}") from error
+        raise BuildPlatformError(f"The Docker engine went away and could not {doing}: {first_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error of the engine says, without the rest."""
     text = str(getattr(error, "explanation", None) or error)
     return (text.strip().splitlines() or [type(error).__name__])[0][:500]
 
@@ -109,7 +110,7 @@ def sweep_orphans(
         except NotFound:
             return  # somebody else was quicker
         except (DockerException, requests.RequestException) as error:
-            failed.append(f"{name}: {_first_line(error)}")
+            failed.append(f"{name}: {first_line(error)}")
             return
         removed.append(name)
 

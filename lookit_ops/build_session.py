@@ -20,6 +20,7 @@ from lookit_ops.assets.experiments import report_build
 from lookit_ops.failures import RETRIED
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward
+from lookit_ops.running import output_folder
 from lookit_ops.storage.experiments import NoAnswer
 from lookit_ops.transcript import Transcript
 from lookit_ops.work_session import WorkSession
@@ -97,9 +98,7 @@ class BuildSession(WorkSession[Claim]):
     @property
     def output_folder(self) -> Path:
         """Where this claim's bundle is built; removed when the session is closed."""
-        claim = self.held()
-        name = f"{claim.study_uuid}-{claim.request_id}-{claim.fencing_token}"
-        return self.platform.settings.home_folder / "ember_build" / "deployments" / name
+        return self.platform.settings.home_folder / "ember_build" / "deployments" / output_folder(self.held())
 
     def show_output(self, transcript: Transcript) -> Callable[[str], None]:
         """A place for the output of a build: kept in the transcript, shown on the run's page every few seconds."""

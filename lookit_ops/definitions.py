@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dagster as dg
 
+from lookit_ops.assets.disk import build_disk_usage, cleanup_assets
 from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
 from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.assets.sweeps import deployment_sweep
 from lookit_ops.assets.watch import WATCHED, watched_checks
 from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
 from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.jobs.deliver_mails import deliver_mails
+from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.resources import build_session_resource, platform_resource
@@ -25,6 +28,8 @@ from lookit_ops.sensors.watch import watch
 
 defs = dg.Definitions(
     assets=[
+        build_disk_usage,
+        *cleanup_assets.values(),
         deployment_sweep,
         discoverable_studies_asset,
         experiment_deployment,
@@ -34,7 +39,14 @@ defs = dg.Definitions(
         *(watched.spec for watched in WATCHED),
     ],
     asset_checks=watched_checks,
-    jobs=[build_experiment, deliver_mails, prune_runs, sweep_deployments],
+    jobs=[
+        build_experiment,
+        *cleanup_jobs.values(),
+        deliver_mails,
+        measure_disk_usage,
+        prune_runs,
+        sweep_deployments,
+    ],
     sensors=[
         build_requests,
         cancelled_runs,

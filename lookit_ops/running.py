@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from sqlalchemy import select
+
+from domain.builds.ledger import Claim
+from domain.models import BuildRequest, RequestStatus, Study
 from ember_build.errors import BuildPlatformError
 from lookit_ops.platform import Platform
 
@@ -28,3 +32,26 @@ def sweep_dead_builds(platform: Platform) -> None:
         logger.warning("removed what dead builds had left: %s", ", ".join(swept.removed))
     for failed in swept.failed:
         logger.warning("what a dead build has left cannot be removed now: %s", failed)
+
+
+def output_folders(platform: Platform) -> set[str]:
+    """The names of the folders that running builds write their bundles into."""
+    return {output_folder(claim) for claim in platform.ledger.running(expired_only=False)}
+
+
+def output_folder(claim: Claim) -> str:
+    """The name of the folder of one claim's bundle; a claim after it has another."""
+    return f"{claim.study_uuid}-{claim.request_id}-{claim.fencing_token}"
+
+
+def wanted_commits(platform: Platform) -> set[str]:
+    """The SHAs that running and waiting builds use or will use, as far as anybody can know."""
+    open_requests = (
+        select(BuildRequest.player_sha, Study.study_metadata)
+        .join(Study, Study.id == BuildRequest.study_id)
+        .where(BuildRequest.status.in_((RequestStatus.QUEUED, RequestStatus.RUNNING)))
+    )
+    with platform.sessions.begin() as session:
+        rows = session.execute(open_requests).all()
+    named = (sha or str(metadata.get("last_known_player_sha") or "") for sha, metadata in rows)
+    return {sha.strip().lower() for sha in named if sha.strip()}

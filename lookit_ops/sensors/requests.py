@@ -95,5 +95,9 @@ def _why_nothing(kind: Kind, state: QueueState, at_once: int) -> str:
     busy = f"{state.running} of at most {at_once} run" + (
         f", {state.submitted} are about to" if state.submitted else ""
     )
-    locked = "; the studies of those that wait are being built" if state.due and state.running < at_once else ""
+    locked = (
+        "; the studies of those that wait are being built"
+        if state.due and state.running + state.submitted < at_once
+        else ""
+    )
     return f"{', '.join(waiting) or f'no further {kind.name} request waits'}; {busy}{locked}"
