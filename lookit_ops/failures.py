@@ -11,6 +11,7 @@ from domain.builds.ledger import Failure
 from domain.errors import DomainError
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
 from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
+from lookit_ops.storage.videos import VideoChanged
 
 
 class RequestCancelled(Exception):
@@ -25,6 +26,7 @@ CODES: dict[type[BaseException], str] = {
     PlayerBuildFailed: "player_build_failed",
     BuildPlatformError: "platform_error",
     NameTaken: "name_taken",
+    VideoChanged: "video_changed",
     WrongEnvironment: "wrong_environment",
     StorageError: "storage_error",
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.assets.video_catalogue import refresh_video_catalogue
 from lookit_ops.settings import load_settings
 
 
@@ -23,4 +24,4 @@ def nightly(job: Any, at: str) -> dg.ScheduleDefinition:
 
 def schedules() -> list[dg.ScheduleDefinition]:
     """All of them, in the order of the night."""
-    return []
+    return [nightly(refresh_video_catalogue, "01:00")]

@@ -6,6 +6,7 @@ Variables carry the prefix LOOKIT_; what the environment does not say may stand 
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from email.errors import HeaderParseError
 from email.headerregistry import Address
@@ -48,6 +49,9 @@ DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 QUERY_SECRETS = ("password", "sslpassword")
 """The parameters in the query of PostgreSQL's URLs that hold a secret."""
 Folder = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]  # an empty variable is not the folder "."
+File = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]
+_GCS_BUCKET = re.compile(r"gs://(?P<name>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])")
+_S3_BUCKET = re.compile(r"s3://(?P<name>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])")
 
 
 class Settings(BaseSettings):
@@ -67,6 +71,31 @@ class Settings(BaseSettings):
     )
     bucket_folder: Folder = Field(
         None, description="Folder that is the bucket of built studies; empty: `buckets/{environment}` in the home."
+    )
+    gcs_credentials_file: File = Field(
+        None, description="Key of a service account of Google Cloud; empty: the application default credentials."
+    )
+    gcs_endpoint: str = Field("", description="Base URL of another server that speaks Google's JSON API.")
+    videos_bucket: str = Field(
+        "", description="Bucket of study videos in Amazon S3, as in `s3://name`; empty: a folder."
+    )
+    videos_folder: Folder = Field(
+        None, description="Folder that is the bucket of study videos; empty: `videos/{environment}` in the home."
+    )
+    videos_region: str = Field("", description="Region of the videos' bucket in Amazon S3, such as `us-east-1`.")
+    videos_endpoint: str = Field("", description="Base URL of another server that speaks S3.")
+    videos_access_key_id: SecretStr | None = Field(
+        None, description="Access key for the videos' bucket; empty: what Amazon's library finds on this machine."
+    )
+    videos_secret_access_key: SecretStr | None = Field(None, description="Secret key that belongs to it.")
+    archives_bucket: str = Field(
+        "", description="Bucket of video archives in Google Cloud Storage, as in `gs://name`; empty: a folder."
+    )
+    archives_folder: Folder = Field(
+        None, description="Folder that is the bucket of archives; empty: `archives/{environment}` in the home."
+    )
+    archives_url: str = Field(
+        "http://localhost:8003/", description="Base URL of the links to archives that are in a folder."
     )
     github_api_url: str = Field("https://api.github.com", description="Base URL of GitHub's API.")
     github_web_url: str = Field(
@@ -124,7 +153,7 @@ class Settings(BaseSettings):
         None, description="S3_SECRET_ACCESS_KEY, for players of trusted repositories only."
     )
 
-    @field_validator("platform_url", "studies_url", "previews_url")
+    @field_validator("platform_url", "studies_url", "previews_url", "archives_url")
     @classmethod
     def _base_ends_with_a_slash(cls, value: str) -> str:
         _check_web_address(value)
@@ -135,12 +164,42 @@ class Settings(BaseSettings):
     def _home_is_somewhere(cls, value: object) -> object:
         return value or DEFAULT_HOME
 
-    @field_validator("home", "bucket_folder", "mail_folder")
+    @field_validator("home", "bucket_folder", "mail_folder", "videos_folder", "archives_folder")
     @classmethod
     def _is_a_folder_or_nothing_yet(cls, value: Path | None) -> Path | None:
         if value is not None and _without_tilde(value).exists() and not _without_tilde(value).is_dir():
             raise ValueError("must be a folder, and there is a file of that name")
         return value
+
+    @field_validator("archives_bucket")
+    @classmethod
+    def _is_google_bucket(cls, value: str) -> str:
+        if value and not _GCS_BUCKET.fullmatch(value):
+            raise ValueError(
+                "must be the address of a bucket in Google Cloud Storage such as gs://name, without a path"
+            )
+        return value
+
+    @field_validator("videos_bucket")
+    @classmethod
+    def _is_amazon_bucket(cls, value: str) -> str:
+        if value and not _S3_BUCKET.fullmatch(value):
+            raise ValueError("must be the address of a bucket in Amazon S3 such as s3://name, without a path")
+        return value
+
+    @field_validator("gcs_credentials_file")
+    @classmethod
+    def _is_a_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not _without_tilde(value).is_file():
+            raise ValueError("must be the JSON file of a service account's key, and there is no such file")
+        return value
+
+    @field_validator("gcs_endpoint", "videos_endpoint")
+    @classmethod
+    def _is_web_address_or_the_clouds_own(cls, value: str) -> str:
+        if value:
+            _check_web_address(value)
+        return value.rstrip("/")
 
     @field_validator("time_zone")
     @classmethod
@@ -183,6 +242,19 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _each_bucket_is_in_one_place(self) -> Settings:
+        for name in ("videos", "archives"):
+            bucket, folder = getattr(self, f"{name}_bucket"), getattr(self, f"{name}_folder")
+            if bucket and folder is not None:
+                name = f"{PREFIX}{name.upper()}"
+                raise ValueError(f"{name}_BUCKET ({bucket}) and {name}_FOLDER ({folder}) are both set; set one")
+        if (self.videos_access_key_id is None) != (self.videos_secret_access_key is None):
+            raise ValueError(
+                f"{PREFIX}VIDEOS_ACCESS_KEY_ID and {PREFIX}VIDEOS_SECRET_ACCESS_KEY belong together; set both or none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _previews_have_an_origin_of_their_own(self) -> Settings:
         if _origin(self.previews_url) == _origin(self.studies_url):
             raise ValueError(
@@ -207,6 +279,26 @@ class Settings(BaseSettings):
         """The folder that is the bucket."""
         folder = self.bucket_folder or self.home_folder / "buckets" / self.environment
         return folder.expanduser().resolve()
+
+    @property
+    def s3_videos(self) -> str | None:
+        """The name of the videos' bucket in Amazon S3; None if it is a folder."""
+        return self.videos_bucket.removeprefix("s3://") or None
+
+    @property
+    def local_videos(self) -> Path:
+        """The folder that is the videos' bucket, where there is no S3."""
+        return (self.videos_folder or self.home_folder / "videos" / self.environment).expanduser().resolve()
+
+    @property
+    def gcs_archives(self) -> str | None:
+        """The name of the archives' bucket in Google Cloud Storage; None if it is a folder."""
+        return self.archives_bucket.removeprefix("gs://") or None
+
+    @property
+    def local_archives(self) -> Path:
+        """The folder that is the archives' bucket, where there is no Google Cloud Storage."""
+        return (self.archives_folder or self.home_folder / "archives" / self.environment).expanduser().resolve()
 
     @property
     def mails(self) -> Path:

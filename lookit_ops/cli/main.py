@@ -13,7 +13,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
-from lookit_ops.cli import builds, database, mails, permissions, serve, studies, workflow
+from lookit_ops.cli import builds, database, mails, permissions, serve, studies, videos, workflow
 from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import ToErrors, errors, plain
 from lookit_ops.redaction import Redactor
@@ -23,13 +23,14 @@ from lookit_ops.storage.experiments import StorageError
 _NO_SCHEMA = re.compile(r"no such (table|column)|\b(relation|column) .* does not exist")
 
 app = typer.Typer(
-    help="Operate the studies of the platform: builds, workflow, permissions, mails.",
+    help="Operate the studies of the platform: builds, videos, workflow, permissions, mails.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(database.app, name="db")
 app.add_typer(studies.app, name="study")
 app.add_typer(builds.app, name="build")
+app.add_typer(videos.app, name="videos")
 app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")

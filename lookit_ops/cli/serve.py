@@ -17,6 +17,7 @@ import yaml
 
 from domain.migrations import upgrade
 from domain.models import BuildKind
+from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.cli.options import platform
 from lookit_ops.cli.show import console, plain
 from lookit_ops.dagster_home import prepare_dagster_home
@@ -25,6 +26,7 @@ from lookit_ops.demo.story import tell
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.study_server import StudyServer
 
 Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=65535)]
@@ -93,6 +95,10 @@ def _serve_studies(outside: Platform, servers: ExitStack) -> None:
         server = StudyServer(bucket, kind, port=urlsplit(url).port or 0)
         servers.enter_context(server)
         console.print(f"{kind.value.title() + 's':<20}{server.url}studies/…", highlight=False)
+    if isinstance(outside.archives, LocalArchiveBucket):
+        archives = ArchiveServer(outside.archives, port=urlsplit(outside.settings.archives_url).port or 0)
+        servers.enter_context(archives)
+        console.print(f"{'Links to archives':<20}{archives.url}", highlight=False)
 
 
 def _run(command: list[str]) -> int:
