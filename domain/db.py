@@ -25,6 +25,8 @@ from sqlalchemy import (
     Uuid,
     create_engine,
     event,
+    func,
+    select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.engine import Connection, make_url
@@ -75,7 +77,7 @@ class CanonicalUuid(TypeDecorator[uuid.UUID]):
         return uuid.UUID(value) if isinstance(value, str) else value
 
 
-JsonObject = JSON().with_variant(JSONB(), "postgresql")
+JsonValue = JSON().with_variant(JSONB(), "postgresql")
 BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by itself only for INTEGER
 
 
@@ -151,7 +153,12 @@ class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime(), uuid.UUID: CanonicalUuid(), dict[str, Any]: JsonObject}  # noqa: RUF012
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcDateTime(),
+        uuid.UUID: CanonicalUuid(),
+        dict[str, Any]: JsonValue,
+        list[Any]: JsonValue,
+    }
 
 
 def one_of(column: str, values: type | tuple[str, ...]) -> str:
@@ -161,8 +168,17 @@ def one_of(column: str, values: type | tuple[str, ...]) -> str:
 
 def json_object_checks(column: str) -> tuple[CheckConstraint, CheckConstraint]:
     """CHECKs, one for each database, that a JSON column holds an object: SQLite would store any text."""
-    on_sqlite = CheckConstraint(f"json_valid({column}) AND json_type({column}) = 'object'", name=f"{column}_is_object")
-    on_postgresql = CheckConstraint(f"jsonb_typeof({column}) = 'object'", name=f"{column}_is_object")
+    return _json_checks(column, "object")
+
+
+def json_array_checks(column: str) -> tuple[CheckConstraint, CheckConstraint]:
+    """The same for an array."""
+    return _json_checks(column, "array")
+
+
+def _json_checks(column: str, kind: str) -> tuple[CheckConstraint, CheckConstraint]:
+    on_sqlite = CheckConstraint(f"json_valid({column}) AND json_type({column}) = '{kind}'", name=f"{column}_is_{kind}")
+    on_postgresql = CheckConstraint(f"jsonb_typeof({column}) = '{kind}'", name=f"{column}_is_{kind}")
     return on_sqlite.ddl_if(dialect="sqlite"), on_postgresql.ddl_if(dialect="postgresql")
 
 
@@ -187,6 +203,15 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def one_at_a_time(session: Session, what: str) -> None:
+    """Wait until no other transaction is in a section of this name; the section lasts until this one ends.
+
+    SQLite has one writer at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
 
 
 def sessions_for(engine: Engine) -> Sessions:

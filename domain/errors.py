@@ -5,6 +5,7 @@ DomainError
 ├── PermissionDenied      user, permission, object
 ├── TransitionNotAllowed  state, trigger, what is allowed
 ├── StudyIsLocked         names the build that holds the study
+├── QueueIsFull           as much work is running as may be at once; the request goes on waiting
 └── LeaseLost             somebody else ended this request
 
 Every message names the value that is wrong and says what to do; it is shown to people as it is.
@@ -41,6 +42,12 @@ class StudyIsLocked(DomainError):
     """The study is being built; the same act will be possible once the build has ended."""
 
     code = "study_is_locked"
+
+
+class QueueIsFull(DomainError):
+    """As many requests are running as may at once; this one goes on waiting for its turn."""
+
+    code = "queue_is_full"
 
 
 class LeaseLost(DomainError):

@@ -14,16 +14,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from ember_build.output import Lines
+
 MARK = "LOOKIT_CHILD"
 """The variable that marks a child and all its descendants."""
 
-_MAX_LINE_BYTES = 4000
-_HELD_LINES = 100
 _PROC = Path("/proc")
 
 
@@ -68,7 +67,7 @@ def run_child(
         bufsize=0,
     )
     try:
-        _follow(process, _Lines(on_line), time_limit, cancelled)
+        _follow(process, Lines(on_line), time_limit, cancelled)
     finally:
         try:
             end_processes(mark, process.pid, grace)
@@ -79,64 +78,8 @@ def run_child(
     return process.returncode
 
 
-class BoundedOutput:
-    """Passes lines on until `max_bytes`, then keeps the last hundred for the end: the reason of a failure is there."""
-
-    def __init__(self, on_line: Callable[[str], None], max_bytes: int) -> None:
-        self._on_line = on_line
-        self._max_bytes = max_bytes
-        self._passed_bytes = 0
-        self._left_out = 0
-        self._held: deque[str] = deque(maxlen=_HELD_LINES)
-
-    def add(self, line: str) -> None:
-        size = len(line.encode()) + 1
-        if not self._held and self._passed_bytes + size <= self._max_bytes:
-            self._passed_bytes += size
-            self._on_line(line)
-            return
-        if len(self._held) == _HELD_LINES:
-            self._left_out += 1
-        self._held.append(line)
-
-    def close(self) -> None:
-        if self._left_out:
-            self._on_line(f"[{self._left_out:,} lines left out: the output is longer than {self._max_bytes:,} bytes]")
-        while self._held:
-            self._on_line(self._held.popleft())
-
-
-class _Lines:
-    """Cuts a stream of bytes into lines of text, with a memory that does not grow with what arrives."""
-
-    def __init__(self, on_line: Callable[[str], None]) -> None:
-        self._on_line = on_line
-        self._rest = b""
-        self._skipping = False
-
-    def add(self, data: bytes) -> None:
-        *lines, rest = (self._rest + data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).split(b"\n")
-        for line in lines:
-            if not self._skipping:
-                self._tell(line)
-            self._skipping = False
-        self._rest = b"" if self._skipping else rest
-        if len(self._rest) > _MAX_LINE_BYTES:
-            self._tell(self._rest)
-            self._rest, self._skipping = b"", True
-
-    def close(self) -> None:
-        if self._rest:
-            self._tell(self._rest)
-            self._rest = b""
-
-    def _tell(self, line: bytes) -> None:
-        text = line[:_MAX_LINE_BYTES].decode("utf-8", "replace").replace("\x00", "\ufffd")
-        self._on_line(text + " [cut]" if len(line) > _MAX_LINE_BYTES else text)
-
-
 def _follow(
-    process: subprocess.Popen[bytes], lines: _Lines, time_limit: timedelta, cancelled: threading.Event | None
+    process: subprocess.Popen[bytes], lines: Lines, time_limit: timedelta, cancelled: threading.Event | None
 ) -> None:
     """Read until the child itself has ended; its descendants may still hold the pipe then."""
     if process.stdout is None:

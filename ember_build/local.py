@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -26,8 +25,9 @@ from typing import Any
 
 from ember_build.builder import BuildOrder, Image, OutputLine
 from ember_build.bundle import Bundle, check_bundle
-from ember_build.child_process import BoundedOutput, Cancelled, TimeLimitReached, end_processes, run_child
-from ember_build.errors import BuildCancelled, BuildPlatformError, PlayerBuildFailed
+from ember_build.child_process import Cancelled, TimeLimitReached, end_processes, run_child
+from ember_build.course import BUILD, INSTALLATION, Course
+from ember_build.errors import BuildCancelled, BuildPlatformError
 from ember_build.local_toolchain import (
     Toolchain,
     describe_toolchain,
@@ -36,28 +36,10 @@ from ember_build.local_toolchain import (
     installed_toolchain,
     network_environment,
 )
+from ember_build.output import BoundedOutput
 
 BUILD_SCRIPT = Path(__file__).with_name("build.sh")
 ENVIRONMENT_FILE = Path(__file__).with_name("environment")
-
-_STEP = "==> "
-_INSTALLATION, _BUILD = "dependencies", "build"  # the phases of build.sh
-_INSTALL_STEPS = ("yarn install", "bower install")
-_UNREACHABLE = re.compile(
-    r"\b(ENOTFOUND|ECONNREFUSED|ECONNRESET|ECONNABORTED|ETIMEDOUT|ESOCKETTIMEDOUT|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)\b"
-    r"|trouble with your network connection|\b(429 Too Many Requests|50[0-9] [A-Z])|returned a 50\d\b"
-    # Trust in a registry is this machine's matter: its clock, its authorities, a proxy that shows a certificate of its
-    # own. In the words of Node's codes, of OpenSSL, and of git, which bower uses.
-    r"|\b(CERT_[A-Z_]+|[A-Z_]*SELF_SIGNED_CERT[A-Z_]*|UNABLE_TO_(GET_ISSUER|VERIFY_LEAF)[A-Z_]*|ERR_TLS_[A-Z_]+|EPROTO)\b"
-    r"|(?i:\bcertificate (has expired|is not yet valid|verify failed|verification failed)"
-    r"|unable to (get (local )?issuer certificate|verify the first certificate)"
-    r"|self[- ]signed certificate|SSL certificate problem|does not match certificate's altnames"
-    r"|doesn't match certificate's altnames|socket hang up|client network socket disconnected|ssl routines:"
-    r"|tunneling socket could not be established|407 proxy authentication required"
-    r"|could not resolve (host|proxy)|temporary failure in name resolution)"
-)
-_DISK_FULL = re.compile(r"\b(ENOSPC|EDQUOT)\b|No space left on device|Disk quota exceeded")
-_KILLED = (-9, 137)
 
 _KEPT = "node_modules"
 _DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies", "resolutions")
@@ -66,7 +48,6 @@ _OWN_FILES = re.compile(r"\b(file|link|portal|workspace|patch):|^([./\\~]|[A-Za-
 _OWN_FILES_IN_LOCK = re.compile(r"""@(file|link):|^ +resolved "?(file:|[./])""", re.MULTILINE)
 _OWN_FILES_IN_SETTINGS = re.compile(r"\b(yarn-path|yarn-offline-mirror|modules-folder)\b|\"scripts\"")
 
-_LAST_LINES = 8
 _SCRIPT_CHECK_SECONDS = 120
 
 
@@ -186,9 +167,9 @@ class LocalBuilder:
             installing["DEPENDENCIES_DIR"] = str(stored)
 
         bounded = BoundedOutput(on_output, self._max_output_bytes)
-        course = _Course(bounded.add)
+        course = Course(bounded.add)
         deadline = time.monotonic() + self._time_limit.total_seconds()
-        for phase, environment in ((_INSTALLATION, installing), (_BUILD, common)):
+        for phase, environment in ((INSTALLATION, installing), (BUILD, common)):
             try:
                 status = run_child(
                     ["/bin/bash", str(self._script), phase],
@@ -265,53 +246,6 @@ class LocalBuilder:
                 continue  # its build is running
             finally:
                 os.close(lock)
-
-
-class _Course:
-    """Follows the output of build.sh: which step it is in, its last lines, and whose fault its end is.
-
-    Any program can print what looks like a step. So a step blames the network only in the phase that has one.
-    """
-
-    def __init__(self, on_line: OutputLine) -> None:
-        self._on_line = on_line
-        self._recent: deque[str] = deque(maxlen=200)
-        self.step = "start"
-
-    def add(self, line: str) -> None:
-        if line.startswith(_STEP):
-            self.step = line.removeprefix(_STEP)
-            self._recent.clear()
-        elif line.strip():
-            self._recent.append(line)
-        self._on_line(line)
-
-    def last_lines(self) -> str:
-        # Where in yarn's own code it failed tells nobody anything, and pushes out the line that does.
-        lines = [line for line in self._recent if not line.lstrip().startswith("at ")][-_LAST_LINES:]
-        if not lines:
-            return "It printed nothing."
-        return "Its last lines:\n" + "\n".join(lines)
-
-    def out_of_time(self, phase: str, time_limit: timedelta) -> PlayerBuildFailed | BuildPlatformError:
-        """Say whose fault it is that the script took too long: a registry may be slow, `ember build` asks none."""
-        told = (
-            f"The build took longer than its time limit of {time_limit} and was ended during `{self.step}`."
-            f" {self.last_lines()}"
-        )
-        return PlayerBuildFailed(told) if phase == _BUILD else BuildPlatformError(told)
-
-    def error(self, phase: str, status: int) -> PlayerBuildFailed | BuildPlatformError:
-        """Say whose fault it is that the script ended with this status."""
-        said = "\n".join(self._recent)
-        told = f"`{self.step}` ended with status {status}. {self.last_lines()}"
-        if _DISK_FULL.search(said):
-            return BuildPlatformError(f"The disk is full: {told}")
-        if phase == _INSTALLATION and self.step.startswith(_INSTALL_STEPS) and _UNREACHABLE.search(said):
-            return BuildPlatformError(f"The package registry could not be reached: {told}")
-        if status in _KILLED:
-            return BuildPlatformError(f"The build was killed from outside, most likely for want of memory: {told}")
-        return PlayerBuildFailed(told)
 
 
 def _dependencies_key(checkout: Path, toolchain: Toolchain) -> str | None:

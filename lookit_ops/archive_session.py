@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from domain.builds.ledger import Failure
 from domain.errors import DomainError
 from domain.exports.ledger import ArchiveClaim, ArchiveFacts, ArchiveLedger
-from domain.exports.ledger import Failure as ArchiveFailure
 from domain.models import ArchiveKind, RequestStatus
+from domain.queue import Failure
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import WrongEnvironment
 from lookit_ops.work_session import WorkSession
@@ -63,11 +62,10 @@ class ArchiveSession(WorkSession[ArchiveClaim]):
         logger.info("archive request %s succeeded: %s", self.held().request_id, facts.archive_key)
 
     def _fail(self, claim: ArchiveClaim, failure: Failure, error: BaseException, extra: dict[str, object]) -> None:
-        told = ArchiveFailure(failure.step, failure.code, failure.message)
         if isinstance(error, FINAL):
-            self.ledger.fail(claim, told, extra)
+            self.ledger.fail(claim, failure, extra)
             return
-        status = self.ledger.retry(claim, told, extra)
+        status = self.ledger.retry(claim, failure, extra)
         if status is RequestStatus.QUEUED:
             logger.warning("archive request %s waits for another attempt: %s", claim.request_id, failure.message)
 

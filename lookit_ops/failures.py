@@ -7,8 +7,8 @@ import traceback
 from dagster import DagsterExecutionInterruptedError, MetadataValue
 from dagster import Failure as DagsterFailure
 
-from domain.builds.ledger import Failure
 from domain.errors import DomainError
+from domain.queue import Failure
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
 from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
 from lookit_ops.storage.videos import VideoChanged

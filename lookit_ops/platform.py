@@ -71,10 +71,23 @@ class Platform:
 
     @cached_property
     def bucket(self) -> ExperimentBucket:
-        """The bucket of built studies. Raises WrongEnvironment if it is another environment's."""
-        bucket = LocalExperimentBucket(self.settings.bucket)
-        bucket.claim_environment(self.settings.environment)
+        """The bucket of built studies. Raises WrongEnvironment if it is another environment's, StorageError."""
+        bucket = self._open_bucket()
+        try:
+            bucket.claim_environment(self.settings.environment)
+        except BaseException:
+            bucket.close()
+            raise
         return bucket
+
+    def _open_bucket(self) -> ExperimentBucket:
+        name = self.settings.gcs_bucket
+        if name is None:
+            return LocalExperimentBucket(self.settings.local_bucket)
+        from lookit_ops.storage.gcs import GcsExperimentBucket  # Google's library takes more than a second to load
+        from lookit_ops.storage.gcs_client import GcsAccess
+
+        return GcsExperimentBucket(name, GcsAccess(self.settings.gcs_credentials_file, self.settings.gcs_endpoint))
 
     @cached_property
     def archive_ledger(self) -> ArchiveLedger:
@@ -203,6 +216,8 @@ class Platform:
     def close(self) -> None:
         """Close the connections to the database and the buckets, if there ever were any."""
         self._open.close()
+        if "bucket" in self.__dict__:
+            self.bucket.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
 

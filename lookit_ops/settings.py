@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         repr=False,
         description="SQLAlchemy URL of the database, SQLite or PostgreSQL; empty: a SQLite file in the home.",
     )
+    bucket: str = Field(
+        "", description="Bucket of built studies in Google Cloud Storage, as in `gs://name`; empty: a folder."
+    )
     bucket_folder: Folder = Field(
         None, description="Folder that is the bucket of built studies; empty: `buckets/{environment}` in the home."
     )
@@ -171,12 +174,13 @@ class Settings(BaseSettings):
             raise ValueError("must be a folder, and there is a file of that name")
         return value
 
-    @field_validator("archives_bucket")
+    @field_validator("bucket", "archives_bucket")
     @classmethod
     def _is_google_bucket(cls, value: str) -> str:
         if value and not _GCS_BUCKET.fullmatch(value):
             raise ValueError(
-                "must be the address of a bucket in Google Cloud Storage such as gs://name, without a path"
+                "must be the address of a bucket in Google Cloud Storage such as gs://name, without a path; a folder"
+                " is set by the setting whose name ends in _FOLDER"
             )
         return value
 
@@ -243,11 +247,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _each_bucket_is_in_one_place(self) -> Settings:
-        for name in ("videos", "archives"):
-            bucket, folder = getattr(self, f"{name}_bucket"), getattr(self, f"{name}_folder")
+        for name, bucket, folder in (
+            (("BUCKET", "BUCKET_FOLDER"), self.bucket, self.bucket_folder),
+            (("VIDEOS_BUCKET", "VIDEOS_FOLDER"), self.videos_bucket, self.videos_folder),
+            (("ARCHIVES_BUCKET", "ARCHIVES_FOLDER"), self.archives_bucket, self.archives_folder),
+        ):
             if bucket and folder is not None:
-                name = f"{PREFIX}{name.upper()}"
-                raise ValueError(f"{name}_BUCKET ({bucket}) and {name}_FOLDER ({folder}) are both set; set one")
+                raise ValueError(f"{PREFIX}{name[0]} ({bucket}) and {PREFIX}{name[1]} ({folder}) are both set; set one")
         if (self.videos_access_key_id is None) != (self.videos_secret_access_key is None):
             raise ValueError(
                 f"{PREFIX}VIDEOS_ACCESS_KEY_ID and {PREFIX}VIDEOS_SECRET_ACCESS_KEY belong together; set both or none"
@@ -275,8 +281,15 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home_folder / 'lookit.db'}"
 
     @property
-    def bucket(self) -> Path:
-        """The folder that is the bucket."""
+    def gcs_bucket(self) -> str | None:
+        """The name of the bucket in Google Cloud Storage; None if the bucket is a folder."""
+        return self.bucket.removeprefix("gs://") or None
+
+    @property
+    def local_bucket(self) -> Path:
+        """The folder that is the bucket. Raises InvalidRequest if the bucket is no folder."""
+        if self.gcs_bucket:
+            raise InvalidRequest(f"the bucket of built studies is {self.bucket}, not a folder of this machine")
         folder = self.bucket_folder or self.home_folder / "buckets" / self.environment
         return folder.expanduser().resolve()
 

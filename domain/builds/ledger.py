@@ -1,4 +1,4 @@
-"""The build ledger: request, claim, heartbeat, finish, fail, cancel, expire. The database decides; Dagster carries out.
+"""The build ledger: request, claim, heartbeat, finish, fail, retry, cancel, expire. The database decides.
 
 A claim is compare-and-set in one short transaction: the study's state becomes a lock state, the request starts to run
 under a lease, and both remember a fencing token. Whoever ends a request (finish, fail, cancel, expire) must match that
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -34,6 +34,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
+from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
@@ -68,27 +69,18 @@ class Claim:
     player_sha: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The answer to a heartbeat."""
-
-    cancel_requested: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a build failed: the step, a stable code, and a message for people."""
-
-    step: str
-    code: str
-    message: str
+WORKER_DIED = Failure("worker", "worker_died", "the process that built the study stopped answering")
 
 
 @dataclass(frozen=True, slots=True)
 class BuildLedger:
-    """The ledger over one database. Each method is one short transaction of its own."""
+    """The ledger over one database. Each method is one short transaction of its own.
+
+    `retry_by` says how often a build that fails by the platform's fault is tried.
+    """
 
     sessions: Sessions
+    retry_by: Retry = field(default_factory=Retry)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -101,24 +93,37 @@ class BuildLedger:
             return _ask(session, study_id, user_id, kind, origin).id
 
     def launch(
-        self, study_id: int, user_id: int, kind: BuildKind, run_id: str, lease: timedelta, *, origin: str = ""
+        self,
+        study_id: int,
+        user_id: int,
+        kind: BuildKind,
+        run_id: str,
+        lease: timedelta,
+        *,
+        origin: str = "",
+        at_once: int | None = None,
     ) -> Claim:
         """Ask and claim in one transaction: the run that asks either works at once, or nothing has changed.
 
-        Raises what `request` raises, and StudyIsLocked; then whoever waits goes on waiting.
+        Raises what `request` raises, StudyIsLocked and QueueIsFull; then whoever waits goes on waiting.
         """
         with self.sessions.begin() as session, _one_build_each(study_id):
+            if at_once is not None:
+                require_room(session, BuildRequest, at_once)
             return _take(session, _ask(session, study_id, user_id, kind, origin).id, run_id, lease)
 
     # -- working --------------------------------------------------------------------------------------------------
 
-    def claim(self, request_id: int, run_id: str, lease: timedelta) -> Claim:
+    def claim(self, request_id: int, run_id: str, lease: timedelta, *, at_once: int | None = None) -> Claim:
         """Take a waiting request for the run `run_id` and lock its study for `lease`, or longer with heartbeats.
 
-        Raises StudyIsLocked when another build holds the study (the request goes on waiting), and the errors of
-        REFUSALS when this request can never run: then it has ended as failed, with that message.
+        Raises StudyIsLocked when another build holds the study, or QueueIsFull when `at_once` builds are running (the
+        request goes on waiting), and the errors of REFUSALS when this request can never run: then it has ended as
+        failed, with that message.
         """
         with self.sessions.begin() as session, _one_build_each(request_id):
+            if at_once is not None:
+                require_room(session, BuildRequest, at_once)
             try:
                 return _take(session, request_id, run_id, lease)
             except REFUSALS as refusal:
@@ -180,18 +185,24 @@ class BuildLedger:
         with self.sessions.begin() as session:
             _fail(session, claim, failure, extra)
 
-    def expire(self, claim: Claim, extra: dict[str, Any]) -> None:
-        """The worker stopped answering and its lease has ended: fail the request for it.
+    def retry(self, claim: Claim, failure: Failure, extra: dict[str, Any]) -> RequestStatus:
+        """The platform failed: the study goes back to the state before, and the request into the queue.
+
+        Or to its end, if it was the last attempt, somebody cancelled, or a newer request waits in its place. Returns
+        the status that the request has now. Raises LeaseLost.
+        """
+        with self.sessions.begin() as session:
+            return _give_back(session, claim, failure, extra, self.retry_by)
+
+    def expire(self, claim: Claim, extra: dict[str, Any]) -> RequestStatus:
+        """The worker stopped answering and its lease has ended: as `retry`.
 
         Raises LeaseLost when the request has ended by itself or the lease was prolonged.
         """
-        failure = Failure(
-            step="worker",
-            code="worker_died",
-            message="the process that built the study stopped answering; ask for the build again",
-        )
         with self.sessions.begin() as session:
-            _fail(session, claim, failure, extra, BuildRequest.lease_expires_at < database_now())
+            return _give_back(
+                session, claim, WORKER_DIED, extra, self.retry_by, BuildRequest.lease_expires_at < database_now()
+            )
 
     def cancelled(self, claim: Claim, cancelled_by: str, extra: dict[str, Any]) -> None:
         """The worker has stopped on somebody's wish: the study goes back to the state before. Raises LeaseLost."""
@@ -216,14 +227,55 @@ class BuildLedger:
             waiting = update(BuildRequest).where(is_request, BuildRequest.status == RequestStatus.QUEUED)
             running = update(BuildRequest).where(is_request, BuildRequest.status == RequestStatus.RUNNING)
             if session.scalar(waiting.values(wish | ended).returning(BuildRequest.id)):
-                _log_cancelled_while_waiting(session, study, request, user)
+                _log_cancelled_while_waiting(session, study, request, user.name, user.id)
                 return RequestStatus.CANCELLED
             if session.scalar(running.values(wish).returning(BuildRequest.id)):
                 return RequestStatus.RUNNING
             session.refresh(request)
             raise InvalidRequest(f"build request {request_id} has already ended: it is {request.status}")
 
+    # -- before the claim -----------------------------------------------------------------------------------------
+
+    def cancel_submitted(self, request_id: int, submission: int, cancelled_by: str) -> bool:
+        """The run that was to claim this request was cancelled: so is the request. False if it no longer waits."""
+        with self.sessions.begin() as session:
+            if not cancel_submission(session, BuildRequest, request_id, submission):
+                return False
+            request = _request(session, request_id)
+            study = session.get_one(Study, request.study_id)
+            _log_cancelled_while_waiting(session, study, request, cancelled_by, None)
+            return True
+
+    def not_started(self, request_id: int, submission: int, failure: Failure, run_id: str) -> RequestStatus | None:
+        """The run that was to claim this request ended before it could: another one is asked for later.
+
+        After so many as there are attempts, the request has failed. Returns the status that it has now; None if it no
+        longer waits for that run.
+        """
+        failed = failure.told(run_id)
+        with self.sessions.begin() as session:
+            status = put_back(session, BuildRequest, request_id, submission, failed, self.retry_by)
+            if status is RequestStatus.FAILED:
+                request = session.get_one(BuildRequest, request_id, populate_existing=True)
+                study = session.get_one(Study, request.study_id)
+                claim = _described(session, request, 0, study.state)  # which nobody ever held
+                facts = {"step": failed["step"], "error": failed["error"]}
+                _tell(session, claim, study, request, "failed", {}, facts)
+            return status
+
     # -- looking --------------------------------------------------------------------------------------------------
+
+    def held_by(self, run_id: str) -> Claim | None:
+        """The claim that a run holds, if it holds one."""
+        query = select(BuildRequest).where(BuildRequest.run_id == run_id, BuildRequest.status == RequestStatus.RUNNING)
+        with self.sessions.begin() as session:
+            request = session.scalar(query)
+            return _claim_of(session, request) if request else None
+
+    def run_of(self, claim: Claim) -> str | None:
+        """The run that works, or worked last, on this claim's request."""
+        with self.sessions.begin() as session:
+            return session.scalar(select(BuildRequest.run_id).where(BuildRequest.id == claim.request_id))
 
     def running(self, *, expired_only: bool) -> Sequence[Claim]:
         """The claims of running requests, oldest first; on request only those whose lease has ended."""
@@ -356,6 +408,8 @@ def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> C
             lease_expires_at=database_now(lease),
             fencing_token=token,
             state_before=state_before,
+            submitted_at=None,
+            error_code=None,
         )
         .returning(BuildRequest.id)
         .execution_options(synchronize_session=False)
@@ -412,9 +466,13 @@ def _end_waiting(session: Session, request_id: int, code: str, message: str) -> 
 
 
 def _claim_of(session: Session, request: BuildRequest) -> Claim:
-    study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
     if request.fencing_token is None or request.state_before is None:
         raise LeaseLost(f"build request {request.id} is not claimed")
+    return _described(session, request, request.fencing_token, request.state_before)
+
+
+def _described(session: Session, request: BuildRequest, fencing_token: int, state_before: str) -> Claim:
+    study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
     return Claim(
         request_id=request.id,
         study_id=study.id,
@@ -422,9 +480,9 @@ def _claim_of(session: Session, request: BuildRequest) -> Claim:
         study_name=study.name,
         kind=BuildKind(request.kind),
         requested_by=user.name,
-        fencing_token=request.fencing_token,
+        fencing_token=fencing_token,
         attempt=request.attempt,
-        state_before=request.state_before,
+        state_before=state_before,
         player_repo_url=player_repo_url(study),
         player_sha=_text(study.study_metadata.get("last_known_player_sha")),
     )
@@ -462,9 +520,15 @@ def _close(
     status: RequestStatus,
     state_after: str,
     values: dict[str, Any],
-    *also: ColumnElement[bool],
 ) -> tuple[Study, BuildRequest]:
     """Compare-and-set the end of a request, study first as in the claim, so that two never wait for each other."""
+    study = _release(session, claim, state_after)
+    ended = {"status": status, "finished_at": database_now(), "lease_expires_at": None, **values}
+    return study, _end(session, claim, ended)
+
+
+def _release(session: Session, claim: Claim, state_after: str) -> Study:
+    """Unlock the study. Raises LeaseLost."""
     released = (
         update(Study)
         .where(
@@ -482,22 +546,83 @@ def _close(
         .returning(Study.id)
         .execution_options(synchronize_session=False)
     )
+    if session.scalar(released) is None:
+        raise _lost(claim)
+    return session.get_one(Study, claim.study_id, populate_existing=True)
+
+
+def _end(session: Session, claim: Claim, values: dict[str, Any]) -> BuildRequest:
+    """Write to the request that the claim holds. Raises LeaseLost."""
     ended = (
         update(BuildRequest)
-        .where(*_is_held(claim), *also)
-        .values(status=status, finished_at=database_now(), lease_expires_at=None, **values)
+        .where(*_is_held(claim))
+        .values(values)
         .returning(BuildRequest.id)
         .execution_options(synchronize_session=False)
     )
-    if session.scalar(released) is None or session.scalar(ended) is None:
+    if session.scalar(ended) is None:
         raise _lost(claim)
-    return session.get_one(Study, claim.study_id), session.get_one(BuildRequest, claim.request_id)
+    return session.get_one(BuildRequest, claim.request_id, populate_existing=True)
 
 
-def _fail(session: Session, claim: Claim, failure: Failure, extra: dict[str, Any], *also: ColumnElement[bool]) -> None:
+def _give_back(
+    session: Session,
+    claim: Claim,
+    failure: Failure,
+    extra: dict[str, Any],
+    retry_by: Retry,
+    *also: ColumnElement[bool],
+) -> RequestStatus:
+    """Into the queue again, unless somebody cancelled, it was the last attempt, or a newer request waits instead."""
+    failure = replace(failure, message=storable(failure.message))
+    study = _release(session, claim, claim.state_before)
+    request = session.scalar(
+        select(BuildRequest).where(*_is_held(claim), *also).with_for_update().execution_options(populate_existing=True)
+    )
+    if request is None:
+        raise _lost(claim)
+    failed = {"failed_attempts": [*request.failed_attempts, failure.told(request.run_id, request.attempt)]}
+    ended = {"finished_at": database_now(), "lease_expires_at": None, **failed}
+    if request.cancel_requested_at is not None:
+        canceller = session.get(User, request.cancelled_by_id) if request.cancelled_by_id else None
+        request = _end(session, claim, {**ended, "status": RequestStatus.CANCELLED, "error_code": "cancelled"})
+        by = {"cancelled_by": canceller.name if canceller else "somebody"}
+        _tell(session, claim, study, request, "cancelled", extra, by)
+        return RequestStatus.CANCELLED
+    if request.attempt >= retry_by.attempts:
+        tried = f"tried {request.attempt} times; the last time: " if request.attempt > 1 else ""
+        message = f"{tried}{failure.message}"
+        values = {"status": RequestStatus.FAILED, "error_code": failure.code, "error": message}
+        request = _end(session, claim, {**ended, **values})
+        _tell(session, claim, study, request, "failed", extra, {"step": failure.step, "error": message})
+        return RequestStatus.FAILED
+    waits = {
+        "status": RequestStatus.QUEUED,
+        "run_id": None,
+        "claimed_at": None,
+        "lease_expires_at": None,
+        "submitted_at": None,
+        "next_attempt_at": database_now(retry_by.wait(request.attempt)),
+        "error_code": failure.code,
+        **failed,
+    }
+    try:
+        with session.begin_nested():
+            _end(session, claim, waits)
+    except IntegrityError as error:
+        if not is_violated(error, ONE_WAITING_BUILD):
+            raise
+        request = _end(session, claim, {**ended, "status": RequestStatus.CANCELLED, "error_code": "replaced"})
+        note = {"note": "a newer request for the same waits, so this one was not tried again"}
+        _record(session, claim, study, request, "replaced", extra, {"error": failure.message, **note})
+        return RequestStatus.CANCELLED
+    return RequestStatus.QUEUED
+
+
+def _fail(session: Session, claim: Claim, failure: Failure, extra: dict[str, Any]) -> None:
     failure = replace(failure, message=storable(failure.message))
     values = {"error_code": failure.code, "error": failure.message}
-    study, request = _close(session, claim, RequestStatus.FAILED, claim.state_before, values, *also)
+    study, request = _close(session, claim, RequestStatus.FAILED, claim.state_before, values)
     facts = {"step": failure.step, "error": failure.message}
     _tell(session, claim, study, request, "failed", extra, facts)
 
@@ -512,28 +637,7 @@ def _tell(
     facts: dict[str, Any],
 ) -> None:
     """The one log of a build and its mails."""
-    what = {
-        "outcome": outcome,
-        "kind": claim.kind.value,
-        "request_id": claim.request_id,
-        "run_id": request.run_id,
-        "attempt": claim.attempt,
-        "origin": request.origin,
-        "repository": request.player_repo,
-        "sha": request.player_sha,
-        "sha_reason": request.sha_reason,
-        **facts,
-    }
-    record(
-        session,
-        study,
-        action=claim.kind.value,
-        user_id=request.requested_by_id,
-        state_before=claim.state_before,
-        state_after=study.state,
-        extra={**what, **extra},
-        build_request_id=claim.request_id,
-    )
+    what = _record(session, claim, study, request, outcome, extra, facts)
     requester = session.get_one(User, request.requested_by_id)
     enqueue(
         session,
@@ -551,19 +655,58 @@ def _tell(
     )
 
 
-def _log_cancelled_while_waiting(session: Session, study: Study, request: BuildRequest, user: User) -> None:
+def _record(
+    session: Session,
+    claim: Claim,
+    study: Study,
+    request: BuildRequest,
+    outcome: str,
+    extra: dict[str, Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """The one log of a build; returns what it tells besides `extra`."""
+    what = {
+        "outcome": outcome,
+        "kind": claim.kind.value,
+        "request_id": claim.request_id,
+        "run_id": request.run_id,
+        "attempt": claim.attempt,
+        "origin": request.origin,
+        "repository": request.player_repo,
+        "sha": request.player_sha,
+        "sha_reason": request.sha_reason,
+        **facts,
+    }
+    if request.failed_attempts:
+        what["failed_attempts"] = request.failed_attempts
+    record(
+        session,
+        study,
+        action=claim.kind.value,
+        user_id=request.requested_by_id,
+        state_before=claim.state_before,
+        state_after=study.state,
+        extra={**what, **extra},
+        build_request_id=claim.request_id,
+    )
+    return what
+
+
+def _log_cancelled_while_waiting(
+    session: Session, study: Study, request: BuildRequest, cancelled_by: str, user_id: int | None
+) -> None:
     record(
         session,
         study,
         action=request.kind,
-        user_id=user.id,
+        user_id=user_id,
         state_before=study.state,
         state_after=study.state,
         extra={
             "outcome": "cancelled",
             "kind": request.kind,
             "request_id": request.id,
-            "cancelled_by": user.name,
+            "cancelled_by": cancelled_by,
             "note": "cancelled while it waited; nothing had begun",
         },
         build_request_id=request.id,

@@ -2,21 +2,21 @@
 
 Like the build ledger, but that nothing locks a study: archives are named by their contents, so two that are made at
 once do no harm. A claim is compare-and-set on the request alone, which counts its own fencing token. The platform's
-faults put a request back into the queue until it has had MAX_ATTEMPTS; whatever ends a claimed request for good writes
-one study log and one mail, to the person who asked, in the same transaction. A late one: LeaseLost.
+faults put a request back into the queue until it has had all its attempts; whatever ends a claimed request for good
+writes one study log and one mail, to the person who asked, in the same transaction. A late one: LeaseLost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from domain.db import Sessions, database_now, is_violated
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied
@@ -27,12 +27,10 @@ from domain.models import ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus
 from domain.models.requests import ONE_WAITING_ARCHIVE
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
+from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
-MAX_ATTEMPTS = 5
-FIRST_RETRY = timedelta(minutes=1)
-"""The wait before the second attempt; it doubles with each."""
-
+RETRY = Retry(attempts=5)
 REFUSALS = (InvalidRequest, PermissionDenied)
 """Errors that end a request before its claim, with neither log nor mail."""
 
@@ -58,22 +56,6 @@ class ArchiveClaim:
     requested_by: str
     fencing_token: int
     attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The answer to a heartbeat."""
-
-    cancel_requested: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why an archive failed: the step, a stable code, and a message for people."""
-
-    step: str
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +98,13 @@ class ArchiveOffer:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLedger:
-    """The ledger over one database. Each method is one short transaction of its own."""
+    """The ledger over one database. Each method is one short transaction of its own.
+
+    `retry_by` says how often an archive that fails by the platform's fault is tried.
+    """
 
     sessions: Sessions
+    retry_by: Retry = RETRY
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -142,21 +128,30 @@ class ArchiveLedger:
         name_contains: str = "",
         *,
         origin: str = "",
+        at_once: int | None = None,
     ) -> ArchiveClaim:
-        """Ask and claim in one transaction, so that no other run takes the request. Raises what `request` raises."""
+        """Ask and claim in one transaction, so that no other run takes the request.
+
+        Raises what `request` raises, and QueueIsFull.
+        """
         with self.sessions.begin() as session:
+            if at_once is not None:
+                require_room(session, ArchiveRequest, at_once)
             request = _ask(session, study_id, user_id, kind, name_contains, origin)
             return _take(session, request.id, run_id, lease)
 
     # -- working --------------------------------------------------------------------------------------------------
 
-    def claim(self, request_id: int, run_id: str, lease: timedelta) -> ArchiveClaim:
+    def claim(self, request_id: int, run_id: str, lease: timedelta, *, at_once: int | None = None) -> ArchiveClaim:
         """Take a waiting request for the run `run_id` and hold it for `lease`, or longer with heartbeats.
 
-        Raises LeaseLost when it no longer waits, and the errors of REFUSALS when this request can never run: then it
-        has ended as failed, with that message.
+        Raises LeaseLost when it no longer waits, QueueIsFull when `at_once` archives are being made (it goes on
+        waiting), and the errors of REFUSALS when this request can never run: then it has ended as failed, with that
+        message.
         """
         with self.sessions.begin() as session:
+            if at_once is not None:
+                require_room(session, ArchiveRequest, at_once)
             request = _request(session, request_id)
             study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
             if request.status != RequestStatus.QUEUED:
@@ -236,7 +231,7 @@ class ArchiveLedger:
         Returns the status that the request has now. Raises LeaseLost.
         """
         with self.sessions.begin() as session:
-            return _give_back(session, claim, failure, extra)
+            return _give_back(session, claim, failure, extra, self.retry_by)
 
     def expire(self, claim: ArchiveClaim, extra: dict[str, Any]) -> RequestStatus:
         """The worker stopped answering and its lease has ended: as `retry`.
@@ -247,7 +242,9 @@ class ArchiveLedger:
             step="worker", code="worker_died", message="the process that made the archive stopped answering"
         )
         with self.sessions.begin() as session:
-            return _give_back(session, claim, failure, extra, ArchiveRequest.lease_expires_at < database_now())
+            return _give_back(
+                session, claim, failure, extra, self.retry_by, ArchiveRequest.lease_expires_at < database_now()
+            )
 
     def cancelled(self, claim: ArchiveClaim, cancelled_by: str, extra: dict[str, Any]) -> None:
         """The worker has stopped on somebody's wish. Raises LeaseLost."""
@@ -279,18 +276,50 @@ class ArchiveLedger:
             session.refresh(request)
             raise InvalidRequest(f"archive request {request_id} has already ended: it is {request.status}")
 
+    # -- before the claim -----------------------------------------------------------------------------------------
+
+    def cancel_submitted(self, request_id: int, submission: int, cancelled_by: str) -> bool:
+        """The run that was to claim this request was cancelled: so is the request. False if it no longer waits."""
+        with self.sessions.begin() as session:
+            if not cancel_submission(session, ArchiveRequest, request_id, submission):
+                return False
+            request = _request(session, request_id)
+            claim, what = _claim_of(session, request), {"cancelled_by": cancelled_by}
+            _log(session, claim, request, "cancelled", what, {"note": "cancelled while it waited"})
+            _tell(session, claim, "archive_cancelled", "cancelled", what)
+            return True
+
+    def not_started(self, request_id: int, submission: int, failure: Failure, run_id: str) -> RequestStatus | None:
+        """The run that was to claim this request ended before it could: another one is asked for later.
+
+        After so many as there are attempts, the request has failed. Returns the status that it has now; None if it no
+        longer waits for that run.
+        """
+        failed = failure.told(run_id)
+        with self.sessions.begin() as session:
+            status = put_back(session, ArchiveRequest, request_id, submission, failed, self.retry_by)
+            if status is RequestStatus.FAILED:
+                request = session.get_one(ArchiveRequest, request_id, populate_existing=True)
+                what = {"step": failed["step"], "error": failed["error"]}
+                _log(session, _claim_of(session, request), request, "failed", what, {})
+                _tell(session, _claim_of(session, request), "archive_failed", "failed", what)
+            return status
+
     # -- looking --------------------------------------------------------------------------------------------------
 
-    def waiting(self, limit: int = 100) -> Sequence[int]:
-        """The requests that wait and whose time for another attempt has come, oldest first."""
-        due = (
-            select(ArchiveRequest.id)
-            .where(ArchiveRequest.status == RequestStatus.QUEUED, ArchiveRequest.next_attempt_at <= database_now())
-            .order_by(ArchiveRequest.id)
-            .limit(limit)
+    def held_by(self, run_id: str) -> ArchiveClaim | None:
+        """The claim that a run holds, if it holds one."""
+        query = select(ArchiveRequest).where(
+            ArchiveRequest.run_id == run_id, ArchiveRequest.status == RequestStatus.RUNNING
         )
         with self.sessions.begin() as session:
-            return session.scalars(due).all()
+            request = session.scalar(query)
+            return _claim_of(session, request) if request else None
+
+    def run_of(self, claim: ArchiveClaim) -> str | None:
+        """The run that works, or worked last, on this claim's request."""
+        with self.sessions.begin() as session:
+            return session.scalar(select(ArchiveRequest.run_id).where(ArchiveRequest.id == claim.request_id))
 
     def running(self, *, expired_only: bool) -> Sequence[ArchiveClaim]:
         """The claims of running requests, oldest first; on request only those whose lease has ended."""
@@ -396,6 +425,7 @@ def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> A
             fencing_token=func.coalesce(ArchiveRequest.fencing_token, 0) + 1,
             claimed_at=database_now(),
             lease_expires_at=database_now(lease),
+            submitted_at=None,
             error_code=None,
         )
         .returning(ArchiveRequest.id)
@@ -466,103 +496,94 @@ def _lost(claim: ArchiveClaim) -> LeaseLost:
     )
 
 
-def _close(
-    session: Session,
-    claim: ArchiveClaim,
-    status: RequestStatus,
-    values: dict[str, Any],
-    *also: ColumnElement[bool],
-) -> ArchiveRequest:
-    """Compare-and-set the end of a request."""
-    ended = (
+def _write(session: Session, claim: ArchiveClaim, values: dict[str, Any]) -> ArchiveRequest:
+    """Write to the request that the claim holds, by compare-and-set. Raises LeaseLost."""
+    written = (
         update(ArchiveRequest)
-        .where(*_is_held(claim), *also)
-        .values(status=status, finished_at=database_now(), lease_expires_at=None, **values)
+        .where(*_is_held(claim))
+        .values(values)
         .returning(ArchiveRequest.id)
         .execution_options(synchronize_session=False)
     )
-    if session.scalar(ended) is None:
+    if session.scalar(written) is None:
         raise _lost(claim)
     return session.get_one(ArchiveRequest, claim.request_id, populate_existing=True)
 
 
+def _close(session: Session, claim: ArchiveClaim, status: RequestStatus, values: dict[str, Any]) -> ArchiveRequest:
+    """The end of a request. Raises LeaseLost."""
+    ended = {"status": status, "finished_at": database_now(), "lease_expires_at": None}
+    return _write(session, claim, {**ended, **values})
+
+
 def _fail(
-    session: Session, claim: ArchiveClaim, failure: Failure, extra: dict[str, Any], *also: ColumnElement[bool]
+    session: Session,
+    claim: ArchiveClaim,
+    failure: Failure,
+    extra: dict[str, Any],
+    more: dict[str, Any] | None = None,
 ) -> None:
-    values = {"error_code": failure.code, "error": failure.message}
-    request = _close(session, claim, RequestStatus.FAILED, values, *also)
+    values = {"error_code": failure.code, "error": failure.message, **(more or {})}
+    request = _close(session, claim, RequestStatus.FAILED, values)
     what = {"step": failure.step, "error": failure.message}
     _log(session, claim, request, "failed", what, extra)
     _tell(session, claim, "archive_failed", "failed", what)
 
 
 def _cancelled(
-    session: Session, claim: ArchiveClaim, cancelled_by: str, extra: dict[str, Any], *also: ColumnElement[bool]
+    session: Session,
+    claim: ArchiveClaim,
+    cancelled_by: str,
+    extra: dict[str, Any],
+    more: dict[str, Any] | None = None,
 ) -> None:
-    request = _close(session, claim, RequestStatus.CANCELLED, {"error_code": "cancelled"}, *also)
+    values = {"error_code": "cancelled", **(more or {})}
+    request = _close(session, claim, RequestStatus.CANCELLED, values)
     what = {"cancelled_by": cancelled_by}
     _log(session, claim, request, "cancelled", what, extra)
     _tell(session, claim, "archive_cancelled", "cancelled", what)
 
 
 def _give_back(
-    session: Session, claim: ArchiveClaim, failure: Failure, extra: dict[str, Any], *also: ColumnElement[bool]
+    session: Session,
+    claim: ArchiveClaim,
+    failure: Failure,
+    extra: dict[str, Any],
+    retry_by: Retry,
+    *also: ColumnElement[bool],
 ) -> RequestStatus:
-    """Into the queue again, unless somebody cancelled, a newer request for the same waits, or it was the last try."""
-    twin = aliased(ArchiveRequest)
-    has_twin = (
-        select(twin.id)
-        .where(
-            twin.study_id == ArchiveRequest.study_id,
-            twin.requested_by_id == ArchiveRequest.requested_by_id,
-            twin.kind == ArchiveRequest.kind,
-            twin.name_contains == ArchiveRequest.name_contains,
-            twin.status == RequestStatus.QUEUED,
-        )
-        .exists()
-    )
-    may_wait = (ArchiveRequest.cancel_requested_at.is_(None), ArchiveRequest.attempt < MAX_ATTEMPTS, ~has_twin)
-    queued = (
-        update(ArchiveRequest)
-        .where(*_is_held(claim), *also, *may_wait)
-        .values(
-            status=RequestStatus.QUEUED,
-            run_id=None,
-            claimed_at=None,
-            lease_expires_at=None,
-            next_attempt_at=database_now(FIRST_RETRY * 2 ** (claim.attempt - 1)),
-            error_code=failure.code,
-        )
-        .returning(ArchiveRequest.id)
-        .execution_options(synchronize_session=False)
-    )
-    if _unless_a_twin_was_first(session, queued) is not None:
-        return RequestStatus.QUEUED
-    held = session.execute(
-        select(ArchiveRequest.cancel_requested_at, ArchiveRequest.attempt).where(*_is_held(claim), *also)
-    ).one_or_none()
-    if held is None:
+    """Into the queue again, unless somebody cancelled, it was the last attempt, or a newer request waits instead."""
+    request = session.scalar(select(ArchiveRequest).where(*_is_held(claim), *also).with_for_update())
+    if request is None:
         raise _lost(claim)
-    if held.cancel_requested_at is not None:
-        _cancelled(session, claim, _canceller(session, claim) or "somebody", extra, *also)
+    failed = {"failed_attempts": [*request.failed_attempts, failure.told(request.run_id, request.attempt)]}
+    if request.cancel_requested_at is not None:
+        _cancelled(session, claim, _canceller(session, claim) or "somebody", extra, failed)
         return RequestStatus.CANCELLED
-    if held.attempt < MAX_ATTEMPTS:  # the newer request will tell what became of it
-        _close(session, claim, RequestStatus.CANCELLED, {"error_code": "replaced"}, *also)
-        return RequestStatus.CANCELLED
-    message = f"tried {held.attempt} times; the last time: {failure.message}"
-    _fail(session, claim, Failure(failure.step, failure.code, message), extra, *also)
-    return RequestStatus.FAILED
-
-
-def _unless_a_twin_was_first(session: Session, queued: Any) -> int | None:
-    """The id if the request waits again; None also when a twin began to wait at the same moment."""
+    if request.attempt >= retry_by.attempts:
+        message = f"tried {request.attempt} times; the last time: {failure.message}"
+        _fail(session, claim, replace(failure, message=message), extra, failed)
+        return RequestStatus.FAILED
+    queued = {
+        "status": RequestStatus.QUEUED,
+        "run_id": None,
+        "claimed_at": None,
+        "lease_expires_at": None,
+        "submitted_at": None,
+        "next_attempt_at": database_now(retry_by.wait(claim.attempt)),
+        "error_code": failure.code,
+        **failed,
+    }
     try:
         with session.begin_nested():
-            return session.scalar(queued)
+            _write(session, claim, queued)
     except IntegrityError as error:
-        if is_violated(error, ONE_WAITING_ARCHIVE):
-            return None
-        raise
+        if not is_violated(error, ONE_WAITING_ARCHIVE):
+            raise
+        # The newer request will tell what became of it.
+        _close(session, claim, RequestStatus.CANCELLED, {"error_code": "replaced", **failed})
+        return RequestStatus.CANCELLED
+    return RequestStatus.QUEUED
 
 
 def _canceller(session: Session, claim: ArchiveClaim) -> str | None:
@@ -622,6 +643,8 @@ def _log(
         "attempt": claim.attempt,
         "origin": request.origin,
     }
+    if request.failed_attempts:
+        facts["failed_attempts"] = request.failed_attempts
     _record(session, claim.study_id, claim.requested_by_id, ARCHIVE_ACTION, {**facts, **what, **extra})
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from domain.db import Base, BigKey, default_now, one_of
+from domain.db import Base, BigKey, default_now, json_array_checks, one_of
 from domain.models.accounts import User
 from domain.models.studies import WORKFLOW_STATES, Study
 
@@ -70,6 +71,8 @@ def _life_of_a_request() -> tuple[CheckConstraint, ...]:
         ),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="failed_says_why"),
         CheckConstraint("attempt >= 0", name="attempt_not_negative"),
+        CheckConstraint("submissions >= 0", name="submissions_not_negative"),
+        *json_array_checks("failed_attempts"),
     )
 
 
@@ -78,6 +81,10 @@ class BuildRequest(Base):
 
     `origin` says how the request came in, where the account alone does not tell (an operator acting for somebody).
     `player_repo`, `player_sha` and `sha_reason` tell what was built, `state_before` where the study stood.
+
+    While it waits: `submitted_at` says since when a run that shall claim it is on its way, `submissions` how many runs
+    there were. One that failed by the platform's fault waits again until `next_attempt_at`, with the cause in
+    `error_code`; `failed_attempts` lists what went wrong each time.
     """
 
     __tablename__ = "build_request"
@@ -114,7 +121,11 @@ class BuildRequest(Base):
     )
     origin: Mapped[str] = mapped_column(Text, server_default="", default="")
     requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    submitted_at: Mapped[datetime | None] = mapped_column(init=False)
+    submissions: Mapped[int] = mapped_column(server_default=text("0"), init=False)
     attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
+    failed_attempts: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"), init=False)
     run_id: Mapped[str | None] = mapped_column(String(64), init=False)
     claimed_at: Mapped[datetime | None] = mapped_column(init=False)
     lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
@@ -178,7 +189,10 @@ class ArchiveRequest(Base):
     origin: Mapped[str] = mapped_column(Text, server_default="", default="")
     requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    submitted_at: Mapped[datetime | None] = mapped_column(init=False)
+    submissions: Mapped[int] = mapped_column(server_default=text("0"), init=False)
     attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
+    failed_attempts: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"), init=False)
     run_id: Mapped[str | None] = mapped_column(String(64), init=False)
     claimed_at: Mapped[datetime | None] = mapped_column(init=False)
     lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import typer
 import yaml
 
+from domain.errors import InvalidRequest
 from domain.migrations import upgrade
 from domain.models import BuildKind
 from lookit_ops.archive_server import ArchiveServer
@@ -48,6 +49,8 @@ def demo(
 def serve() -> None:
     """Serve built studies and previews, as the platform's proxy does, until interrupted."""
     outside = platform()
+    if outside.settings.gcs_bucket:
+        raise InvalidRequest(f"{_only_the_proxy(outside)}; `serve` is for a bucket that is a folder")
     with ExitStack() as servers:
         _serve_studies(outside, servers)
         console.print("Ctrl-C ends it.")
@@ -69,7 +72,10 @@ def dev(port: Port = 3000) -> None:
         if example := example_port(outside.settings):
             server = servers.enter_context(example_server(example))
             console.print(f"Example repository  {server.url}", highlight=False)
-        _serve_studies(outside, servers)
+        if outside.settings.gcs_bucket:
+            console.print(f"Built studies       not served here: {plain(_only_the_proxy(outside))}", soft_wrap=True)
+        else:
+            _serve_studies(outside, servers)
         console.print(
             f"Dagster             http://127.0.0.1:{port} (home: {plain(home)})", highlight=False, soft_wrap=True
         )
@@ -86,8 +92,12 @@ def _workspace(dagster_home: Path) -> Path:
     return file
 
 
+def _only_the_proxy(outside: Platform) -> str:
+    return f"the bucket {outside.settings.bucket} is served by the platform's proxy (docs/serving.md)"
+
+
 def _serve_studies(outside: Platform, servers: ExitStack) -> None:
-    bucket = LocalExperimentBucket(outside.settings.bucket)
+    bucket = LocalExperimentBucket(outside.settings.local_bucket)
     for kind, url in (
         (BuildKind.DEPLOYMENT, outside.settings.studies_url),
         (BuildKind.PREVIEW, outside.settings.previews_url),

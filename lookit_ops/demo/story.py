@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import UUID
 
 from dagster import DagsterInstance
@@ -40,7 +39,8 @@ class Act:
     state_after: str
     files: int
     size_bytes: int
-    folder: Path
+    folder: str
+    """In the bucket, as people name it."""
 
 
 def tell(console: Console, port: int) -> None:
@@ -110,7 +110,7 @@ def _build(
         state_after=log.state_after,
         files=facts["files"],
         size_bytes=facts["bytes"],
-        folder=platform.settings.bucket / folder_of(kind, study.uuid),
+        folder=f"{platform.bucket.name}/{folder_of(kind, study.uuid)}",
     )
 
 

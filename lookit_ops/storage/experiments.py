@@ -84,6 +84,10 @@ class ExperimentBucket(Protocol):
         """What people call this bucket."""
         ...
 
+    def close(self) -> None:
+        """Close the connections, if there are any. The bucket is not to be used afterwards."""
+        ...
+
     def claim_environment(self, environment: str) -> None:
         """Mark an unmarked bucket as this environment's. Raises WrongEnvironment if it is marked as another's."""
         ...

@@ -116,7 +116,7 @@ class GcsExperimentBucket:
         self._patiently: dict[str, Any] = {"timeout": self._access.timeout, "retry": self._access.retry}
 
     def close(self) -> None:
-        """Close the connections."""
+        """See `ExperimentBucket.close`."""
         self._client.close()
 
     @property
@@ -138,7 +138,7 @@ class GcsExperimentBucket:
                 if owner is not None:
                     raise WrongEnvironment(
                         f"the bucket {self.name} belongs to the environment {owner!r}, and this is {environment!r}; "
-                        "set another bucket, or the right environment"
+                        "set another LOOKIT_BUCKET, or the right LOOKIT_ENVIRONMENT"
                     )
                 try:
                     mark.upload_from_string(
@@ -148,7 +148,7 @@ class GcsExperimentBucket:
                     continue  # somebody else came first, or the answer to our own write was lost: look whose it is
                 except google_errors.NotFound as error:
                     raise StorageError(
-                        f"there is no bucket {self.name}; make it, or set the name of one that there is"
+                        f"there is no bucket {self.name}; make it, or set LOOKIT_BUCKET to one that there is"
                     ) from error
                 return
         raise StorageError(f"{ENVIRONMENT_KEY} in {self.name} comes and goes; try again")

@@ -95,8 +95,8 @@ class GcsAccess:
             credentials, _ = google.auth.default(scopes=storage.Client.SCOPE)
         except auth_errors.GoogleAuthError as error:
             raise StorageError(
-                "there are no credentials for Google Cloud Storage: set the file of a service account's key, or log in"
-                " with `gcloud auth application-default login`"
+                "there are no credentials for Google Cloud Storage: set LOOKIT_GCS_CREDENTIALS_FILE to the file of a"
+                " service account's key, or log in with `gcloud auth application-default login`"
             ) from error
         return with_scopes_if_required(credentials, storage.Client.SCOPE)
 

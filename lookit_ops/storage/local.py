@@ -62,6 +62,9 @@ class LocalExperimentBucket:
         """The folder's path."""
         return str(self.root)
 
+    def close(self) -> None:
+        """See `ExperimentBucket.close`. A folder has no connections."""
+
     def claim_environment(self, environment: str) -> None:
         """See `ExperimentBucket.claim_environment`."""
         mark = self._hidden / "environment"
@@ -71,7 +74,7 @@ class LocalExperimentBucket:
                 if owner != environment:
                     raise WrongEnvironment(
                         f"the bucket {self.name} belongs to the environment {owner!r}, and this is {environment!r}; "
-                        "set another bucket_folder, or the right environment"
+                        "set another LOOKIT_BUCKET_FOLDER, or the right LOOKIT_ENVIRONMENT"
                     )
                 return
             self._write(mark, f"{environment}\n".encode())

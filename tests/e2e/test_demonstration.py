@@ -37,7 +37,7 @@ def test_page_and_assets_are_in_the_bucket_with_the_studys_prefix_in_them(
     demonstration: Demonstration, kind: BuildKind
 ) -> None:
     uuid = study_of(demonstration).uuid
-    folder = demonstration.platform.settings.bucket / folder_of(kind, uuid)
+    folder = demonstration.platform.settings.local_bucket / folder_of(kind, uuid)
     page = (folder / "index.html").read_text()
     scripts = [name.split('"')[0] for name in page.split(f"/studies/{uuid}/")[1:]]
     assert any(name.endswith(".js") for name in scripts)
@@ -54,7 +54,7 @@ def test_preview_and_deployment_render_each_with_its_own_version(
     demonstration: Demonstration, browser: Browser, kind: BuildKind, version: str
 ) -> None:
     uuid = study_of(demonstration).uuid
-    bucket = LocalExperimentBucket(demonstration.platform.settings.bucket)
+    bucket = LocalExperimentBucket(demonstration.platform.settings.local_bucket)
     wrong: list[str] = []
     with StudyServer(bucket, kind) as server, browser.new_context() as context:
         page = context.new_page()

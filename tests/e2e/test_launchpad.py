@@ -52,4 +52,6 @@ def test_a_run_launched_from_the_launchpad_succeeds(
         (log,) = session.scalars(select(StudyLog).where(StudyLog.study_id == study.id))
     assert log.extra["outcome"] == "succeeded"
     assert log.extra["origin"] == f"on behalf of {RESEARCHER} through Dagster"
-    assert (demonstration.platform.settings.bucket / folder_of(BuildKind.PREVIEW, study.uuid) / "index.html").exists()
+    assert (
+        demonstration.platform.settings.local_bucket / folder_of(BuildKind.PREVIEW, study.uuid) / "index.html"
+    ).exists()

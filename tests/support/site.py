@@ -11,6 +11,7 @@ from domain.builds.ledger import BuildLedger
 from domain.db import Sessions
 from domain.models import BuildRequest, Lab, OutboxMail, RequestStatus, State, Study, StudyLog, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
+from domain.queue import Retry
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Site:
 
     @property
     def ledger(self) -> BuildLedger:
-        return BuildLedger(self.sessions)
+        """The ledger that tries nothing twice."""
+        return BuildLedger(self.sessions, Retry(attempts=1))
 
     def study(self, study_id: int | None = None) -> Study:
         with self.sessions.begin() as session:

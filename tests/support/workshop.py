@@ -65,7 +65,7 @@ class WorkshopPlatform(Platform):
 
     @cached_property
     def bucket(self) -> ExperimentBucket:
-        bucket = LocalExperimentBucket(self.settings.bucket)
+        bucket = LocalExperimentBucket(self.settings.local_bucket)
         bucket.claim_environment(self.settings.environment)
         return FaultyBucket(bucket)
 
@@ -175,7 +175,7 @@ class Workshop:
 
     def folder(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> Path:
         """The study's folder in the bucket."""
-        return self.platform.settings.bucket / folder_of(kind, self.site.study().uuid)
+        return self.platform.settings.local_bucket / folder_of(kind, self.site.study().uuid)
 
     def live(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> dict[str, bytes]:
         """What a family can fetch: the page and all that it names, by path; empty if nothing is deployed."""

@@ -14,12 +14,10 @@ from sqlalchemy.exc import IntegrityError
 
 from domain.db import database_now
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied
-from domain.exports import ledger as ledger_module
 from domain.exports.ledger import (
-    FIRST_RETRY,
-    MAX_ATTEMPTS,
     NAMED_IN_A_LOG,
     NAMED_IN_A_MAIL,
+    RETRY,
     ArchiveClaim,
     ArchiveFacts,
     ArchiveLedger,
@@ -59,6 +57,13 @@ def ledger(site: Site, footage: Footage) -> ArchiveLedger:
 def row_of(site: Site, request_id: int) -> ArchiveRequest:
     with site.sessions.begin() as session:
         return session.get_one(ArchiveRequest, request_id)
+
+
+def due(ledger: ArchiveLedger) -> list[int]:
+    """The requests that wait and whose time has come."""
+    is_due = (ArchiveRequest.status == QUEUED, ArchiveRequest.next_attempt_at <= database_now())
+    with ledger.sessions.begin() as session:
+        return list(session.scalars(select(ArchiveRequest.id).where(*is_due).order_by(ArchiveRequest.id)))
 
 
 def claim(site: Site, ledger: ArchiveLedger, lease: timedelta = MINUTE, name_contains: str = "") -> ArchiveClaim:
@@ -135,15 +140,14 @@ def test_who_asks_again_takes_the_place_of_their_own_waiting_request_only(site: 
     again = ledger.request(site.study_id, site.study_admin, ALL)
     row = row_of(site, mine)
     assert (row.status, row.error_code, row.finished_at is None) == ("cancelled", "replaced", False)
-    assert ledger.waiting() == [*others, again]
-    assert ledger.waiting(limit=2) == others[:2]
+    assert due(ledger) == [*others, again]
     assert (site.logs(), site.mails()) == ([], [])
 
 
 def test_who_asks_while_it_runs_waits_behind_it(site: Site, ledger: ArchiveLedger) -> None:
     claimed = claim(site, ledger)
     again = ledger.request(site.study_id, site.study_admin, ALL)
-    assert ledger.waiting() == [again]
+    assert due(ledger) == [again]
     assert row_of(site, claimed.request_id).status == RUNNING
 
 
@@ -155,7 +159,7 @@ def test_a_launch_asks_and_claims_in_one(site: Site, ledger: ArchiveLedger) -> N
     assert row_of(site, waiting).error_code == "replaced"
     with pytest.raises(PermissionDenied):
         ledger.launch(site.study_id, site.stranger, ALL, "run-10", MINUTE)
-    assert ledger.waiting() == []
+    assert due(ledger) == []
 
 
 @pytest.mark.parametrize(
@@ -259,7 +263,7 @@ def test_of_many_who_ask_for_the_same_at_the_same_moment_one_waits(site: Site, l
 
         with ThreadPoolExecutor(4) as threads:
             assert len(list(threads.map(ask, range(4)))) == 4
-        assert len(ledger.waiting()) == 1
+        assert len(due(ledger)) == 1
 
 
 # -- success ------------------------------------------------------------------------------------------------------
@@ -367,16 +371,17 @@ def test_a_failed_archive_leaves_one_log_and_one_mail(site: Site, ledger: Archiv
 def test_the_platforms_fault_puts_it_back_and_the_waits_grow(site: Site, ledger: ArchiveLedger) -> None:
     claimed = claim(site, ledger)
     tolerance = timedelta(seconds=30)
-    for attempt in range(1, MAX_ATTEMPTS):
+    for attempt in range(1, RETRY.attempts):
         assert claimed.attempt == attempt
         assert ledger.retry(claimed, FAILURE, {}) is QUEUED
         row = row_of(site, claimed.request_id)
         assert (row.status, row.error_code, row.error, row.run_id) == ("queued", "storage_error", None, None)
         wait = row.next_attempt_at - datetime.now(UTC)
-        assert FIRST_RETRY * 2 ** (attempt - 1) - tolerance < wait < FIRST_RETRY * 2 ** (attempt - 1) + tolerance
-        assert ledger.waiting() == []
+        assert abs(wait - RETRY.first_wait * 2 ** (attempt - 1)) < tolerance
+        assert [failed["code"] for failed in row.failed_attempts] == ["storage_error"] * attempt
+        assert due(ledger) == []
         let_time_pass(site)
-        assert ledger.waiting() == [claimed.request_id]
+        assert due(ledger) == [claimed.request_id]
         again = ledger.claim(claimed.request_id, f"run-{attempt + 1}", MINUTE)
         assert again.fencing_token > claimed.fencing_token
         assert row_of(site, claimed.request_id).error_code is None
@@ -386,25 +391,25 @@ def test_the_platforms_fault_puts_it_back_and_the_waits_grow(site: Site, ledger:
     assert (site.logs(), site.mails()) == ([], [])
     assert ledger.retry(claimed, FAILURE, {"log": ["last"]}) is FAILED
     row = row_of(site, claimed.request_id)
-    assert (row.status, row.error_code, row.attempt) == ("failed", "storage_error", MAX_ATTEMPTS)
+    assert (row.status, row.error_code, row.attempt) == ("failed", "storage_error", RETRY.attempts)
     assert row.error == "tried 5 times; the last time: the bucket cannot be reached"
     (log,), (mail,) = site.logs(), site.mails()
     assert (log.extra["attempt"], log.extra["log"], mail.template) == (5, ["last"], "archive_failed")
     let_time_pass(site)
-    assert ledger.waiting() == []
+    assert due(ledger) == []
 
 
 def test_a_request_that_kills_each_of_its_workers_ends(site: Site, ledger: ArchiveLedger) -> None:
     request_id = ledger.request(site.study_id, site.study_admin, ALL)
     statuses = []
-    for attempt in range(MAX_ATTEMPTS):
+    for attempt in range(RETRY.attempts):
         claimed = ledger.claim(request_id, f"run-{attempt}", MINUTE)
         end_leases(site)
         assert ledger.running(expired_only=True) == [claimed]
         statuses.append(ledger.expire(claimed, {}))
         with pytest.raises(LeaseLost):
             ledger.expire(claimed, {})
-    assert statuses == [QUEUED] * (MAX_ATTEMPTS - 1) + [FAILED]
+    assert statuses == [QUEUED] * (RETRY.attempts - 1) + [FAILED]
     assert row_of(site, request_id).error_code == "worker_died"
     assert [log.extra["outcome"] for log in site.logs()] == ["failed"]
     assert [mail.template for mail in site.mails()] == ["archive_failed"]
@@ -445,32 +450,8 @@ def test_what_would_wait_again_makes_room_for_a_newer_request_that_waits(
     assert (ledger.retry(claimed, FAILURE, {}) if how == "retry" else ledger.expire(claimed, {})) is CANCELLED
     row = row_of(site, claimed.request_id)
     assert (row.status, row.error_code) == ("cancelled", "replaced")
-    assert ledger.waiting() == [newer]
+    assert due(ledger) == [newer]
     assert (site.logs(), site.mails()) == ([], [])
-
-
-def test_a_newer_request_at_the_same_moment_is_no_error(
-    site: Site, ledger: ArchiveLedger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The twin is unseen by the condition and met in the unique index: the condition is taken out."""
-    claimed = claim(site, ledger)
-    newer = ledger.request(site.study_id, site.study_admin, ALL)
-
-    class Blind:
-        def __getattr__(self, name: str):
-            return getattr(ArchiveRequest, name)
-
-        @property
-        def status(self):
-            return ArchiveRequest.status + "never"
-
-    monkeypatch.setattr(ledger_module, "aliased", lambda model: Blind())
-    assert ledger.retry(claimed, FAILURE, {}) is CANCELLED
-    assert row_of(site, claimed.request_id).error_code == "replaced"
-    assert ledger.waiting() == [newer]
-
-
-# -- cancelling ---------------------------------------------------------------------------------------------------
 
 
 def test_who_cancels_their_own_waiting_request_is_answered_and_not_mailed(site: Site, ledger: ArchiveLedger) -> None:

@@ -241,9 +241,9 @@ def test_an_untrusted_repository_is_not_built_without_a_container(workshop: Work
 
 
 def test_the_bucket_of_another_environment_is_refused(workshop: Workshop) -> None:
-    workshop.platform.settings.bucket.mkdir(parents=True)
+    workshop.platform.settings.local_bucket.mkdir(parents=True)
     workshop.platform.bucket.real.claim_environment("development")  # ty: ignore[unresolved-attribute]
-    workshop.settings.update(environment="staging", bucket_folder=workshop.platform.settings.bucket)
+    workshop.settings.update(environment="staging", bucket_folder=workshop.platform.settings.local_bucket)
     del workshop.platform
     assert "development" in what_failed(workshop.build())
     (log,) = workshop.site.logs()

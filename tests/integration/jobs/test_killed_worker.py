@@ -124,7 +124,7 @@ def test_a_fence_that_is_overtaken_looks_again(workshop: Workshop) -> None:
 
     def write() -> None:
         folder, claim = (
-            workshop.folder().relative_to(workshop.platform.settings.bucket),
+            workshop.folder().relative_to(workshop.platform.settings.local_bucket),
             workshop.site.request(request_id),
         )
         page = {"request_id": str(request_id), "fencing_token": str(claim.fencing_token), "manifest": ""}
@@ -149,7 +149,7 @@ def test_a_deployment_whose_own_files_are_gone_stops_no_other_build(workshop: Wo
     workshop.faults.refuse("copy")
     assert not workshop.build().success
     workshop.faults.allow("copy")
-    for manifest in workshop.platform.settings.bucket.rglob("manifest.json"):
+    for manifest in workshop.platform.settings.local_bucket.rglob("manifest.json"):
         manifest.unlink()
     workshop.site.end_leases()
 

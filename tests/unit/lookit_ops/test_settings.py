@@ -44,7 +44,7 @@ def test_a_development_machine_needs_no_setting(home: Path) -> None:
     settings = load_settings()
     assert settings.environment == "development"
     assert settings.database == f"sqlite:///{home}/lookit.db"
-    assert settings.bucket == home / "buckets" / "development"
+    assert settings.local_bucket == home / "buckets" / "development"
     assert settings.mails == home / "mail"
     assert settings.lease_duration == timedelta(minutes=2)
     assert settings.trusted_repositories == [OFFICIAL_PLAYER]
@@ -67,10 +67,10 @@ def test_an_empty_folder_means_the_default_and_not_the_working_folder(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_all(monkeypatch, {"LOOKIT_BUCKET_FOLDER": "", "LOOKIT_MAIL_FOLDER": ""})
-    assert load_settings().bucket == home / "buckets" / "development"
+    assert load_settings().local_bucket == home / "buckets" / "development"
     assert load_settings().mails == home / "mail"
     set_all(monkeypatch, {"LOOKIT_BUCKET_FOLDER": "~/bucket", "LOOKIT_MAIL_FOLDER": "mails", "HOME": "/home/someone"})
-    assert load_settings().bucket == Path("/home/someone/bucket")
+    assert load_settings().local_bucket == Path("/home/someone/bucket")
     assert load_settings().mails == home / "mails"
 
 
@@ -86,7 +86,7 @@ def test_each_value_is_read_as_what_it_means(monkeypatch: pytest.MonkeyPatch) ->
     }
     set_all(monkeypatch, given)
     settings = load_settings()
-    assert settings.bucket.name == "production"
+    assert settings.local_bucket.name == "production"
     assert settings.trusted_repositories == [OFFICIAL_PLAYER, "https://github.com/lab/player"]
     assert settings.refuse_invalid_sha is True
     assert settings.lease_duration == timedelta(seconds=90)

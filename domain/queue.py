@@ -1,0 +1,260 @@
+"""The queue of requests: who is next, how many may run at once, and for which of them a run is on its way.
+
+The rows are the queue. A request is *submitted* when a run was asked for that shall claim it; that is compare-and-set,
+so two daemons ask for one run. A run that does not come within some minutes is asked for again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from domain.db import Sessions, database_now, one_at_a_time, storable
+from domain.errors import QueueIsFull
+from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study
+from domain.models.studies import LOCK_STATES
+
+START_WITHIN = timedelta(minutes=5)
+"""How long a run may take from being asked for until it claims its request, before another one is asked for."""
+
+Model = type[BuildRequest] | type[ArchiveRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often what fails by the platform's fault is tried in all, and how long it waits before the second attempt.
+
+    The wait doubles with each attempt.
+    """
+
+    attempts: int = 3
+    first_wait: timedelta = timedelta(minutes=1)
+
+    def wait(self, attempt: int) -> timedelta:
+        """How long to wait after this attempt, counted from 1, has failed."""
+        return self.first_wait * 2 ** max(0, attempt - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The answer to a heartbeat."""
+
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the work on a request failed: the step, a stable code, and a message for people."""
+
+    step: str
+    code: str
+    message: str
+
+    def told(self, run_id: str | None, attempt: int | None = None) -> dict[str, Any]:
+        """What a request remembers of an attempt that failed so; `attempt` is None for a run that claimed nothing."""
+        return {
+            "attempt": attempt,
+            "run_id": run_id,
+            "step": self.step,
+            "code": self.code,
+            "error": storable(self.message),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request for which a run is to be started. `number` counts the runs that were asked for, from 1."""
+
+    request_id: int
+    study_uuid: UUID
+    kind: str
+    attempt: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """The queue in numbers. `due` wait for a worker, `submitted` for their run, `later` for another attempt."""
+
+    due: int
+    submitted: int
+    later: int
+    running: int
+    oldest_due_at: datetime | None
+    """Since when the oldest of `due` and `submitted` could have been worked on."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestQueue:
+    """The queue of one kind of request. Each method is one short transaction of its own."""
+
+    sessions: Sessions
+    model: Model
+
+    def submit(self, *, limit: int, at_once: int, start_within: timedelta = START_WITHIN) -> list[Submission]:
+        """Mark the next requests as submitted and return them, oldest first: as many as may run, at most `limit`.
+
+        Of one study, one build at a time. Whoever calls this asks for a run for each, and need not remember that.
+        """
+        model = self.model
+        with self.sessions.begin() as session:
+            one_at_a_time(session, model.__tablename__)
+            room = min(limit, at_once - _busy(session, model, start_within))
+            if room <= 0:
+                return []
+            ids = _next(session, model, room, start_within)
+            marked = (
+                update(model)
+                .where(model.id.in_(ids), model.status == RequestStatus.QUEUED)
+                .values(submitted_at=database_now(), submissions=model.submissions + 1)
+                .execution_options(synchronize_session=False)
+            )
+            session.execute(marked)
+            rows = session.execute(
+                select(model.id, Study.uuid, model.kind, model.attempt, model.submissions)
+                .join(Study, Study.id == model.study_id)
+                .where(model.id.in_(ids))
+                .order_by(model.id)
+            )
+            return [Submission(id_, uuid, kind, attempt + 1, number) for id_, uuid, kind, attempt, number in rows]
+
+    def overdue(self, start_within: timedelta = START_WITHIN) -> list[int]:
+        """Requests whose run was asked for too long ago, and did not come."""
+        model = self.model
+        with self.sessions.begin() as session:
+            query = select(model.id).where(
+                model.status == RequestStatus.QUEUED, model.submitted_at < database_now(-start_within)
+            )
+            return list(session.scalars(query))
+
+    def still_coming(self, request_id: int) -> None:
+        """The run of a submitted request exists and has only not begun: wait for it for longer."""
+        model = self.model
+        waits = (model.id == request_id, model.status == RequestStatus.QUEUED, model.submitted_at.is_not(None))
+        with self.sessions.begin() as session:
+            session.execute(update(model).where(*waits).values(submitted_at=database_now()))
+
+    def state(self) -> QueueState:
+        """How long the queue is."""
+        model = self.model
+        is_due = model.next_attempt_at <= database_now()
+        is_queued = model.status == RequestStatus.QUEUED
+        counts = select(
+            func.count(case((and_(is_queued, is_due, model.submitted_at.is_(None)), 1))),
+            func.count(case((and_(is_queued, model.submitted_at.is_not(None)), 1))),
+            func.count(case((and_(is_queued, ~is_due, model.submitted_at.is_(None)), 1))),
+            func.count(case((model.status == RequestStatus.RUNNING, 1))),
+            func.min(case((and_(is_queued, is_due), model.next_attempt_at))),
+        ).where(model.status.in_([RequestStatus.QUEUED, RequestStatus.RUNNING]))
+        with self.sessions.begin() as session:
+            due, submitted, later, running, oldest = session.execute(counts).one()
+        return QueueState(due, submitted, later, running, oldest)
+
+    def places(self) -> dict[int, int]:
+        """The place in the queue, from 1, of each request that waits."""
+        model = self.model
+        waiting = (
+            select(model.id)
+            .where(model.status == RequestStatus.QUEUED)
+            .order_by(model.next_attempt_at > database_now(), model.id)
+        )
+        with self.sessions.begin() as session:
+            return {request_id: place for place, request_id in enumerate(session.scalars(waiting), start=1)}
+
+
+def require_room(session: Session, model: Model, at_once: int) -> None:
+    """Raise QueueIsFull if as many requests are running as may at once; nobody else can begin until this one has."""
+    one_at_a_time(session, model.__tablename__)
+    running = session.scalar(select(func.count(model.id)).where(model.status == RequestStatus.RUNNING)) or 0
+    if running >= at_once:
+        raise QueueIsFull(f"{running} are running, as many as may at once; the request waits for its turn")
+
+
+def end_submission(session: Session, model: Model, request_id: int, submission: int, values: dict[str, Any]) -> bool:
+    """Write to a request that still waits for this run to claim it; False if it does not."""
+    ended = (
+        update(model)
+        .where(model.id == request_id, model.status == RequestStatus.QUEUED, model.submissions == submission)
+        .values(values)
+        .returning(model.id)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalar(ended) is not None
+
+
+def cancel_submission(session: Session, model: Model, request_id: int, submission: int) -> bool:
+    """The run that was to claim this request was cancelled: so is the request. False if it no longer waits for it."""
+    values = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
+    return end_submission(session, model, request_id, submission, values)
+
+
+def put_back(
+    session: Session, model: Model, request_id: int, submission: int, failed: dict[str, Any], retry_by: Retry
+) -> RequestStatus | None:
+    """The run that was to claim this request ended before it could: wait for another, or fail after so many.
+
+    `failed` is what is remembered of it, with `code` and `error`. Returns the status that the request has now; None if
+    it no longer waits for that run.
+    """
+    request = session.scalar(select(model).where(model.id == request_id).with_for_update())
+    if request is None:
+        return None
+    in_vain = request.submissions - request.attempt
+    values: dict[str, Any] = {
+        "error_code": failed["code"],
+        "failed_attempts": [*request.failed_attempts, failed],
+    }
+    if in_vain < retry_by.attempts:
+        values |= {"submitted_at": None, "next_attempt_at": database_now(retry_by.wait(in_vain))}
+        status = RequestStatus.QUEUED
+    else:
+        status = RequestStatus.FAILED
+        values |= {"status": status, "finished_at": database_now(), "error": failed["error"]}
+    return status if end_submission(session, model, request_id, submission, values) else None
+
+
+def _busy(session: Session, model: Model, start_within: timedelta) -> int:
+    """How many run, or are about to."""
+    is_coming = and_(model.status == RequestStatus.QUEUED, model.submitted_at >= database_now(-start_within))
+    is_busy = or_(model.status == RequestStatus.RUNNING, is_coming)
+    return session.scalar(select(func.count(model.id)).where(is_busy)) or 0
+
+
+def _next(session: Session, model: Model, room: int, start_within: timedelta) -> list[int]:
+    """Ids of the next requests, oldest first."""
+    is_free = or_(model.submitted_at.is_(None), model.submitted_at < database_now(-start_within))
+    query = (
+        select(model.id, model.study_id)
+        .where(model.status == RequestStatus.QUEUED, model.next_attempt_at <= database_now(), is_free)
+        .order_by(model.id)
+    )
+    if model is ArchiveRequest:  # archives lock no study
+        return [row.id for row in session.execute(query.limit(room))]
+    query = query.join(Study, Study.id == model.study_id).where(
+        Study.state.not_in(LOCK_STATES), ~_has_one_coming(model, start_within)
+    )
+    oldest: dict[int, int] = {}
+    for row in session.execute(query.limit(2 * room)):  # a study has at most two that wait
+        oldest.setdefault(row.study_id, row.id)
+    return list(oldest.values())[:room]
+
+
+def _has_one_coming(model: Model, start_within: timedelta) -> ColumnElement[bool]:
+    """Whether another build of the same study is about to begin."""
+    other = aliased(model)
+    return (
+        select(other.id)
+        .where(
+            other.study_id == model.study_id,
+            other.id != model.id,
+            other.status == RequestStatus.QUEUED,
+            other.submitted_at >= database_now(-start_within),
+        )
+        .exists()
+    )
