@@ -80,7 +80,9 @@ class GcsArchiveBucket:
                 )
             except google_errors.PreconditionFailed:  # our own, whose answer was lost
                 blob.reload(**self._patiently)
-        if (blob.size, blob.crc32c) != (size_bytes, stream.crc32c):
+            except ValueError as error:  # what the client says of a stream that ends early
+                raise StorageError(f"{key} should have {size_bytes} bytes: {error}") from error
+        if stream.has_more() or (blob.size, blob.crc32c) != (size_bytes, stream.crc32c):
             raise StorageError(
                 f"{key} did not arrive in {self.name} as it was sent: {blob.size} bytes with the checksum"
                 f" {blob.crc32c}, instead of {size_bytes} with {stream.crc32c}"
@@ -179,6 +181,10 @@ class _Stream:
     def crc32c(self) -> str:
         """The checksum of what was read, as Google writes it."""
         return base64.b64encode(self._sum.digest()).decode()
+
+    def has_more(self) -> bool:
+        """Whether there is anything left. The client asks for as many bytes as were announced, and never for the end."""
+        return bool(self._rest) or next(self._blocks, None) is not None
 
     def read(self, size: int = -1) -> bytes:
         pieces: list[memoryview] = []
