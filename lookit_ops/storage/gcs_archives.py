@@ -183,7 +183,7 @@ class _Stream:
         return base64.b64encode(self._sum.digest()).decode()
 
     def has_more(self) -> bool:
-        """Whether there is anything left. The client asks for as many bytes as were announced, and never for the end."""
+        """Whether anything is left: the client asks for as many bytes as were announced, and never for the end."""
         return bool(self._rest) or next(self._blocks, None) is not None
 
     def read(self, size: int = -1) -> bytes:

@@ -162,7 +162,7 @@ def test_a_broken_read_goes_on_at_the_byte_where_it_broke(
     assert len(reads) == 3
     assert len(pauses) == 2
     if kind == "short":  # a reset may lose what had arrived
-        assert reads[1].endswith(f"bytes={2**20}-"), "not from the beginning"
+        assert reads[1].endswith("bytes=1234567-"), "not from the beginning"
 
 
 @pytest.mark.parametrize("status", [500, 503, 403])
