@@ -27,7 +27,7 @@ DEAD = "the worker of this run stopped answering and its lease ran out; its requ
 )
 def leases(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     platform: Platform = context.resources.platform
-    builds, archives = reconcile_builds(platform), reconcile_archives(platform)
+    builds, archives = reconcile_builds(platform), reconcile_archives(platform, look_for_parts=False)
     for request_id in builds.rolled_forward:
         report_build(context.instance, platform, request_id)
     tell_dagster(context.instance, [*builds.runs, *archives.runs])
