@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from dagster import DagsterExecutionInterruptedError, OpExecutionContext
 
-from domain.builds.ledger import Failure
 from domain.errors import LeaseLost
+from domain.queue import Beat, Failure
 from ember_build.errors import BuildCancelled
 from lookit_ops.failures import RequestCancelled, as_dagster_failure, exception_for_log, failure_of
 from lookit_ops.platform import Platform
@@ -37,13 +37,6 @@ class Held(Protocol):
 
     @property
     def request_id(self) -> int: ...
-
-
-class Beat(Protocol):
-    """The answer to a heartbeat."""
-
-    @property
-    def cancel_requested(self) -> bool: ...
 
 
 ClaimT = TypeVar("ClaimT", bound=Held)

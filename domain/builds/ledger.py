@@ -34,7 +34,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
@@ -79,9 +79,6 @@ class Claim:
     def page_owner(self) -> str:
         """The request that the page names: a rollback puts back the page of the build."""
         return str(self.restores_id or self.request_id)
-
-
-WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
 
 
 @dataclass(frozen=True, slots=True)

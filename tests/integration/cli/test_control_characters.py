@@ -91,7 +91,7 @@ def commands() -> set[str]:
     return found
 
 
-SERVERS = {"demo", "dev", "serve"}
+SERVERS = {"demo", "dev", "serve", "up"}
 CALLS: list[tuple[str, ...]] = [
     ("db", "upgrade"),
     ("study", "list"),
@@ -126,6 +126,15 @@ CALLS: list[tuple[str, ...]] = [
     ("build", "deployments", "STUDY", "--json"),
     ("build", "rollback", "STUDY", "--as", "ADMIN"),
     ("build", "sweep", "--dry-run"),
+    ("videos", "zip", "STUDY", "--as", "ADMIN", "--kind", "all"),
+    ("videos", "zip", "STUDY", "--as", "ADMIN", "--kind", "all", "--name-contains", EVIL),
+    ("videos", "zip", "STUDY", "--as", "STRANGER"),
+    ("videos", "link", "1", "--as", "ADMIN"),
+    ("videos", "link", "2", "--as", "ADMIN"),
+    ("videos", "list"),
+    ("videos", "list", "--json"),
+    ("videos", "catalogue"),
+    ("videos", "catalogue", "--json"),
     ("mail", "list"),
     ("mail", "list", "--json"),
     ("mail", "deliver"),

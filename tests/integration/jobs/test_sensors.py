@@ -190,7 +190,7 @@ def test_a_lease_that_ran_out_is_ended_and_dagster_is_told_of_the_dead_run(works
     request_id = workshop.request()
     workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
     workshop.site.end_leases()
-    assert reason_of(workshop.tick(leases)) == f"leases had run out; build requests given up: {request_id}"
+    assert reason_of(workshop.tick(leases)) == f"ended what dead workers had left open; builds given up: {request_id}"
     ended = workshop.instance.get_run_by_id(run.run_id)
     assert ended is not None
     assert ended.status == dg.DagsterRunStatus.FAILURE
