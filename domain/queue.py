@@ -67,6 +67,9 @@ class Failure:
         }
 
 
+WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A request for which a run is to be started. `number` counts the runs that were asked for, from 1."""

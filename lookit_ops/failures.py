@@ -7,10 +7,11 @@ import traceback
 from dagster import DagsterExecutionInterruptedError, MetadataValue
 from dagster import Failure as DagsterFailure
 
-from domain.builds.ledger import Failure
 from domain.errors import DomainError
+from domain.queue import Failure
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
 from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
+from lookit_ops.storage.videos import VideoChanged
 
 
 class RequestCancelled(Exception):
@@ -26,6 +27,7 @@ CODES: dict[type[BaseException], str] = {
     PlayerBuildFailed: "player_build_failed",
     BuildPlatformError: "platform_error",
     NameTaken: "name_taken",
+    VideoChanged: "video_changed",
     WrongEnvironment: "wrong_environment",
     StorageError: "storage_error",
 }

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import Engine
 
 from domain.builds.ledger import BuildLedger
 from domain.db import Sessions, engine_for, sessions_for
 from domain.errors import InvalidRequest
-from domain.mail.compose import Composer, Links
-from domain.mail.outbox import Delivery, Transport, deliver
-from domain.models import ArchiveRequest, BuildRequest
+from domain.exports.ledger import ArchiveLedger, ArchiveOffer, record_withdrawal
+from domain.mail.compose import Composer, Download, Links
+from domain.mail.outbox import Delivery, MailDelayed, MailWithdrawn, Transport, deliver
+from domain.models import ArchiveRequest, BuildRequest, OutboxMail
 from domain.queue import RequestQueue
 from ember_build.builder import Builder
 from ember_build.checkouts import ArchiveLimits, Checkouts
@@ -27,8 +28,24 @@ from ember_build.room import MB, require_room
 from lookit_ops.redaction import Redactor
 from lookit_ops.settings import Settings
 from lookit_ops.smtp import MailFolder, SmtpTransport
-from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.archives import ArchiveBucket
+from lookit_ops.storage.experiments import ExperimentBucket, StorageError
 from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.local_archives import LocalArchiveBucket
+from lookit_ops.storage.local_videos import LocalVideoBucket
+from lookit_ops.storage.videos import VideoBucket
+
+LINK_VALID_FOR = timedelta(minutes=30)
+"""How long a link to an archive is good."""
+
+
+class Closing(Protocol):
+    """What holds connections."""
+
+    def close(self) -> None: ...
+
+
+ClosingT = TypeVar("ClosingT", bound=Closing)
 
 if TYPE_CHECKING:
     from ember_build.docker_builder import DockerBuilder
@@ -86,6 +103,45 @@ class Platform:
         from lookit_ops.storage.gcs_client import GcsAccess
 
         return GcsExperimentBucket(name, GcsAccess(self.settings.gcs_credentials_file, self.settings.gcs_endpoint))
+
+    @cached_property
+    def archive_ledger(self) -> ArchiveLedger:
+        """The archive ledger."""
+        return ArchiveLedger(self.sessions, self.settings.retry_by)
+
+    @cached_property
+    def videos(self) -> VideoBucket:
+        """The bucket of study videos."""
+        settings = self.settings
+        if settings.s3_videos is None:
+            return LocalVideoBucket(settings.local_videos)
+        from lookit_ops.storage.s3 import S3Access, S3VideoBucket  # loads Amazon's library
+
+        key, secret = settings.videos_access_key_id, settings.videos_secret_access_key
+        access = S3Access(
+            region=settings.videos_region,
+            endpoint=settings.videos_endpoint,
+            access_key_id=key.get_secret_value() if key else "",
+            secret_access_key=secret.get_secret_value() if secret else "",
+        )
+        return self._closing(S3VideoBucket(settings.s3_videos, access))
+
+    @cached_property
+    def archives(self) -> ArchiveBucket:
+        """The bucket of archives. Raises WrongEnvironment if it is another environment's."""
+        bucket = self._archives()
+        bucket.claim_environment(self.settings.environment)
+        return bucket
+
+    def _archives(self) -> ArchiveBucket:
+        settings = self.settings
+        if settings.gcs_archives is None:
+            return LocalArchiveBucket(settings.local_archives, settings.archives_url)
+        from lookit_ops.storage.gcs_archives import GcsArchiveBucket  # loads Google's library
+        from lookit_ops.storage.gcs_client import GcsAccess
+
+        access = GcsAccess(credentials_file=settings.gcs_credentials_file, endpoint=settings.gcs_endpoint)
+        return self._closing(GcsArchiveBucket(settings.gcs_archives, access))
 
     @cached_property
     def github(self) -> GitHub:
@@ -201,13 +257,43 @@ class Platform:
             with suppress(InvalidPlayer):
                 yield Repository.parse(url, self.settings.github_web_url)
 
+    @cached_property
+    def _open(self) -> ExitStack:
+        """What is to be closed with the platform."""
+        return ExitStack()
+
+    def _closing(self, part: ClosingT) -> ClosingT:
+        self._open.callback(part.close)
+        return part
+
     def close(self) -> None:
-        """Close the connections to the database and the bucket, if there ever were any."""
+        """Close the connections to the database and the buckets, if there ever were any."""
+        self._open.close()
         if "bucket" in self.__dict__:
             self.bucket.close()
         if "engine" in self.__dict__:
             self.engine.dispose()
 
     def deliver_mails(self, limit: int = 200) -> Delivery:
-        """Deliver the mails that are due, at most so many."""
-        return deliver(self.sessions, self.transport, Composer(self.settings.mail_sender, self.links), limit=limit)
+        """Deliver the mails that are due, at most so many.
+
+        One that offers an archive gets a fresh link, if its recipient still may have it.
+        """
+        composer = Composer(self.settings.mail_sender, self.links, self._download)
+        return deliver(self.sessions, self.transport, composer, limit=limit, on_withdrawal=record_withdrawal)
+
+    def download(self, offer: ArchiveOffer) -> Download | None:
+        """A link to the archive, good from now; None if it is not in the bucket any more. Raises StorageError."""
+        if self.archives.size_of(offer.archive_key) is None:
+            return None
+        return Download(self.archives.link(offer.archive_key, offer.file_name, LINK_VALID_FOR), LINK_VALID_FOR)
+
+    def _download(self, mail: OutboxMail) -> Download:
+        offer = self.archive_ledger.offer_of_mail(mail)
+        try:
+            download = self.download(offer)
+        except StorageError as error:
+            raise MailDelayed(str(error)) from error
+        if download is None:
+            raise MailWithdrawn(f"{offer.archive_key} is no longer in {self.archives.name}; ask for the archive again")
+        return download

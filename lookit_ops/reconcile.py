@@ -9,8 +9,9 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from domain.builds.ledger import WORKER_DIED, Claim
+from domain.builds.ledger import Claim
 from domain.errors import LeaseLost
+from domain.queue import WORKER_DIED
 from lookit_ops.platform import Platform
 from lookit_ops.publish import facts_of, fence, finish_public_files, folder_of, live_deployment
 from lookit_ops.storage.experiments import NoSuchObject

@@ -1,14 +1,19 @@
-"""What Dagster hands to ops: the platform, made from the settings when a run starts, and the run's build session."""
+"""What Dagster hands to ops: the platform, made from the settings when a run starts, and the session of its request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, TypeVar
 
 import dagster as dg
 
+from lookit_ops.archive_session import ArchiveSession
 from lookit_ops.build_session import BuildSession
 from lookit_ops.platform import Platform
 from lookit_ops.settings import load_settings
+from lookit_ops.work_session import WorkSession
+
+SessionT = TypeVar("SessionT", bound=WorkSession[Any])
 
 
 @dg.resource(description="Settings, database, bucket, GitHub, builder and mail of this environment.")
@@ -22,6 +27,16 @@ def platform_resource(context: dg.InitResourceContext) -> Iterator[Platform]:
 @dg.resource(required_resource_keys={"platform"}, description="The claim, heartbeat, log and end of the run's build.")
 def build_session_resource(context: dg.InitResourceContext) -> Iterator[BuildSession]:
     """The build session of one run. Its teardown runs on failure and on termination alike."""
+    yield from _session(context, BuildSession)
+
+
+@dg.resource(required_resource_keys={"platform"}, description="The claim, heartbeat, log and end of the run's archive.")
+def archive_session_resource(context: dg.InitResourceContext) -> Iterator[ArchiveSession]:
+    """The archive session of one run, likewise."""
+    yield from _session(context, ArchiveSession)
+
+
+def _session(context: dg.InitResourceContext, kind: type[SessionT]) -> Iterator[SessionT]:
     run_id = context.run.run_id if context.run else "no run"
     log = context.log
     instance = context.instance
@@ -31,7 +46,7 @@ def build_session_resource(context: dg.InitResourceContext) -> Iterator[BuildSes
         return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
     show = log.log if log else lambda _level, _text: None
-    session = BuildSession(context.resources.platform, run_id, show, is_canceling)
+    session = kind(context.resources.platform, run_id, show, is_canceling)
     session.open()
     try:
         yield session

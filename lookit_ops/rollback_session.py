@@ -1,8 +1,4 @@
-"""One rollback from its claim to its end, in the process that asks for it: it takes seconds, so no run of Dagster.
-
-Whatever happens after the claim, the request is ended once: here, or by the reconciler, which reads the page as it does
-for any deployment.
-"""
+"""One rollback from its claim to its end, in the process that asks for it: it takes seconds, so no run of Dagster."""
 
 from __future__ import annotations
 
@@ -12,21 +8,17 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from domain.builds.ledger import Claim, require_for
+from domain.builds.ledger import BuildLedger, Claim, Failure, require_for
 from domain.builds.rollback import KIND, begin_rollback
-from domain.errors import LeaseLost
 from domain.models import Study, User
-from ember_build.errors import BuildCancelled
 from lookit_ops.deployments import folder_of, live_deployment
-from lookit_ops.failures import exception_for_log, failure_of
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward
 from lookit_ops.rollback import NotRestorable, choose_whole, rollback
 from lookit_ops.storage.experiments import NoAnswer
+from lookit_ops.work_session import WorkSession
 
 logger = logging.getLogger(__name__)
-
-STEP = "rollback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,78 +37,95 @@ def roll_back(platform: Platform, study_id: int, user_id: int, to: int | None, *
     """Put back what the request `to` built, or the build before the live one, and record it.
 
     Raises PermissionDenied, TransitionNotAllowed, StudyIsLocked, InvalidRequest and NotRestorable before anything has
-    changed; StorageError, LeaseLost and BuildCancelled when it failed on the way, and the study is as before; NoAnswer
-    when nobody knows, and the study stays locked until the reconciler has found out.
+    changed; StorageError, LeaseLost and RequestCancelled when it failed on the way, and the study is as before;
+    NoAnswer when nobody knows, and the study stays locked until the reconciler has found out.
     """
-    with platform.sessions.begin() as session:
-        study = session.get_one(Study, study_id)
-        require_for(session, session.get_one(User, user_id), study, KIND)
+    with platform.sessions.begin() as database:
+        study = database.get_one(Study, study_id)
+        require_for(database, database.get_one(User, user_id), study, KIND)
         folder = folder_of(KIND, study.uuid)
     target = choose_whole(platform.bucket, folder, None if to is None else str(to)).manifest.request_id
     if not target.isdecimal():
         raise NotRestorable(f"the deployment of request {target!r} in {folder} is not one of this platform's")
-    claim = begin_rollback(
-        platform.sessions,
-        study_id,
-        user_id,
-        int(target),
+    session = RollbackSession(
+        platform,
         f"rollback in process {os.getpid()} on {socket.gethostname()}"[:64],
-        platform.settings.lease_duration,
-        origin=origin,
+        lambda _level, _text: None,
     )
-    logger.info("claimed rollback %s: %s (%s) to request %s", claim.request_id, claim.study_name, folder, target)
+    session.open()
     try:
-        state = platform.ledger.finish(claim, {"facts": _restore(platform, claim, folder)})
-    except BaseException as error:
-        if not _end(platform, claim, error):
-            raise
-        state = claim.state_before
+        claim = session.begin(study_id, user_id, int(target), origin)
+        state = session.put_back(folder)
+    finally:
+        session.close()
     return RolledBack(claim.request_id, int(target), state)
 
 
-def _restore(platform: Platform, claim: Claim, folder: str) -> dict[str, Any]:
-    """The bucket's part, and what the log tells of it."""
+class RollbackSession(WorkSession[Claim]):
+    """The life of one rollback; never tried again by itself."""
 
-    def may_go_on() -> None:
-        if platform.ledger.heartbeat(claim, platform.settings.lease_duration).cancel_requested:
-            raise BuildCancelled("somebody asked for this rollback to be cancelled")
+    what = "rollback"
 
-    live = live_deployment(platform.bucket, folder)
-    done = rollback(
-        platform.bucket,
-        folder,
-        request_id=claim.page_owner,
-        fencing_token=claim.fencing_token,
-        seen_generation=live.generation if live else 0,
-        before_commit=may_go_on,
-    )
-    return {
-        "bucket": platform.bucket.name,
-        "folder": folder,
-        "files": done.file_count,
-        "bytes": done.size_bytes,
-        "replaced request": done.replaced_request_id,
-    }
+    @property
+    def ledger(self) -> BuildLedger:
+        """The build ledger."""
+        return self.platform.ledger
 
-
-def _end(platform: Platform, claim: Claim, error: BaseException) -> bool:
-    """End the request after an error. True if the earlier page is live all the same: then the rollback counts."""
-    if isinstance(error, NoAnswer):
-        logger.warning(
-            "rollback %s stays open, and the study locked, until its lease has run out and the bucket can be asked",
-            claim.request_id,
+    def begin(self, study_id: int, user_id: int, restores_id: int, origin: str) -> Claim:
+        """Lock the study and keep the lease alive. Raises what `begin_rollback` raises."""
+        lease = self.platform.settings.lease_duration
+        claim = self._hold(
+            begin_rollback(self.platform.sessions, study_id, user_id, restores_id, self.run_id, lease, origin=origin)
         )
-        return False
-    extra = {"exception": {name: platform.redact(text) for name, text in exception_for_log(error).items()}}
-    try:
-        if roll_forward(platform, claim, extra):
-            return True
-        if isinstance(error, BuildCancelled):
-            platform.ledger.cancelled(claim, platform.ledger.canceller(claim) or "an operator", extra)
-        else:
-            platform.ledger.fail(claim, failure_of(STEP, error), extra)
-    except LeaseLost as lost:
-        logger.warning("%s", lost)
-    except Exception:  # database or bucket are away: the reconciler ends the request when its lease has run out
-        logger.exception("rollback %s cannot be ended now", claim.request_id)
-    return False
+        self._step = self.what
+        logger.info("claimed rollback %s of %s to request %s", claim.request_id, claim.study_name, restores_id)
+        return claim
+
+    def put_back(self, folder: str) -> str:
+        """Make the earlier page live and end the request. Returns the study's state."""
+        claim = self.held()
+        try:
+            facts = self._replace_page(claim, folder)
+            state = self.ledger.finish(claim, self._extra({"facts": facts}))
+            self._ended = True
+        except BaseException as error:
+            self.end_with(error)
+            if not self._rolled_forward:
+                raise
+            state = claim.state_before
+        return state
+
+    def _replace_page(self, claim: Claim, folder: str) -> dict[str, Any]:
+        live = live_deployment(self.platform.bucket, folder)
+        done = rollback(
+            self.platform.bucket,
+            folder,
+            request_id=claim.page_owner,
+            fencing_token=claim.fencing_token,
+            seen_generation=live.generation if live else 0,
+            before_commit=self.check,
+        )
+        return {
+            "bucket": self.platform.bucket.name,
+            "folder": folder,
+            "files": done.file_count,
+            "bytes": done.size_bytes,
+            "replaced request": done.replaced_request_id,
+        }
+
+    _rolled_forward = False
+
+    def _counts_all_the_same(self, claim: Claim, error: BaseException, extra: dict[str, Any]) -> bool:
+        """Roll forward if the earlier page is live."""
+        self._rolled_forward = roll_forward(self.platform, claim, extra)
+        if self._rolled_forward:
+            logger.warning("the rollback failed after index.html had been written; it counts: %s", error)
+        return self._rolled_forward
+
+    def _may_still_happen(self, error: BaseException) -> bool:
+        """Whether the page may yet go live: whoever calls the rollback a failure must fence it before."""
+        return isinstance(error, NoAnswer)
+
+    def _fail(self, claim: Claim, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
+        del error
+        self.ledger.fail(claim, failure, extra)

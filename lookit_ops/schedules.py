@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.assets.video_catalogue import refresh_video_catalogue
 from lookit_ops.cleanup import CLEANUPS
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
@@ -40,6 +41,7 @@ def hourly(job: Any, minute: int) -> dg.ScheduleDefinition:
 def schedules() -> list[dg.ScheduleDefinition]:
     """All of them, in the order of the night."""
     return [
+        nightly(refresh_video_catalogue, "01:00"),
         *(nightly(cleanup_jobs[cleanup.name], cleanup.at) for cleanup in CLEANUPS),
         hourly(measure_disk_usage, 40),
         nightly(sweep_deployments, "05:00"),

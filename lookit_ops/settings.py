@@ -58,6 +58,7 @@ _NETWORK = re.compile(
 Folder = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]  # an empty variable is not the folder "."
 File = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]
 _GCS_BUCKET = re.compile(r"gs://(?P<name>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])")
+_S3_BUCKET = re.compile(r"s3://(?P<name>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])")
 
 
 class Settings(BaseSettings):
@@ -90,6 +91,27 @@ class Settings(BaseSettings):
         None, description="Key of a service account of Google Cloud; empty: the application default credentials."
     )
     gcs_endpoint: str = Field("", description="Base URL of another server that speaks Google's JSON API.")
+    videos_bucket: str = Field(
+        "", description="Bucket of study videos in Amazon S3, as in `s3://name`; empty: a folder."
+    )
+    videos_folder: Folder = Field(
+        None, description="Folder that is the bucket of study videos; empty: `videos/{environment}` in the home."
+    )
+    videos_region: str = Field("", description="Region of the videos' bucket in Amazon S3, such as `us-east-1`.")
+    videos_endpoint: str = Field("", description="Base URL of another server that speaks S3.")
+    videos_access_key_id: SecretStr | None = Field(
+        None, description="Access key for the videos' bucket; empty: what Amazon's library finds on this machine."
+    )
+    videos_secret_access_key: SecretStr | None = Field(None, description="Secret key that belongs to it.")
+    archives_bucket: str = Field(
+        "", description="Bucket of video archives in Google Cloud Storage, as in `gs://name`; empty: a folder."
+    )
+    archives_folder: Folder = Field(
+        None, description="Folder that is the bucket of archives; empty: `archives/{environment}` in the home."
+    )
+    archives_url: str = Field(
+        "http://localhost:8003/", description="Base URL of the links to archives that are in a folder."
+    )
     github_api_url: str = Field("https://api.github.com", description="Base URL of GitHub's API.")
     github_web_url: str = Field(
         "https://github.com", description="Base URL of GitHub's pages, which serve the archives."
@@ -189,7 +211,7 @@ class Settings(BaseSettings):
         None, description="S3_SECRET_ACCESS_KEY, for players of trusted repositories only."
     )
 
-    @field_validator("platform_url", "studies_url", "previews_url")
+    @field_validator("platform_url", "studies_url", "previews_url", "archives_url")
     @classmethod
     def _base_ends_with_a_slash(cls, value: str) -> str:
         _check_web_address(value)
@@ -200,21 +222,28 @@ class Settings(BaseSettings):
     def _home_is_somewhere(cls, value: object) -> object:
         return value or DEFAULT_HOME
 
-    @field_validator("home", "bucket_folder", "mail_folder")
+    @field_validator("home", "bucket_folder", "mail_folder", "videos_folder", "archives_folder")
     @classmethod
     def _is_a_folder_or_nothing_yet(cls, value: Path | None) -> Path | None:
         if value is not None and _without_tilde(value).exists() and not _without_tilde(value).is_dir():
             raise ValueError("must be a folder, and there is a file of that name")
         return value
 
-    @field_validator("bucket")
+    @field_validator("bucket", "archives_bucket")
     @classmethod
     def _is_google_bucket(cls, value: str) -> str:
         if value and not _GCS_BUCKET.fullmatch(value):
             raise ValueError(
                 "must be the address of a bucket in Google Cloud Storage such as gs://name, without a path; a folder"
-                f" is set by {PREFIX}BUCKET_FOLDER"
+                " is set by the setting whose name ends in _FOLDER"
             )
+        return value
+
+    @field_validator("videos_bucket")
+    @classmethod
+    def _is_amazon_bucket(cls, value: str) -> str:
+        if value and not _S3_BUCKET.fullmatch(value):
+            raise ValueError("must be the address of a bucket in Amazon S3 such as s3://name, without a path")
         return value
 
     @field_validator("gcs_credentials_file")
@@ -224,9 +253,9 @@ class Settings(BaseSettings):
             raise ValueError("must be the JSON file of a service account's key, and there is no such file")
         return value
 
-    @field_validator("gcs_endpoint")
+    @field_validator("gcs_endpoint", "videos_endpoint")
     @classmethod
-    def _is_web_address_or_googles_own(cls, value: str) -> str:
+    def _is_web_address_or_the_clouds_own(cls, value: str) -> str:
         if value:
             _check_web_address(value)
         return value.rstrip("/")
@@ -321,10 +350,17 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _there_is_one_bucket(self) -> Settings:
-        if self.bucket and self.bucket_folder is not None:
+    def _each_bucket_is_in_one_place(self) -> Settings:
+        for name, bucket, folder in (
+            (("BUCKET", "BUCKET_FOLDER"), self.bucket, self.bucket_folder),
+            (("VIDEOS_BUCKET", "VIDEOS_FOLDER"), self.videos_bucket, self.videos_folder),
+            (("ARCHIVES_BUCKET", "ARCHIVES_FOLDER"), self.archives_bucket, self.archives_folder),
+        ):
+            if bucket and folder is not None:
+                raise ValueError(f"{PREFIX}{name[0]} ({bucket}) and {PREFIX}{name[1]} ({folder}) are both set; set one")
+        if (self.videos_access_key_id is None) != (self.videos_secret_access_key is None):
             raise ValueError(
-                f"{PREFIX}BUCKET ({self.bucket}) and {PREFIX}BUCKET_FOLDER ({self.bucket_folder}) are both set; set one"
+                f"{PREFIX}VIDEOS_ACCESS_KEY_ID and {PREFIX}VIDEOS_SECRET_ACCESS_KEY belong together; set both or none"
             )
         return self
 
@@ -360,6 +396,26 @@ class Settings(BaseSettings):
             raise InvalidRequest(f"the bucket of built studies is {self.bucket}, not a folder of this machine")
         folder = self.bucket_folder or self.home_folder / "buckets" / self.environment
         return folder.expanduser().resolve()
+
+    @property
+    def s3_videos(self) -> str | None:
+        """The name of the videos' bucket in Amazon S3; None if it is a folder."""
+        return self.videos_bucket.removeprefix("s3://") or None
+
+    @property
+    def local_videos(self) -> Path:
+        """The folder that is the videos' bucket, where there is no S3."""
+        return (self.videos_folder or self.home_folder / "videos" / self.environment).expanduser().resolve()
+
+    @property
+    def gcs_archives(self) -> str | None:
+        """The name of the archives' bucket in Google Cloud Storage; None if it is a folder."""
+        return self.archives_bucket.removeprefix("gs://") or None
+
+    @property
+    def local_archives(self) -> Path:
+        """The folder that is the archives' bucket, where there is no Google Cloud Storage."""
+        return (self.archives_folder or self.home_folder / "archives" / self.environment).expanduser().resolve()
 
     @property
     def mails(self) -> Path:

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from dagster import DagsterExecutionInterruptedError, OpExecutionContext
 
-from domain.builds.ledger import Failure
 from domain.errors import LeaseLost
+from domain.queue import Beat, Failure
 from ember_build.errors import BuildCancelled
 from lookit_ops.failures import RequestCancelled, as_dagster_failure, exception_for_log, failure_of
 from lookit_ops.platform import Platform
@@ -37,13 +37,6 @@ class Held(Protocol):
 
     @property
     def request_id(self) -> int: ...
-
-
-class Beat(Protocol):
-    """The answer to a heartbeat."""
-
-    @property
-    def cancel_requested(self) -> bool: ...
 
 
 ClaimT = TypeVar("ClaimT", bound=Held)
@@ -195,7 +188,10 @@ class WorkSession(ABC, Generic[ClaimT]):
     # -- the end --------------------------------------------------------------------------------------------------
 
     def end_with(self, error: BaseException) -> None:
-        """End the request as failed or cancelled, unless it has an end, or the work counts all the same."""
+        """End the request as failed or cancelled, unless it has an end, or the work counts all the same.
+
+        If nobody knows whether it counts, the request stays open: the reconciler ends it.
+        """
         self._error = self._error or error
         if self._ended or self._claim is None:
             return

@@ -1,4 +1,4 @@
-"""What every test may ask for: databases of both kinds, and a populated site in them."""
+"""What every test may ask for: databases of both kinds, a populated site in them, and an S3."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 
 from domain.db import Sessions, engine_for, sessions_for
 from tests.support.databases import POSTGRESQL, SQLITE, create_database, migrate, start_postgresql
+from tests.support.s3_server import S3Server, seaweedfs
 from tests.support.site import Site, populate
 
 
@@ -25,6 +26,13 @@ def postgresql_server() -> Iterator[str]:
     """
     with TemporaryDirectory(prefix="lookit-postgresql-") as folder, start_postgresql(Path(folder)) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server that lives as long as the test run; each test makes a bucket of its own."""
+    with seaweedfs(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

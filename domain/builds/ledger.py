@@ -34,7 +34,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
@@ -79,9 +79,6 @@ class Claim:
     def page_owner(self) -> str:
         """The request that the page names: a rollback puts back the page of the build."""
         return str(self.restores_id or self.request_id)
-
-
-WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,7 +607,7 @@ def _give_back(
     retry_by: Retry,
     *also: ColumnElement[bool],
 ) -> RequestStatus:
-    """Into the queue again, unless somebody cancelled, it was the last attempt, or a newer request waits instead."""
+    """Into the queue again, but for rollbacks, and unless it was cancelled, the last attempt, or a newer one waits."""
     failure = replace(failure, message=storable(failure.message))
     study = _release(session, claim, claim.state_before)
     request = session.scalar(

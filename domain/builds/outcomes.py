@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from sqlalchemy import func, select
 
-from domain.builds.ledger import WORKER_DIED
 from domain.db import Sessions, database_now
 from domain.models import BuildRequest, RequestStatus
+from domain.queue import WORKER_DIED
 
 
 @dataclass(frozen=True, slots=True)

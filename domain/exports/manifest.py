@@ -53,8 +53,8 @@ class ManifestRow:
     reason: str
 
     @classmethod
-    def included(cls, video: SelectedVideo, *, name: str, size_bytes: int, etag: str) -> Self:
-        """A video that the listing has, by its name in the archive."""
+    def included(cls, video: SelectedVideo, *, name: str, size_bytes: int, etag: str, sha256: str = "") -> Self:
+        """A video that the listing has, by its name in the archive; the SHA-256 once its bytes have gone through."""
         return cls(
             name=name,
             object_key=video.object_key,
@@ -63,7 +63,7 @@ class ManifestRow:
             recorded_at=video.recorded_at,
             size_bytes=size_bytes,
             etag=etag,
-            sha256="",
+            sha256=sha256,
             consent_ruling=video.ruling,
             status=MemberStatus.INCLUDED,
             reason="",

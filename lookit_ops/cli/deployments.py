@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -14,12 +13,10 @@ from lookit_ops.cli.public_list import keep_public_list
 from lookit_ops.cli.show import as_json, coloured, console, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.deployments import KEPT, folder_of, history
-from lookit_ops.retention import LONGEST, sweep_deployments
+from lookit_ops.retention import LONGEST_HOURS, sweep_deployments
 from lookit_ops.rollback import restorable
 from lookit_ops.rollback_session import roll_back
 from lookit_ops.storage.experiments import StorageError
-
-HOUR = timedelta(hours=1)
 
 
 def deployments(study: StudyName, json: Json = False) -> None:
@@ -92,7 +89,7 @@ def sweep(
     older_than: Annotated[
         float,
         typer.Option(
-            min=1, max=LONGEST / HOUR, help="Hours that a file stays after the last deployment that needed it."
+            min=1, max=LONGEST_HOURS, help="Hours that a file stays after the last deployment that needed it."
         ),
     ] = 24.0,
     keep: Annotated[
@@ -101,7 +98,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
     """Remove from the bucket what no kept deployment needs; the job `sweep_deployments` does it at night."""
-    done = sweep_deployments(platform(), older_than=older_than * HOUR, keep=keep, dry_run=dry_run)
+    done = sweep_deployments(platform(), older_than_hours=older_than, keep=keep, dry_run=dry_run)
     for file in done.removed:
         console.print(f"{plain(file.key)} ({file.size_bytes:,} bytes)", soft_wrap=True, highlight=False)
     for folder, reason in done.left_alone.items():
@@ -109,8 +106,4 @@ def sweep(
     would = "would be removed" if dry_run else "removed"
     console.print(f"{len(done.removed):,} files with {done.freed_bytes:,} bytes {would}.")
     if done.failed:
-        key, trouble = next(iter(done.failed.items()))
-        raise StorageError(
-            f"{len(done.failed)} files or folders cannot be swept now, the first of them {key}: {trouble};"
-            " the next sweep tries again"
-        )
+        raise StorageError(done.trouble)

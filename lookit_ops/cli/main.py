@@ -13,7 +13,19 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
-from lookit_ops.cli import builds, cleanup, database, deployments, mails, permissions, serve, studies, up, workflow
+from lookit_ops.cli import (
+    builds,
+    cleanup,
+    database,
+    deployments,
+    mails,
+    permissions,
+    serve,
+    studies,
+    up,
+    videos,
+    workflow,
+)
 from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import ToErrors, errors, plain
 from lookit_ops.redaction import Redactor
@@ -23,7 +35,7 @@ from lookit_ops.storage.experiments import StorageError
 _NO_SCHEMA = re.compile(r"no such (table|column)|\b(relation|column) .* does not exist")
 
 app = typer.Typer(
-    help="Operate the studies of the platform: builds, workflow, permissions, mails.",
+    help="Operate the studies of the platform: builds, videos, workflow, permissions, mails.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -33,6 +45,7 @@ for command in (deployments.deployments, deployments.rollback, deployments.sweep
     builds.app.command()(command)
 app.add_typer(builds.app, name="build")
 app.add_typer(cleanup.app, name="cleanup")
+app.add_typer(videos.app, name="videos")
 app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")

@@ -11,12 +11,14 @@ import typer
 
 from domain.errors import InvalidRequest
 from domain.models import BuildKind
+from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.cli.options import platform
 from lookit_ops.cli.show import console
 from lookit_ops.demo.example import PORT
 from lookit_ops.demo.story import tell
 from lookit_ops.platform import Platform
 from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.study_server import StudyServer
 
 
@@ -55,3 +57,7 @@ def serve_studies(outside: Platform, servers: ExitStack) -> None:
         server = StudyServer(bucket, kind, port=urlsplit(url).port or 0)
         servers.enter_context(server)
         console.print(f"{kind.value.title() + 's':<20}{server.url}studies/…", highlight=False)
+    if isinstance(outside.archives, LocalArchiveBucket):
+        archives = ArchiveServer(outside.archives, port=urlsplit(outside.settings.archives_url).port or 0)
+        servers.enter_context(archives)
+        console.print(f"{'Links to archives':<20}{archives.url}", highlight=False)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -22,10 +19,13 @@ from domain.studies.workflow import transition
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.demo.example import example_commits, example_port, example_server, keep_example_settings
 from lookit_ops.demo.people import Cast, new_study, populate
+from lookit_ops.foreground import progress
 from lookit_ops.platform import Platform
 from lookit_ops.publish import folder_of
 from lookit_ops.settings import load_settings
 from lookit_ops.terminal import plain
+
+FIRST = "the first build installs its tools and takes some minutes …"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def _build(
     from lookit_ops.definitions import defs
 
     request_id = platform.ledger.request(study_id, cast.researcher.id, kind, origin="the demonstration")
-    with _progress(console, f"{kind.value} of {version}"):
+    with progress(console, f"{kind.value} of {version}", FIRST):
         run = defs.resolve_job_def("build_experiment").execute_in_process(
             run_config={
                 "ops": {"claim": {"config": {"request_id": request_id}}},
@@ -122,23 +122,6 @@ def _review(console: Console, platform: Platform, cast: Cast, study_id: int, sha
         transition(session, study, "submit", cast.researcher)
         transition(session, study, "approve", cast.admin)
     console.print(f"  {cast.researcher.name} chose version 2.0 and submitted, {cast.admin.name} approved [green]✓[/]")
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Generator[None]:
-    """A line that tells what is happening, for as long as it does."""
-    with console.status(f"{what}: the first build installs its tools and takes some minutes …") as status:
-
-        class ToStatus(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                status.update(f"{what}: {plain(record.getMessage()[:90])}")
-
-        handler = ToStatus(logging.INFO)
-        logging.getLogger("lookit_ops").addHandler(handler)
-        try:
-            yield
-        finally:
-            logging.getLogger("lookit_ops").removeHandler(handler)
 
 
 def _show(console: Console, platform: Platform, study_id: int, uuid: UUID, acts: list[Act], mails: Delivery) -> None:

@@ -3,7 +3,6 @@
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 
 import dagster as dg
 from pydantic import Field
@@ -38,11 +37,7 @@ class SweepDeployments(dg.Config):
 def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[SweepEvent]:
     platform: Platform = context.resources.platform
     try:
-        older_than = timedelta(hours=config.older_than_hours)
-    except (OverflowError, ValueError):
-        older_than = timedelta.max if config.older_than_hours > 0 else timedelta.min
-    try:
-        done = sweep_of(platform, older_than=older_than, keep=config.keep, dry_run=config.dry_run)
+        done = sweep_of(platform, older_than_hours=config.older_than_hours, keep=config.keep, dry_run=config.dry_run)
     except (DomainError, StorageError) as error:
         raise as_dagster_failure(failure_of("sweep", error)) from None
     for folder, reason in done.left_alone.items():
@@ -54,12 +49,7 @@ def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[
         # Yielded, not logged: what an op has logged is lost with its failure.
         yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
     if done.failed:
-        key, trouble = next(iter(done.failed.items()))
-        raise dg.Failure(
-            f"{len(done.failed)} files or folders could not be swept, the first of them {key}: {trouble};"
-            " the next sweep tries again",
-            allow_retries=False,
-        )
+        raise dg.Failure(done.trouble, allow_retries=False)
 
 
 def _named(files: Sequence[StoredFile]) -> str:

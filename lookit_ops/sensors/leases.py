@@ -12,6 +12,8 @@ import dagster as dg
 from lookit_ops.assets.experiments import report_build
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.reconcile_archives import reconcile_archives
+from lookit_ops.running import sweep_dead_builds
 
 DEAD = "the worker of this run stopped answering and its lease ran out; its request has been ended or tried again"
 
@@ -25,15 +27,23 @@ DEAD = "the worker of this run stopped answering and its lease ran out; its requ
 )
 def leases(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     platform: Platform = context.resources.platform
-    done = reconcile_builds(platform)
-    for request_id in done.rolled_forward:
+    builds, archives = reconcile_builds(platform), reconcile_archives(platform)
+    for request_id in builds.rolled_forward:
         report_build(context.instance, platform, request_id)
-    tell_dagster(context.instance, done.runs)
-    if not done:
+    tell_dagster(context.instance, [*builds.runs, *archives.runs])
+    if builds.expired:
+        sweep_dead_builds(platform)
+    if not builds and not archives:
         return dg.SkipReason("no lease has run out")
-    told = {"finished for their worker": done.rolled_forward, "given up": done.expired, "still open": done.failed}
+    told = {
+        "builds finished for their worker": builds.rolled_forward,
+        "builds given up": builds.expired,
+        "archives given up": (*archives.waiting, *archives.ended),
+        "still open": (*builds.failed, *archives.failed),
+    }
     parts = [f"{what}: {', '.join(map(str, ids))}" for what, ids in told.items() if ids]
-    return dg.SkipReason(f"leases had run out; build requests {'; '.join(parts)}")
+    parts += [f"{archives.parts_removed} parts of archives removed"] if archives.parts_removed else []
+    return dg.SkipReason(f"ended what dead workers had left open; {'; '.join(parts)}")
 
 
 def tell_dagster(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ import dagster as dg
 
 from domain.queue import QueueState, RequestQueue, Submission
 from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG
 
@@ -37,7 +38,18 @@ class Kind:
     locks_its_study: bool
 
 
-BUILDS = Kind("build", lambda platform: platform.build_queue, lambda platform: platform.settings.builds_at_once, True)
+BUILDS = Kind(
+    "build",
+    lambda platform: platform.build_queue,
+    lambda platform: platform.settings.builds_at_once,
+    locks_its_study=True,
+)
+ARCHIVES = Kind(
+    "archive",
+    lambda platform: platform.archive_queue,
+    lambda platform: platform.settings.archives_at_once,
+    locks_its_study=False,
+)
 
 
 def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
@@ -62,6 +74,7 @@ def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
 
 
 build_requests = _sensor(BUILDS, build_experiment)
+archive_requests = _sensor(ARCHIVES, build_zipfile_of_videos)
 
 
 def _run(kind: Kind, submission: Submission) -> dg.RunRequest:
@@ -95,5 +108,9 @@ def _why_nothing(kind: Kind, state: QueueState, at_once: int) -> str:
     busy = f"{state.running} of at most {at_once} run" + (
         f", {state.submitted} are about to" if state.submitted else ""
     )
-    locked = "; the studies of those that wait are being built" if state.due and state.running < at_once else ""
+    locked = (
+        "; the studies of those that wait are being built"
+        if state.due and state.running + state.submitted < at_once
+        else ""
+    )
     return f"{', '.join(waiting) or f'no further {kind.name} request waits'}; {busy}{locked}"

@@ -74,6 +74,10 @@ class GcsAccess:
             client_options={"api_endpoint": self.endpoint.rstrip("/")} if self.endpoint else None,
         )
 
+    def signer(self) -> Credentials:
+        """The credentials that sign links. Raises StorageError if there are none."""
+        return self._credentials()
+
     def _credentials(self) -> Credentials:
         if self.credentials_file is not None:
             try:

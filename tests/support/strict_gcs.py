@@ -3,7 +3,8 @@
 The part of the JSON API that deals with objects, kept in memory: insert (multipart and resumable), get, download with
 ranges, list by pages, patch, delete, copy, rewrite, compose. Generations are never used twice, every precondition is
 enforced in the same moment as the change, and a checksum that the client sends along must be that of what arrived.
-What it does not do: authentication, signed URLs, versions, buckets beyond being there or not.
+With an `Account`, whoever wants something logs in with its key, or has a link that this key signed (V4) and that is
+not too old. What it does not do: other rights, versions, buckets beyond being there or not.
 
 A `Fault` is one thing that goes wrong with the next requests that it fits.
 """
@@ -19,15 +20,19 @@ import struct
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from uuid import uuid4
 
 import google_crc32c
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 MOST_RESULTS = 1000
 CHUNK_MULTIPLE = 256 * 1024
@@ -61,6 +66,40 @@ class Fault:
     seen: int = field(default=0, init=False)
 
 
+class Account:
+    """A service account, made on the spot."""
+
+    email = "archivist@lookit.example"
+
+    def __init__(self) -> None:
+        self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+    def key_file(self, folder: Path, server_url: str) -> Path:
+        """The file that Google Cloud would give out for it."""
+        pem = self._key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        said = {
+            "type": "service_account",
+            "project_id": "none",
+            "private_key_id": "1",
+            "private_key": pem.decode(),
+            "client_email": self.email,
+            "token_uri": f"{server_url}/token",
+        }
+        file = folder / "service-account.json"
+        file.write_text(json.dumps(said))
+        return file
+
+    def has_signed(self, text: str, signature: bytes) -> bool:
+        """Whether the signature is this account's."""
+        try:
+            self._key.public_key().verify(signature, text.encode(), padding.PKCS1v15(), hashes.SHA256())
+        except InvalidSignature:
+            return False
+        return True
+
+
 @dataclass(frozen=True)
 class StoredObject:
     content: bytes
@@ -91,9 +130,17 @@ class _Refused(Exception):
 class StrictGcs:
     """The server; use it as a context manager."""
 
-    def __init__(self, *buckets: str, latency: float = 0.0) -> None:
-        """`latency` is how many seconds each request takes longer, as on a real network."""
+    def __init__(
+        self, *buckets: str, latency: float = 0.0, bytes_per_second: float = 0.0, account: Account | None = None
+    ) -> None:
+        """`latency` is how many seconds each request takes longer, as on a real network.
+
+        `bytes_per_second` is what one connection brings, 0 for as much as it can.
+        """
         self.latency = latency
+        self.bytes_per_second = bytes_per_second
+        self.account = account
+        self._token = uuid4().hex
         self.requests: list[str] = []
         """Method and path of all requests, in the order of their beginning."""
         self._buckets: dict[str, dict[str, StoredObject]] = {name: {} for name in buckets}
@@ -107,6 +154,10 @@ class StrictGcs:
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.gcs = self
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def now(self) -> datetime:
+        """The server's clock; a test may put it forward."""
+        return datetime.now(UTC)
 
     @property
     def url(self) -> str:
@@ -190,6 +241,12 @@ class StrictGcs:
 
     def _route(self, request: _Request, *, spoiled: str) -> _Answer:
         method, path, query = request.method, request.path, request.query
+        if path == "/token" and method == "POST":
+            return self._log_in(request)
+        if "X-Goog-Signature" in query and method == "GET":
+            return self._signed(request)
+        if self.account is not None and request.headers.get("authorization") != f"Bearer {self._token}":
+            raise _Refused(401, "Anonymous caller does not have storage access.")
         if upload := re.fullmatch(r"(?:/resumable)?/upload/storage/v1/b/([^/]+)/o", path):
             bucket = unquote(upload[1])
             if method == "POST":
@@ -223,6 +280,40 @@ class StrictGcs:
             if method == "PATCH":
                 return self._patch(bucket, name, query, request.json())
         raise _Refused(501, f"{method} {path} is not what this server does")
+
+    def _log_in(self, request: _Request) -> _Answer:
+        head, claims, signature = dict(parse_qsl(request.body.decode()))["assertion"].split(".")
+        account, said = self.account, json.loads(_unpadded(claims))
+        if (
+            account is None
+            or said["iss"] != account.email
+            or not account.has_signed(f"{head}.{claims}", _unpadded(signature))
+        ):
+            raise _Refused(401, "there is no such account")
+        return _json(200, {"access_token": self._token, "expires_in": 3600, "token_type": "Bearer"})
+
+    def _signed(self, request: _Request) -> _Answer:
+        """What a link of version 4 leads to (https://cloud.google.com/storage/docs/authentication/signatures)."""
+        query = dict(request.query)
+        signature = bytes.fromhex(query.pop("X-Goog-Signature"))
+        credential, _, scope = query["X-Goog-Credential"].partition("/")
+        wanted = "&".join(f"{quote(name, safe='~')}={quote(value, safe='~')}" for name, value in sorted(query.items()))
+        names = query["X-Goog-SignedHeaders"].split(";")
+        headers = "".join(f"{name}:{request.headers.get(name, '')}\n" for name in names)
+        canonical = "\n".join(("GET", request.path, wanted, headers, ";".join(names), "UNSIGNED-PAYLOAD"))
+        begun = query["X-Goog-Date"]
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        text = "\n".join(("GOOG4-RSA-SHA256", begun, scope, digest))
+        if self.account is None or credential != self.account.email or not self.account.has_signed(text, signature):
+            raise _Refused(403, "SignatureDoesNotMatch")
+        since = datetime.strptime(begun, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        if self.now() > since + timedelta(seconds=int(query["X-Goog-Expires"])):
+            raise _Refused(400, "ExpiredToken")
+        _, bucket, name = request.path.split("/", 2)
+        answer = self._get(unquote(bucket), unquote(name), replace(request, query={"alt": "media"}))
+        said = {"Content-Disposition": "response-content-disposition", "Content-Type": "response-content-type"}
+        instead = {header: query[asked] for header, asked in said.items() if asked in query}
+        return replace(answer, headers={**answer.headers, **instead})
 
     def _objects_of(self, bucket: str) -> dict[str, StoredObject]:
         if bucket not in self._buckets:
@@ -453,7 +544,7 @@ class StrictGcs:
         wanted: Iterable[Mapping[str, Any]] = body.get("sourceObjects", [])
         for source in wanted:
             found = self._objects_of(bucket).get(source["name"])
-            if found is None or str(source.get("generation", found.generation)) != str(found.generation):
+            if found is None or str(source.get("generation") or found.generation) != str(found.generation):
                 raise _Refused(404, f"No such object: {bucket}/{source['name']}")
             conditions = source.get("objectPreconditions", {})
             self._check_preconditions(found, {key: str(value) for key, value in conditions.items()})
@@ -525,7 +616,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(max(0, min(fault.bytes, length) - len(head)))
             self._reset()
             return
+        began = time.monotonic()
         body = head + self.rfile.read(length - len(head))
+        if gcs.bytes_per_second:
+            time.sleep(max(0.0, length / gcs.bytes_per_second - (time.monotonic() - began)))
         if len(body) < length:
             self.close_connection = True
             return
@@ -568,6 +662,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
+
+
+def _unpadded(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _json(status: int, body: Mapping[str, Any]) -> _Answer:

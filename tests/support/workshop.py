@@ -21,6 +21,7 @@ from ember_build.builder import Builder
 from ember_build.github import GitHub
 from ember_build.local import LocalBuilder
 from ember_build.local_toolchain import Toolchain
+from lookit_ops.definitions import defs
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.platform import Platform
@@ -128,6 +129,17 @@ class Workshop:
     def instance(self) -> dg.DagsterInstance:
         """Where all runs of this workshop are kept."""
         return dg.DagsterInstance.ephemeral()
+
+    def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
+        """Evaluate a sensor as the daemon does, on this workshop's parts."""
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            resources={"platform": self.platform},
+            definitions=defs,
+            cursor=cursor,
+        )
+        with context:
+            return sensor.evaluate_tick(context)
 
     def close(self) -> None:
         """Let go of what was opened; the engine is the test's."""

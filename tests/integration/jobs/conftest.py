@@ -1,4 +1,4 @@
-"""The workshop: a platform for tests of whole jobs."""
+"""The workshop and the reels: platforms for tests of whole jobs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from lookit_ops.demo.github_server import GitHubServer
 from tests.support.faulty_github import Faults
+from tests.support.reels import Reels
 from tests.support.site import Site
 from tests.support.workshop import REPOSITORY, Workshop, player
 
@@ -25,3 +26,10 @@ def workshop(tmp_path: Path, site: Site, engine: Engine, github_faults: Faults) 
         workshop = Workshop(tmp_path / "workshop", site, engine, server)
         yield workshop
         workshop.close()
+
+
+@pytest.fixture
+def reels(tmp_path: Path, site: Site, engine: Engine) -> Iterator[Reels]:
+    reels = Reels(tmp_path / "reels", site, engine)
+    yield reels
+    reels.close()

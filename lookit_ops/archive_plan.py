@@ -1,0 +1,118 @@
+"""What goes into an archive: the person's videos as the bucket has them now, what is missing, and its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from domain.errors import InvalidRequest
+from domain.exports.archive_name import MANIFEST_NAME, archive_key, member_names
+from domain.exports.keys import prefixes_of
+from domain.exports.ledger import ArchiveClaim, ArchiveFacts, MissingVideo
+from domain.exports.manifest import ManifestRow, manifest_csv
+from domain.exports.selection import Basis, SelectedVideo, select_videos
+from domain.models import Study, User
+from lookit_ops.platform import Platform
+from lookit_ops.storage.videos import ListedVideo
+from lookit_ops.zip_stream import Member
+
+NOT_LISTED = "the bucket of videos did not have it when the archive was made"
+GONE_BEFORE = "the catalogue had found it gone from the bucket of videos before"
+_MANIFEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+"""Always the same: two archives of the same videos are the same bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVideo:
+    """A video that goes in: as the database and as the bucket knows it, and its name in the archive."""
+
+    selected: SelectedVideo
+    listed: ListedVideo
+    name: str
+
+    @property
+    def member(self) -> Member:
+        """What the zip is told of it."""
+        return Member(self.name, self.listed.size_bytes, self.selected.recorded_at)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivePlan:
+    """One archive, by its name: the videos by the time of their recording, and those that should be there and are not.
+
+    New recordings come last, so that an archive of more videos begins like that of fewer.
+    """
+
+    archive_key: str
+    videos: tuple[PlannedVideo, ...]
+    missing: tuple[tuple[SelectedVideo, str], ...]
+    without_permission: int
+    without_consent: int
+    basis: Basis
+
+    @property
+    def video_bytes(self) -> int:
+        """What is to be read."""
+        return sum(video.listed.size_bytes for video in self.videos)
+
+    def manifest(self, sha256: Mapping[str, str]) -> tuple[Member, bytes]:
+        """The list inside, given the SHA-256 of each video by its name in the archive."""
+        rows = [
+            ManifestRow.included(
+                video.selected,
+                name=video.name,
+                size_bytes=video.listed.size_bytes,
+                etag=video.listed.etag,
+                sha256=sha256[video.name],
+            )
+            for video in self.videos
+        ]
+        contents = manifest_csv([*rows, *(ManifestRow.missing(video, reason) for video, reason in self.missing)])
+        return Member(MANIFEST_NAME, len(contents), _MANIFEST_TIME), contents
+
+    def facts(self, archive_bytes: int, *, was_there: bool) -> ArchiveFacts:
+        """What the ledger is told once the archive is there."""
+        return ArchiveFacts(
+            archive_key=self.archive_key,
+            archive_bytes=archive_bytes,
+            video_count=len(self.videos),
+            missing=tuple(MissingVideo(video.object_key, reason) for video, reason in self.missing),
+            without_permission=self.without_permission,
+            without_consent=self.without_consent,
+            basis=self.basis,
+            was_there=was_there,
+        )
+
+
+def plan_archive(platform: Platform, claim: ArchiveClaim) -> ArchivePlan:
+    """Select the person's videos and list the bucket. Raises InvalidRequest or PermissionDenied if nothing is left."""
+    with platform.sessions.begin() as session:
+        study, user = session.get_one(Study, claim.study_id), session.get_one(User, claim.requested_by_id)
+        selection = select_videos(session, user, study, claim.kind, claim.name_contains)
+    listed = {video.key: video for prefix in prefixes_of(claim.study_uuid) for video in platform.videos.videos(prefix)}
+    found = [video for video in selection.videos if video.object_key in listed]
+    absent = [(video, NOT_LISTED) for video in selection.videos if video.object_key not in listed]
+    gone = [(video, GONE_BEFORE) for video in selection.gone]
+    if not found:
+        raise InvalidRequest(
+            f"none of the {len(selection.videos)} videos that the catalogue has of {claim.study_name!r} is in"
+            f" {platform.videos.name}; the operator should look at the bucket, and run `lookit-ops videos catalogue`"
+        )
+    names = member_names(video.object_key for video in found)
+    videos = [PlannedVideo(video, listed[video.object_key], names[video.object_key]) for video in found]
+    videos.sort(key=lambda video: (video.selected.recorded_at, video.selected.object_key))
+    missing = tuple(sorted([*absent, *gone], key=lambda pair: pair[0].object_key))
+    return ArchivePlan(
+        archive_key=archive_key(
+            claim.study_uuid,
+            claim.kind,
+            [(video.listed.key, video.listed.etag) for video in videos],
+            [video.object_key for video, _ in missing],
+        ),
+        videos=tuple(videos),
+        missing=missing,
+        without_permission=selection.without_permission,
+        without_consent=selection.without_consent,
+        basis=selection.basis(found),
+    )

@@ -1,0 +1,81 @@
+"""The asset `video_catalogue`: the table of videos, compared with the bucket every night."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from domain.errors import InvalidRequest
+from domain.exports.catalogue import CatalogueReport
+from lookit_ops.platform import Platform
+from lookit_ops.storage.experiments import StorageError
+from lookit_ops.video_catalogue import refresh_catalogue, without_row
+
+EVERY_VIDEO_HAS_A_ROW = "every_video_has_a_row"
+
+
+def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
+    """What the asset's page tells of one comparison."""
+    lines = [
+        f"- **{finding}**: {found.count}, as `{'`, `'.join(found.examples)}`"
+        for finding, found in report.without_row.items()
+    ]
+    return {
+        "bucket": bucket,
+        "listed": report.listed,
+        "added": report.added,
+        "changed": report.changed,
+        "came back": report.returned,
+        "gone": report.gone.count,
+        "gone, for example": ", ".join(report.gone.examples),
+        "without row": without_row(report),
+        "objects without a row": dg.MetadataValue.md("\n".join(lines) or "none"),
+    }
+
+
+@dg.asset(
+    name="video_catalogue",
+    description="The table of videos, brought up to date from a listing of the bucket. What no row can be made for is"
+    " reported, never guessed; if implausibly many videos are gone, nothing is changed.",
+    group_name="videos",
+    kinds={"table"},
+    required_resource_keys={"platform"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            EVERY_VIDEO_HAS_A_ROW,
+            asset="video_catalogue",
+            description="Warns of objects in the bucket that are nobody's test and belong to no known response.",
+        )
+    ],
+)
+def video_catalogue_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    platform: Platform = context.resources.platform
+    try:
+        report = refresh_catalogue(platform)
+    except (InvalidRequest, StorageError) as error:
+        raise dg.Failure(platform.redact(str(error)), allow_retries=False) from None
+    count = without_row(report)
+    found = facts(platform.videos.name, report)
+    return dg.MaterializeResult(
+        metadata=found,
+        check_results=[
+            dg.AssetCheckResult(
+                passed=count == 0,
+                check_name=EVERY_VIDEO_HAS_A_ROW,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=f"{count} objects of {report.listed} have no row" if count else "every video has a row",
+                metadata={"objects without a row": found["objects without a row"]},
+            )
+        ],
+    )
+
+
+refresh_video_catalogue = dg.define_asset_job(
+    "refresh_video_catalogue",
+    selection=[video_catalogue_asset],
+    description="Compare the table of videos with the bucket.",
+    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": 3600},
+)

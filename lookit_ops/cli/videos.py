@@ -1,0 +1,173 @@
+"""`lookit-ops videos`: ask for archives of videos, get links to them, look at the requests, list the bucket."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from sqlalchemy import select
+
+from domain.errors import InvalidRequest
+from domain.find import find_study, find_user
+from domain.models import ArchiveKind, ArchiveRequest, RequestStatus, Study, User
+from lookit_ops.cli.options import LARGEST_ID, MOST_ROWS, Acting, Json, StudyName, platform
+from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
+from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
+
+app = typer.Typer(help="Videos: zip them, get a link, list the requests, catalogue the bucket.", no_args_is_help=True)
+
+IN_JSON = (
+    *("id", "kind", "name_contains", "status", "attempt", "requested_at", "next_attempt_at", "finished_at", "run_id"),
+    *("archive_key", "archive_bytes", "video_count", "missing_count", "excluded_count", "error_code", "error"),
+)
+"""The columns of a request that scripts get."""
+
+RequestId = Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="Id of the archive request.")]
+
+
+@app.command("zip")
+def zip_videos(
+    study: StudyName,
+    acting: Acting,
+    kind: Annotated[
+        ArchiveKind, typer.Option(help="Consent footage, or all videos of responses whose consent is accepted.")
+    ] = ArchiveKind.CONSENT,
+    name_contains: Annotated[str, typer.Option(help="Only videos whose object name contains this.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Make it here and now, and print the link.")] = False,
+    json: Json = False,
+) -> None:
+    """Ask for a zip of a study's videos; the job `build_zipfile_of_videos` makes it, or this command with --wait."""
+    outside = platform()
+    with outside.sessions.begin() as session:
+        found, user = find_study(session, study), find_user(session, acting)
+    origin = "through the command line"
+    request_id = outside.archive_ledger.request(found.id, user.id, kind, name_contains, origin=origin)
+    if not wait:
+        if json:
+            as_json({"request_id": request_id})
+            return
+        console.print(f"Archive request {request_id}: {kind.value} videos of {plain(found.name)}.", soft_wrap=True)
+        _say_how_to_run(request_id)
+        return
+    from lookit_ops.foreground import run_archive
+
+    run_archive(outside, request_id, None if json else console)
+    link(request_id, acting, json=json)
+
+
+def _say_how_to_run(request_id: int) -> None:
+    console.print(
+        "Nothing runs queued requests by itself yet: launch the job build_zipfile_of_videos in Dagster with"
+        f" `request_id: {request_id}`.",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def link(request_id: RequestId, acting: Acting, json: Json = False) -> None:
+    """Make a new link to an archive that is there already; the study's log records it."""
+    outside = platform()
+    with outside.sessions.begin() as session:
+        user = find_user(session, acting)
+    offer = outside.archive_ledger.link(request_id, user.id, origin="through the command line")
+    download = outside.download(offer)
+    if download is None:
+        raise InvalidRequest(
+            f"the archive of request {request_id} is no longer in {outside.archives.name}; ask for it again with"
+            f" `lookit-ops videos zip {offer.study_uuid} --kind {offer.kind.value}`"
+        )
+    if json:
+        as_json(
+            {"request_id": request_id, "url": download.url, "bytes": offer.archive_bytes, "minutes": download.minutes}
+        )
+        return
+    console.print(
+        f"{plain(offer.file_name)}, {offer.archive_bytes / 1e6:,.1f} MB, for the next {download.minutes} minutes and"
+        " for anyone who has this link:",
+        soft_wrap=True,
+    )
+    print(download.url)  # noqa: T201 - rich would wrap it
+
+
+@app.command("list")
+def list_archives(
+    json: Json = False,
+    status: Annotated[str, typer.Option(help="Only requests with this status.")] = "",
+    last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many requests, the newest.")] = 20,
+) -> None:
+    """List archive requests, newest first."""
+    if status and status not in set(RequestStatus):
+        raise InvalidRequest(f"there is no status {status!r}; there are {', '.join(RequestStatus)}")
+    query = (
+        select(ArchiveRequest, Study.name, User.email)
+        .join(Study, Study.id == ArchiveRequest.study_id)
+        .join(User, User.id == ArchiveRequest.requested_by_id)
+        .order_by(ArchiveRequest.id.desc())
+        .limit(last)
+    )
+    if status:
+        query = query.where(ArchiveRequest.status == status)
+    with platform().sessions.begin() as session:
+        found = [(row, name, email) for row, name, email in session.execute(query)]
+    if json:
+        as_json(
+            [
+                {**{name: getattr(row, name) for name in IN_JSON}, "study": study, "requested_by": email}
+                for row, study, email in found
+            ]
+        )
+        return
+    rows = [
+        (
+            str(row.id),
+            plain(name),
+            plain(row.kind + (f", {row.name_contains}" if row.name_contains else "")),
+            coloured(row.status),
+            plain(email),
+            when(row.requested_at),
+            plain(row.error or _size(row) or row.error_code or ""),
+        )
+        for row, name, email in found
+    ]
+    table(
+        f"{len(rows)} archive requests",
+        ("id", "study", "videos", "status", "asked for by", "at (UTC)", "what is in it, or what went wrong"),
+        rows,
+    )
+    if queued := [row.id for row, _name, _email in found if row.status == RequestStatus.QUEUED]:
+        _say_how_to_run(min(queued))
+
+
+@app.command()
+def catalogue(
+    study: Annotated[str, typer.Option(help="UUID or name: only the videos of this study.")] = "",
+    plausible_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the rows that may be marked as gone; 1 believes everything.")
+    ] = PLAUSIBLE_SHARE,
+    json: Json = False,
+) -> None:
+    """Bring the table of videos up to date from the bucket, and say what has no row and what is gone."""
+    outside = platform()
+    with outside.sessions.begin() as session:
+        found = find_study(session, study) if study else None
+    report = refresh_catalogue(outside, found, plausible_share=plausible_share)
+    if json:
+        as_json(asdict(report))
+        return
+    console.print(
+        f"{report.listed} objects in {plain(outside.videos.name)}: {report.added} videos are new, {report.changed}"
+        f" changed, {report.returned} came back, {report.gone.count} are gone.",
+        soft_wrap=True,
+    )
+    rows = [("gone", report.gone), *((finding.value, found) for finding, found in report.without_row.items())]
+    shown = [(what, str(found.count), plain("\n".join(found.examples))) for what, found in rows if found.count]
+    if shown:
+        table("What to look at", ("why", "how many", "for example"), shown)
+
+
+def _size(row: ArchiveRequest) -> str:
+    if row.archive_bytes is None:
+        return ""
+    missing = f", {row.missing_count} missing" if row.missing_count else ""
+    return f"{row.video_count} videos, {row.archive_bytes / 1e6:,.1f} MB{missing}"

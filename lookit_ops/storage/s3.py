@@ -1,0 +1,159 @@
+"""The bucket of study videos in Amazon S3, or on a server that speaks its protocol.
+
+Every read names the ETag of the listing, so that a video that was replaced is refused and not mixed with the old one.
+Import this module only where the bucket is used: Amazon's library takes a second to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore import UNSIGNED
+from botocore.client import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from urllib3.exceptions import HTTPError
+
+from domain.exports.keys import bare_etag
+from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.videos import BLOCK_BYTES, ListedVideo, VideoChanged
+
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 60.0
+"""Seconds without a byte after which a connection counts as broken."""
+ATTEMPTS = 4
+"""How often Amazon's client makes a request whose answer has not begun."""
+MOST_CONNECTIONS = 32
+_GONE = frozenset({"NoSuchKey", "404", "NotFound"})
+_CHANGED = frozenset({"PreconditionFailed", "412", "InvalidRange", "416"})
+_REFUSED = frozenset(
+    {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Access:
+    """Whose credentials are used, and against which server."""
+
+    region: str = ""
+    endpoint: str = ""
+    """Base URL of a server that speaks S3; empty: Amazon's own."""
+    access_key_id: str = ""
+    """Empty: what Amazon's library finds, in the environment, in `~/.aws` or on its own machines."""
+    secret_access_key: str = ""
+    anonymous: bool = False
+    read_timeout: float = READ_TIMEOUT
+    attempts: int = ATTEMPTS
+
+    def connect(self) -> Any:
+        """A client for many threads; close it after use. Raises StorageError."""
+        config = Config(
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=self.read_timeout,
+            retries={"mode": "standard", "total_max_attempts": self.attempts},
+            max_pool_connections=MOST_CONNECTIONS,
+            # Checksums would be of whole objects, and we read on from the middle: ETag and length are what we check.
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if self.endpoint else "auto"},
+            signature_version=UNSIGNED if self.anonymous else "s3v4",
+        )
+        try:
+            return boto3.session.Session().client(
+                "s3",
+                region_name=self.region or ("us-east-1" if self.endpoint else None),
+                endpoint_url=self.endpoint or None,
+                aws_access_key_id=self.access_key_id or None,
+                aws_secret_access_key=self.secret_access_key or None,
+                config=config,
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise StorageError(f"S3 cannot be used: {error}; check the settings of the videos' bucket") from error
+
+
+class S3VideoBucket:
+    """A bucket of S3. Safe for many threads."""
+
+    def __init__(self, bucket: str, access: S3Access | None = None) -> None:
+        """Raises StorageError if the settings cannot be used at all; whether the bucket is there shows later."""
+        self._bucket = bucket
+        self._client = (access or S3Access()).connect()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    @property
+    def name(self) -> str:
+        """The bucket's address."""
+        return f"s3://{self._bucket}"
+
+    def videos(self, prefix: str = "") -> Iterator[ListedVideo]:
+        """See `VideoBucket.videos`."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        try:
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield ListedVideo(
+                        key=item["Key"],
+                        size_bytes=item["Size"],
+                        etag=bare_etag(item["ETag"]),
+                        updated_at=item["LastModified"],
+                    )
+        except (ClientError, BotoCoreError, HTTPError, OSError) as error:
+            raise self._translated(f"the listing of {prefix!r}", error) from error
+
+    def blocks(self, video: ListedVideo, offset: int) -> Iterator[bytes]:
+        """See `VideoBucket.blocks`."""
+        asked: dict[str, Any] = {"Range": f"bytes={offset}-"} if offset else {}
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=video.key, IfMatch=f'"{video.etag}"', **asked)
+            body = answer["Body"]
+            try:
+                self._check(video, offset, answer)
+                # Not through iter_chunks, which would raise at the end of a read that stopped short, and lose the rest.
+                while block := body.read(BLOCK_BYTES):
+                    yield block
+            finally:
+                body.close()
+        except (ClientError, BotoCoreError, HTTPError, OSError) as error:
+            raise self._translated(video.key, error) from error
+
+    def _check(self, video: ListedVideo, offset: int, answer: dict[str, Any]) -> None:
+        """Whether the answer is the part of the object that was asked for. Raises VideoChanged or StorageError."""
+        length, total = answer["ContentLength"], offset + answer["ContentLength"]
+        begins = int(answer["ContentRange"].split()[1].split("-")[0]) if "ContentRange" in answer else 0
+        if begins != offset:
+            raise StorageError(f"{self.name} was asked for {video.key} from byte {offset} on, and began at {begins}")
+        if bare_etag(answer["ETag"]) != video.etag or total != video.size_bytes:
+            raise VideoChanged(
+                f"{video.key} in {self.name} has {total} bytes and the ETag {bare_etag(answer['ETag'])!r}, and had"
+                f" {video.size_bytes} and {video.etag!r} when it was listed ({length} bytes from {offset} on)"
+            )
+
+    def _translated(self, what: str, error: Exception) -> StorageError:
+        """Our error for Amazon's."""
+        if isinstance(error, NoCredentialsError):
+            return StorageError(
+                f"there are no credentials for {self.name}: set LOOKIT_VIDEOS_ACCESS_KEY_ID and"
+                " LOOKIT_VIDEOS_SECRET_ACCESS_KEY, or give this machine some as Amazon's tools do"
+            )
+        if isinstance(error, ClientError):
+            said = error.response.get("Error", {})
+            code, text = str(said.get("Code", "")), " ".join(str(said.get("Message", "")).split())[:300]
+            if code in _GONE:
+                return VideoChanged(f"{what} is no longer in {self.name}")
+            if code in _CHANGED:
+                return VideoChanged(f"{what} in {self.name} was changed since it was listed")
+            if code == "NoSuchBucket":
+                return StorageError(f"there is no bucket {self.name}; check LOOKIT_VIDEOS_BUCKET")
+            if code in _REFUSED:
+                return StorageError(
+                    f"{self.name} does not let these credentials read {what}: {code} {text}; check the account and its"
+                    " rights on the bucket"
+                )
+            return StorageError(f"{self.name} failed at {what}: {code} {text}")
+        return StorageError(
+            f"{self.name} failed at {what}: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        )

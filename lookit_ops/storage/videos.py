@@ -1,0 +1,99 @@
+"""The port to the bucket of study videos: list them, and read one as it was listed.
+
+StorageError
+└── VideoChanged   the video is no longer the one of the listing: gone, replaced, or of another length
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+from lookit_ops.storage.experiments import StorageError
+
+BLOCK_BYTES = 2**20
+"""The most that `blocks` gives at once."""
+MOST_FAILURES = 6
+"""How often in a row a video may fail to give another byte before its reader gives up."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
+"""Seconds before a video is read on; they double with each failure in a row."""
+
+
+class VideoChanged(StorageError):
+    """The video is not, or no longer, what the listing said; list again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedVideo:
+    """An object of the bucket. The ETag is without its quotation marks; it is another one when the bytes are others."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    updated_at: datetime
+    """In UTC."""
+
+
+@runtime_checkable
+class VideoBucket(Protocol):
+    """Where the recorder puts videos. Nothing here writes to it; all methods raise StorageError."""
+
+    @property
+    def name(self) -> str:
+        """What people call this bucket."""
+        ...
+
+    def videos(self, prefix: str = "") -> Iterator[ListedVideo]:
+        """All objects whose key begins with these characters, by key."""
+        ...
+
+    def blocks(self, video: ListedVideo, offset: int) -> Iterator[bytes]:
+        """The bytes of the video from `offset` on, once: what breaks off raises StorageError, or just ends.
+
+        Raises VideoChanged if the object is gone or no longer has the ETag of the listing.
+        """
+        ...
+
+
+def read_video(
+    bucket: VideoBucket,
+    video: ListedVideo,
+    *,
+    check: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[bytes]:
+    """All bytes of the video, exactly as many as the listing said; read on where a read breaks off.
+
+    `check` is asked before each block and after each pause, and may raise. Raises VideoChanged, or StorageError when
+    the video gives no more bytes after MOST_FAILURES attempts.
+    """
+    at = failures = 0
+    while True:
+        trouble: StorageError | None = None
+        try:
+            for block in bucket.blocks(video, at):
+                check()
+                at += len(block)
+                if at > video.size_bytes:
+                    raise VideoChanged(
+                        f"{video.key} in {bucket.name} is longer than the {video.size_bytes} bytes of its listing"
+                    )
+                failures = 0
+                yield block
+        except VideoChanged:
+            raise
+        except StorageError as error:
+            trouble = error
+        if at == video.size_bytes and trouble is None:
+            return
+        failures += 1
+        if failures >= MOST_FAILURES:
+            raise StorageError(
+                f"{video.key} in {bucket.name} cannot be read beyond byte {at} of {video.size_bytes}: "
+                + (str(trouble) if trouble else "the connection ends there")
+            ) from trouble
+        sleep(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))
+        check()

@@ -1,0 +1,158 @@
+"""The zip format in pieces: members in parts that can be written apart, and the directory that makes a zip of them.
+
+Members are stored, not deflated: video does not get smaller. What a part will hold is known before a byte of it is, to
+the byte, so parts can be sent at the same time and joined at the end. The same members give the same bytes. The format
+itself is the standard library's `zipfile`, writing to a place that cannot be wound back (ADR 9).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zipfile import ZIP64_LIMIT, ZIP_STORED, ZipFile, ZipInfo
+
+PART_BYTES = 32 * 2**20
+"""A part is closed by the member with which it reaches this."""
+MOST_MEMBERS = 256
+"""Members in a part: thousands of small ones are to be read several at a time, too."""
+
+_EARLIEST, _LATEST = datetime(1980, 1, 1, tzinfo=UTC), datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC)
+"""What a zip can say of times."""
+_MODE = 0o100644
+_UNIX = 3
+_HEADER, _HEADER_ZIP64, _DESCRIPTOR, _DESCRIPTOR_ZIP64 = 30, 20, 16, 24
+_HAS_DESCRIPTOR = 0x08
+_ALMOST = 1.05
+"""`zipfile` takes Zip64 from this close to the limit: what is compressed may get longer."""
+
+
+class WrongLength(Exception):
+    """A member gave more or fewer bytes than it had been said to have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of the archive. `name` is ASCII; `modified_at` is kept in UTC, to two seconds."""
+
+    name: str
+    size_bytes: int
+    modified_at: datetime
+
+    @property
+    def needs_zip64(self) -> bool:
+        """Whether its length needs more than the 32 bits of the first format."""
+        return self.size_bytes * _ALMOST > ZIP64_LIMIT
+
+    @property
+    def encoded_bytes(self) -> int:
+        """What it takes in a part: header, name, contents, and the descriptor behind them."""
+        overhead = _HEADER + _DESCRIPTOR
+        if self.needs_zip64:
+            overhead = _HEADER + _HEADER_ZIP64 + _DESCRIPTOR_ZIP64
+        return overhead + len(self.name.encode()) + self.size_bytes
+
+    def info(self) -> ZipInfo:
+        """What `zipfile` calls it."""
+        at = min(max(self.modified_at.astimezone(UTC), _EARLIEST), _LATEST)
+        info = ZipInfo(self.name, (at.year, at.month, at.day, at.hour, at.minute, at.second))
+        info.compress_type = ZIP_STORED
+        info.create_system, info.external_attr = _UNIX, _MODE << 16
+        info.file_size = self.size_bytes
+        return info
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A member that has gone through, and where in its part it begins."""
+
+    member: Member
+    offset: int
+    crc32: int
+    sha256: str
+
+
+def cut(
+    members: Iterable[Member], part_bytes: int = PART_BYTES, most_members: int = MOST_MEMBERS
+) -> list[list[Member]]:
+    """The members in parts, in their order. What comes behind a part does not change it."""
+    parts: list[list[Member]] = []
+    size = part_bytes
+    for member in members:
+        if size >= part_bytes or len(parts[-1]) >= most_members:
+            parts.append([])
+            size = 0
+        parts[-1].append(member)
+        size += member.encoded_bytes
+    return parts
+
+
+def part_blocks(
+    members: Sequence[Member], read: Callable[[Member], Iterator[bytes]], done: Callable[[Written], None]
+) -> Iterator[bytes]:
+    """The bytes of a part, of exactly the sum of `encoded_bytes`; `done` hears of each member once it is through.
+
+    `read` gives the contents of a member in blocks. Raises WrongLength, and whatever `read` raises.
+    """
+    sink = _Sink()
+    archive = ZipFile(sink, "w", ZIP_STORED)  # never closed: its directory is not wanted
+    for member in members:
+        info, sha256, length = member.info(), hashlib.sha256(), 0
+        with archive.open(info, "w") as file:
+            for block in read(member):
+                length += len(block)
+                if length > member.size_bytes:
+                    break
+                sha256.update(block)
+                file.write(block)
+                yield from sink.take()
+        if length != member.size_bytes:
+            raise WrongLength(f"{member.name} should have {member.size_bytes} bytes, and it gave {length}")
+        yield from sink.take()
+        done(Written(member, info.header_offset, info.CRC, sha256.hexdigest()))
+
+
+def end_blocks(written: Iterable[tuple[int, Written]], last: Member, contents: bytes) -> bytes:
+    """What comes behind all parts: one more member, and the directory of all.
+
+    `written` has each member with the position at which its part begins, in the order of the parts.
+    """
+    infos, position = [], 0
+    for begin, item in written:
+        info = item.member.info()
+        info.compress_size, info.CRC, info.header_offset = info.file_size, item.crc32, begin + item.offset
+        info.flag_bits = _HAS_DESCRIPTOR
+        infos.append(info)
+        position = info.header_offset + item.member.encoded_bytes
+    sink = _Sink(position)
+    with ZipFile(sink, "w", ZIP_STORED) as archive:
+        archive.filelist.extend(infos)
+        archive.writestr(last.info(), contents)
+    return b"".join(sink.take())
+
+
+class _Sink:
+    """What `zipfile` writes to: it knows where it is and cannot go back."""
+
+    def __init__(self, position: int = 0) -> None:
+        self._position = position
+        self._blocks: list[bytes] = []
+
+    def write(self, block: bytes, /) -> int:
+        self._position += len(block)
+        self._blocks.append(block)
+        return len(block)
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def close(self) -> None:
+        """`zipfile` closes only what it has opened itself."""
+
+    def take(self) -> list[bytes]:
+        blocks, self._blocks = self._blocks, []
+        return blocks

@@ -1,0 +1,102 @@
+"""`lookit-ops videos`: zip, link, list and catalogue, as a person at a terminal meets them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from tests.integration.cli.conftest import Shown
+from tests.support.footage import Footage
+from tests.support.reels import opened
+from tests.support.site import Site
+
+ADMIN, STRANGER = "study_admin@example.org", "stranger@example.org"
+Run = Callable[..., Shown]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def key(site: Site, home: Path) -> str:
+    """A video of an accepted response, in the database and in the folder."""
+    footage = Footage(site)
+    key = footage.video(footage.response("accepted"))
+    folder = home / "videos" / "development"
+    folder.mkdir(parents=True)
+    (folder / key).write_bytes(b"moving pictures")
+    return key
+
+
+def test_zip_asks_and_list_shows_it(key: str, run: Run) -> None:
+    assert (
+        "Archive request 1: all videos of Apples and oranges"
+        in run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all").out
+    )
+    (row,) = json.loads(run("videos", "list", "--json").out)
+    assert (row["status"], row["kind"], row["requested_by"]) == ("queued", "all", ADMIN)
+    assert "request_id: 1" in run("videos", "list").out
+
+
+def test_zip_that_waits_prints_a_link_to_the_archive(key: str, run: Run, home: Path) -> None:
+    shown = run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all", "--wait")
+    assert shown.status == 0, shown.err
+    link = urlsplit(shown.out.split()[-1])
+    assert link.netloc == "localhost:8003"
+    archive = home / "archives" / "development" / unquote(link.path[1:])
+    assert opened(archive.read_bytes())[0] == {key: b"moving pictures"}
+    assert "1 videos" in run("videos", "list").out
+    again = json.loads(run("videos", "link", "1", "--as", ADMIN, "--json").out)
+    assert (again["minutes"], again["bytes"]) == (30, archive.stat().st_size)
+
+
+def test_a_link_is_refused_to_others_and_when_the_archive_is_gone(key: str, run: Run, home: Path) -> None:
+    run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all", "--wait")
+    refused = run("videos", "link", "1", "--as", STRANGER)
+    assert (refused.status, refused.out) == (1, "")
+    assert "lacks studies.view_study_responses" in refused.err
+    for archive in (home / "archives" / "development").glob("*/*.zip"):
+        archive.unlink()
+    gone = run("videos", "link", "1", "--as", ADMIN)
+    assert gone.status == 1
+    assert "ask for it again with `lookit-ops videos zip" in gone.err
+
+
+def test_what_waits_and_fails_says_why(key: str, run: Run, home: Path) -> None:
+    (home / "videos" / "development" / key).unlink()
+    shown = run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all", "--wait")
+    assert shown.status == 1
+    assert "none of the 1 videos" in shown.err
+    assert run("videos", "zip", "Apples and oranges", "--as", STRANGER).status == 1
+
+
+def test_the_catalogue_tells_what_is_new_and_what_has_no_row(key: str, site: Site, run: Run, home: Path) -> None:
+    footage = Footage(site)
+    folder = home / "videos" / "development"
+    new = footage.key(footage.response("pending"))
+    for name in (new, "holiday.mp4"):
+        (folder / name).write_bytes(b"x")
+    shown = run("videos", "catalogue")
+    assert "3 objects" in shown.out
+    assert "1 videos are new" in shown.out
+    assert "holiday.mp4" in shown.out
+    assert set(footage.videos()) == {key, new}
+    report = json.loads(run("videos", "catalogue", "--study", "Apples and oranges", "--json").out)
+    assert (report["listed"], report["added"]) == (2, 0)
+
+
+def test_an_implausible_listing_changes_nothing(site: Site, run: Run, home: Path) -> None:
+    footage = Footage(site)
+    footage.many(4, 2)
+    shown = run("videos", "catalogue")
+    assert shown.status == 1
+    assert "8 of 8 videos of the catalogue are not in the listing" in shown.err
+    assert all(video.gone_at is None for video in footage.videos().values())
+    assert run("videos", "catalogue", "--plausible-share", "1").status == 0
+    assert all(video.gone_at for video in footage.videos().values())

@@ -1,0 +1,163 @@
+"""The job `build_zipfile_of_videos` on real parts: from the request to a mail with a link that works."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import urllib.request
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+
+import dagster as dg
+
+from domain.models import ArchiveKind, RequestStatus
+from lookit_ops.archive_server import ArchiveServer
+from lookit_ops.storage.local_archives import LocalArchiveBucket
+from tests.integration.jobs.test_build_experiment import metadata_of, what_failed
+from tests.support.reels import Reels, opened
+
+
+def mails_of(reels: Reels) -> list[EmailMessage]:
+    files = sorted(reels.platform.settings.mails.glob("*.eml"))
+    return [message_from_bytes(file.read_bytes(), policy=default) for file in files]  # ty: ignore[invalid-return-type]
+
+
+def bytes_of(reels: Reels, key: str | None) -> bytes:
+    return (reels.platform.settings.local_archives / (key or "")).read_bytes()
+
+
+def test_the_archive_holds_the_videos_and_the_manifest_tells_of_each(reels: Reels) -> None:
+    keys = reels.film(5)
+    request = reels.archive()
+    assert request.status == RequestStatus.SUCCEEDED, request.error
+    contents = bytes_of(reels, request.archive_key)
+    assert len(contents) == request.archive_bytes
+    members, rows = opened(contents)
+    assert members == {key: reels.written[key] for key in keys}
+    assert {row["object_key"]: row["sha256"] for row in rows} == {
+        key: hashlib.sha256(reels.written[key]).hexdigest() for key in keys
+    }
+    assert {row["status"] for row in rows} == {"included"}
+    assert reels.visible() == [request.archive_key], "no part stays"
+
+
+def test_the_mail_has_a_link_that_works_under_the_studys_name(reels: Reels) -> None:
+    bucket = LocalArchiveBucket(reels.platform.settings.local_archives, reels.platform.settings.archives_url)
+    with ArchiveServer(bucket) as server:
+        reels.settings["archives_url"] = server.url
+        del reels.platform
+        reels.film(2)
+        request = reels.archive()
+        (mail,) = mails_of(reels)
+        assert mail["To"] == "Study Admin <study_admin@example.org>"
+        (link,) = set(re.findall(r"http://127\S+", mail.get_body(("plain",)).get_content()))
+        with urllib.request.urlopen(link) as answer:  # noqa: S310 - the pattern says http
+            assert answer.read() == bytes_of(reels, request.archive_key)
+            assert re.fullmatch(
+                r'attachment; filename="Apples_and_oranges_all_videos_\d{4}-\d\d-\d\d\.zip"',
+                answer.headers["Content-Disposition"],
+            )
+
+
+def test_the_same_request_again_builds_nothing_and_mails_at_once(reels: Reels) -> None:
+    reels.film(3)
+    first = reels.archive()
+    run = reels.run(request_id=reels.request())
+    assert metadata_of(run, "stream")["was there already"] is True
+    assert len(mails_of(reels)) == 2
+    assert reels.visible() == [first.archive_key]
+
+
+def test_an_archive_made_anew_has_the_same_bytes(reels: Reels) -> None:
+    reels.film(4)
+    first = reels.archive()
+    contents = bytes_of(reels, first.archive_key)
+    reels.platform.archives.delete(first.archive_key or "")
+    second = reels.archive()
+    assert second.archive_key == first.archive_key
+    assert bytes_of(reels, second.archive_key) == contents
+
+
+def test_a_changed_video_makes_another_archive(reels: Reels) -> None:
+    keys = reels.film(2)
+    first = reels.archive()
+    reels.put(keys[0], b"another take")
+    second = reels.archive()
+    assert second.archive_key != first.archive_key
+    assert opened(bytes_of(reels, second.archive_key))[0][keys[0]] == b"another take"
+
+
+def test_what_the_bucket_does_not_have_is_named_in_manifest_and_mail(reels: Reels) -> None:
+    keys = reels.film(3)
+    (reels.platform.settings.local_videos / keys[1]).unlink()
+    request = reels.archive()
+    assert (request.video_count, request.missing_count) == (2, 1)
+    members, rows = opened(bytes_of(reels, request.archive_key))
+    assert keys[1] not in members
+    (missing,) = [row for row in rows if row["status"] == "missing"]
+    assert missing["object_key"] == keys[1]
+    assert "did not have it" in missing["reason"]
+    (mail,) = mails_of(reels)
+    assert keys[1] in mail.get_body(("plain",)).get_content()
+
+
+def test_nothing_left_in_the_bucket_fails_at_once_with_a_mail(reels: Reels) -> None:
+    for key in reels.film(2):
+        (reels.platform.settings.local_videos / key).unlink()
+    run = reels.run(request_id=reels.request())
+    assert "none of the 2 videos" in what_failed(run)
+    assert [mail.template for mail in reels.site.mails()] == ["archive_failed"]
+
+
+def test_the_launchpad_asks_in_a_persons_name(reels: Reels) -> None:
+    reels.film(2)
+    run = reels.run(study="Apples and oranges", requesting_user="study_admin@example.org", kind="all")
+    assert run.success
+    assert metadata_of(run, "claim")["asked for by"] == "Study Admin"
+    assert reels.site.logs()[-1].extra["origin"] == "on behalf of study_admin@example.org through Dagster"
+
+
+def test_who_may_see_nothing_gets_a_refusal_and_no_log(reels: Reels) -> None:
+    reels.film(2)
+    run = reels.run(study="Apples and oranges", requesting_user="stranger@example.org", kind="all")
+    assert "lacks studies.view_study_responses" in what_failed(run)
+    assert reels.site.logs() == []
+    assert reels.visible() == []
+
+
+def test_consent_footage_is_an_archive_of_its_own(reels: Reels) -> None:
+    response = reels.footage.response("pending")
+    key = reels.footage.video(response, is_consent=True)
+    reels.put(key, b"yes, we agree")
+    request = reels.archive(ArchiveKind.CONSENT)
+    members, (row,) = opened(bytes_of(reels, request.archive_key))
+    assert members == {key: b"yes, we agree"}
+    assert row["consent_ruling"] == "pending"
+    assert (request.archive_key or "").endswith("_consent.zip")
+
+
+def test_the_runs_page_tells_how_much_there_was(reels: Reels) -> None:
+    reels.film(3, size_bytes=100)
+    run = reels.run(request_id=reels.request())
+    plan = metadata_of(run, "plan")
+    assert (plan["videos"], plan["bytes"]) == (3, 303)
+    assert metadata_of(run, "stream")["videos read"] == 3
+    log = reels.site.logs()[-1].extra["log"]
+    assert "3 of 3 videos" in log
+
+
+def test_a_cancelled_request_leaves_nothing(reels: Reels) -> None:
+    reels.film(2)
+    request_id = reels.request()
+    reels.ledger.cancel(request_id, reels.site.study_admin)
+    assert not reels.run(request_id=request_id).success
+    assert reels.visible() == []
+
+
+def test_the_same_run_is_never_made_twice(reels: Reels) -> None:
+    reels.film(1)
+    request_id = reels.request()
+    assert reels.run(request_id=request_id).success
+    assert isinstance(reels.run(request_id=request_id), dg.ExecuteInProcessResult)
+    assert len(mails_of(reels)) == 1
