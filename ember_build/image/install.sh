@@ -22,11 +22,19 @@ case $1 in
         yarn install --pure-lockfile --non-interactive --ignore-scripts --mutex "file:$YARN_CACHE_FOLDER/.mutex"
         # What follows has to come from the downloads, in the order and with the scripts of an ordinary installation.
         rm -rf node_modules
-        mkdir -p "$YARN_CACHE_FOLDER/.tmp"
         ;;
     install)
         cd "$WORK_DIR"
         step 'yarn install --pure-lockfile, from the downloads'
+        # yarn wants a cache that it can write to, for packages of the repository itself: one that leads to the other.
+        downloads=$YARN_CACHE_FOLDER
+        export YARN_CACHE_FOLDER=$TMPDIR/yarn-cache
+        for version in "$downloads"/v*/; do
+            version=$(basename "$version")
+            mkdir -p "$YARN_CACHE_FOLDER/$version"
+            find "$downloads/$version" -mindepth 1 -maxdepth 1 -type d -not -name '.tmp' \
+                -exec ln -s -t "$YARN_CACHE_FOLDER/$version" {} +
+        done
         yarn install --pure-lockfile --non-interactive
         if [ -f bower.json ]; then
             step 'bower install --allow-root'

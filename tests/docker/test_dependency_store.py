@@ -52,7 +52,7 @@ def test_a_second_build_of_an_unchanged_lock_file_installs_nothing_and_opens_no_
 ) -> None:
     first = build(yard)
     assert "==> yarn install --pure-lockfile, from the downloads" in first
-    assert TAKEN in first
+    assert TAKEN in first, "\n".join(first)
     (yard.player.folder / "app.js").write_text("another commit")
     phases: list[str] = []
     builder = yard.builder(on_checked=lambda phase, _: phases.append(phase))
@@ -92,7 +92,7 @@ def test_another_repository_has_its_own_and_a_commit_that_is_not_trusted_has_non
 
 POISON = r"""
 for place in /yarn-cache /yarn-cache/shared /dependencies /dependencies/shared /checkouts /deployments /egress; do
-    (echo poison > $place/poison) 2>/dev/null && echo "WROTE $place"
+    (echo x > $place/lookit-poison) 2>/dev/null && echo "WROTE $place"
 done
 find /yarn-cache /dependencies -writable 2>/dev/null | sed 's/^/WRITABLE /'
 ls / /checkouts
@@ -110,8 +110,9 @@ def test_an_install_script_reaches_nothing_that_another_build_takes(yard: Yard, 
     assert "ember.sh" not in found, "it sees its inputs, and nothing else of the checkout"
     assert "yarn.lock" in found
     # The same package, mended: another key, and nothing of the poison in it.
-    yard.player.share(postinstall="find / -name poison 2>/dev/null > found.txt; exit 0")
-    assert not any("poison" in line for line in build(yard))
+    yard.player.share(postinstall="find / -name lookit-poison 2>/dev/null > found.txt; exit 0")
+    said = build(yard)
+    assert [line for line in said if "lookit-poison" in line] == []
 
 
 def test_a_build_cannot_change_the_store_that_it_takes(yard: Yard) -> None:

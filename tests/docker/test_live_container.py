@@ -12,7 +12,7 @@ import docker
 import pytest
 
 from ember_build import container as container_module
-from ember_build import docker_builder
+from ember_build import site
 from ember_build.confinement import MB, Confinement, check, host_config, seen_from_host
 from ember_build.errors import BuildPlatformError
 from tests.support.docker_engine import GOOD_DIST, SMALL, Engine, Yard
@@ -244,7 +244,7 @@ def test_the_kernel_alone_gives_it_away_where_the_engine_echoes_what_was_asked(
 
 def test_a_container_of_another_user_is_stopped(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for root by a mistake of ours: the kernel says so, whatever was noted."""
-    real = docker_builder.confined_container
+    real = site.confined_container
 
     def as_root(client: Any, image: str, name: str, confinement: Confinement, *rest: Any) -> Any:
         monkeypatch.setattr(container_module, "check_configuration", lambda confinement, inspected: None)
@@ -254,7 +254,7 @@ def test_a_container_of_another_user_is_stopped(yard: Yard, monkeypatch: pytest.
         )
         return real(client, image, name, wrong, *rest)
 
-    monkeypatch.setattr(docker_builder, "confined_container", as_root)
+    monkeypatch.setattr(site, "confined_container", as_root)
     with pytest.raises(BuildPlatformError, match="user \\(Uid is '0"):
         yard.build()
     assert yard.nothing_is_left()
