@@ -239,7 +239,7 @@ class DockerBuilder:
 
         def run(phase: str, mounts: Sequence[Mount], fixed: Mapping[str, str], way_out: Egress | None) -> None:
             values = order.environment if phase == BUILD else {}
-            site.run(phase, phase, ["/bin/bash", "/build.sh", phase], mounts, fixed, values, way_out)
+            site.run(volumes.keeper, phase, phase, ["/bin/bash", "/build.sh", phase], mounts, fixed, values, way_out)
 
         if stored:
             fixed = {**common, "DEPENDENCIES_DIR": f"{DEPENDENCIES}/{SHARED_FOLDER}", "INSTALLED": "yes"}

@@ -30,6 +30,8 @@ CHECKOUTS, WORK, DEPLOYMENTS, DEPENDENCIES, YARN_CACHE, TEMPORARY = (
 _KEEPER_MEMORY_MB = 512
 # After this a container ends by itself, should nobody be left who could end it.
 _ORPHAN_SECONDS = 120
+_ALL_END_SECONDS = 0.5
+"""In which an engine that is stopped has told all its containers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Site:
 
     def run(
         self,
+        keeper: str,
         part: str,
         phase: str,
         command: Sequence[str],
@@ -104,7 +107,7 @@ class Site:
         values: Mapping[str, str] | None = None,
         way_out: Egress | None = None,
     ) -> None:
-        """Run a command in a confined container to its end, with the course listening.
+        """Run a command in a confined container to its end, with the course listening, while `keeper` lives.
 
         Raises:
             PlayerBuildFailed, BuildPlatformError: it failed, and whose fault that is.
@@ -146,6 +149,7 @@ class Site:
             status, out_of_memory = container.status()
         if status == 0:
             return
+        self._require_life(keeper)
         if out_of_memory:
             raise PlayerBuildFailed(
                 f"The build needs more memory than the {limits.memory_mb:,} MB that it has, of which its files take a "
@@ -159,3 +163,20 @@ class Site:
                 f"addresses, unless the operator opens others. {error}"
             )
         raise error
+
+    def _require_life(self, keeper: str) -> None:
+        """Make sure that a failure is the build's own: an engine that is stopped ends all containers, and says nothing.
+
+        Nobody in a build can reach the keeper.
+
+        Raises:
+            BuildPlatformError: the keeper has ended too, or the engine does not answer.
+        """
+        time.sleep(_ALL_END_SECONDS)
+        with engine_errors("say how the build ended"):
+            lives = self.client.api.inspect_container(keeper)["State"]["Running"]
+        if not lives:
+            raise BuildPlatformError(
+                "The Docker engine ended the build's containers, as it does when it is stopped or restarted, during "
+                f"`{self.course.step}`."
+            )

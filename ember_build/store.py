@@ -134,12 +134,12 @@ def _fill(site: Site, shared: SharedDependencies) -> str:
             site.send(keeper, CHECKOUTS, pack(shared.checkout, shared.inputs.files))
             for folder in (DEPENDENCIES, YARN_CACHE):
                 site.send(keeper, folder, own_folder(SHARED_FOLDER, BUILDER_USER))
-            _install(site, shared, mounts)
+            _install(site, shared, keeper, mounts)
         given_up.pop_all()
     return _publish(site, shared, contents)
 
 
-def _install(site: Site, shared: SharedDependencies, mounts: Mapping[str, Mount]) -> None:
+def _install(site: Site, shared: SharedDependencies, keeper: str, mounts: Mapping[str, Mount]) -> None:
     source, cache, work = (_read_only(mounts[folder]) for folder in (CHECKOUTS, YARN_CACHE, WORK))
 
     def run(part: str, mounted: list[Mount], way_out: Egress | None) -> None:
@@ -151,7 +151,7 @@ def _install(site: Site, shared: SharedDependencies, mounts: Mapping[str, Mount]
             "YARN_CACHE_FOLDER": f"{YARN_CACHE}/{SHARED_FOLDER}",
         }
         command = ["/bin/bash", "/opt/lookit/install.sh", part]
-        site.run(part, INSTALLATION, command, mounted, fixed, way_out=way_out)
+        site.run(keeper, part, INSTALLATION, command, mounted, fixed, way_out=way_out)
 
     with shared.way_out() as way_out:
         # Nobody's code runs while the downloads are written; nobody can write them while packages' scripts run.

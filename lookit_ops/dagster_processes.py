@@ -25,6 +25,7 @@ def dagster_programs(
     dagster_home: Path, port: int, code_port: int | None = None, module: str = "lookit_ops.definitions"
 ) -> list[Program]:
     """What to keep running; the UI listens at `port`, the code location at `code_port` or any free one."""
+    _make_storage()
     code_port = code_port or _free_port()
     workspace = dagster_home / "workspace.yaml"
     server = {"grpc_server": {"host": LOOPBACK, "port": code_port, "location_name": LOCATION}}
@@ -43,6 +44,14 @@ def dagster_programs(
         Program("daemon", python("dagster._daemon", "run", *read), QUIET),
         Program("webserver", python("dagster_webserver", *ui, *read), QUIET),
     ]
+
+
+def _make_storage() -> None:
+    """Let one process make the tables of a new instance: several at once would be in each other's way."""
+    from dagster import DagsterInstance  # takes seconds to load, and most commands do without
+
+    with DagsterInstance.get() as instance:
+        instance.get_runs_count()
 
 
 def _free_port() -> int:

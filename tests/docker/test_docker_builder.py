@@ -183,6 +183,19 @@ def test_a_player_for_a_node_that_nobody_has_is_told_so(yard: Yard) -> None:
         yard.builder().prepare(print, yard.player.folder)
 
 
+def test_a_player_of_later_years_is_built_in_the_later_image(yard: Yard, image: str) -> None:
+    (yard.player.folder / ".nvmrc").write_text("12\n")
+    made = yard.builder().prepare(yard.said.append, yard.player.folder)
+    assert made.name != image
+    assert "Node 12.22.12" in made.description
+    tools = "node --version; python2 --version; python --version; g++ --version | head -n 1; yarn --version"
+    yard.player.write(ember=f"({tools}) 2>&1; which ember\n{GOOD_DIST}")
+    assert yard.build().file_count == 2
+    said = "\n".join(yard.said)
+    assert "\nv12.22.12\nPython 2.7.18\nPython 2.7.18\ng++ " in said
+    assert "\n1.22.22\n/work/node_modules/.bin/ember" in said
+
+
 # --- ends
 
 

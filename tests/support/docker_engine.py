@@ -71,13 +71,18 @@ class Player:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "cli").mkdir(parents=True)
-        (folder / "cli" / "package.json").write_text('{"name": "ember-cli", "version": "0.0.1", "main": "index.js"}')
+        described = {"name": "ember-cli", "version": "0.0.1", "main": "index.js", "bin": {"ember": "ember.js"}}
+        (folder / "cli" / "package.json").write_text(json.dumps(described))
         # The global `ember` hands over to the ember-cli that it finds in the player.
         (folder / "cli" / "index.js").write_text(
             "module.exports = function () {\n"
             "  var done = require('child_process').spawnSync('/bin/bash', ['ember.sh'], { stdio: 'inherit' });\n"
             "  return Promise.resolve(done.status === null ? 137 : done.status);\n"
             "};\n"
+        )
+        # Where the image has no `ember` of its own.
+        (folder / "cli" / "ember.js").write_text(
+            "#!/usr/bin/env node\nrequire('./index.js')().then(function (status) { process.exit(status); });\n"
         )
         (folder / "yarn.lock").write_text('# yarn lockfile v1\n\n\n"ember-cli@file:./cli":\n  version "0.0.1"\n')
         (folder / "ember-cli-build.js").write_text("var app = { fingerprint: { prepend: '' } };\n")
