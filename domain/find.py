@@ -34,7 +34,7 @@ def find_user(session: Session, typed: str) -> User:
     """The person with this e-mail address, in any case, or this UUID. Raises InvalidRequest."""
     found = _by_text(session, User.email, typed) or _by_uuid(session, User, typed)
     if not found:
-        raise InvalidRequest(f"nobody has an account with the e-mail address {typed!r}; check the spelling")
+        raise InvalidRequest(f"nobody has an account with the e-mail address or UUID {typed!r}; check the spelling")
     if len(found) > 1:
         raise InvalidRequest(
             f"more than one account has the address {typed!r}: give the UUID, {_named(found, 'email')}"

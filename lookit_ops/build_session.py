@@ -14,8 +14,10 @@ from typing import Any
 
 from dagster import OpExecutionContext
 
-from domain.builds.ledger import BuildLedger, Claim, Failure
+from domain.builds.claims import Claim
+from domain.builds.ledger import BuildLedger
 from domain.models import BuildKind, RequestStatus
+from domain.queue import Failure
 from lookit_ops.assets.experiments import report_build
 from lookit_ops.failures import RETRIED
 from lookit_ops.platform import Platform

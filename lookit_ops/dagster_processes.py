@@ -15,8 +15,9 @@ import yaml
 from lookit_ops.supervisor import Program
 
 LOOPBACK = "127.0.0.1"
-QUIET = {"PYTHONWARNINGS": "ignore:Parameter `owners` of initializer"}
+NO_NEWS = "Parameter `owners` of initializer"
 """Dagster warns of a parameter that only it passes on, when it binds resources to a sensor of run statuses."""
+QUIET = {"PYTHONWARNINGS": f"ignore:{NO_NEWS}"}
 LOCATION = "lookit_ops"
 """The name of the code location. It keys the on/off state of schedules and sensors, so it is the same everywhere."""
 

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from domain.builds.ledger import Claim
+from domain.builds.claims import Claim
 from domain.errors import LeaseLost
 from domain.queue import WORKER_DIED
 from lookit_ops.platform import Platform

@@ -8,9 +8,11 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from domain.builds.ledger import BuildLedger, Claim, Failure, require_for
+from domain.builds.claims import Claim, require_for
+from domain.builds.ledger import BuildLedger
 from domain.builds.rollback import KIND, begin_rollback
 from domain.models import Study, User
+from domain.queue import Failure
 from lookit_ops.deployments import folder_of, live_deployment
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
-from domain.builds.ledger import Claim
+from domain.builds.claims import Claim
 from domain.db import database_now
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study
 from ember_build.errors import BuildPlatformError

@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sqlalchemy import insert
 
-from domain.builds.ledger import (
+from domain.builds.claims import (
     LARGEST_ID,
     MAY_START_FROM,
     Claim,
@@ -36,7 +36,7 @@ def begin_rollback(
 
     Raises PermissionDenied, TransitionNotAllowed, StudyIsLocked, or InvalidRequest if the study has no such request.
     """
-    with sessions.begin() as session, one_build_each(study_id):
+    with sessions.begin() as session, one_build_each():
         study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
         user = session.get_one(User, user_id)
         require_for(session, user, study, KIND)

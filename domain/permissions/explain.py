@@ -76,7 +76,8 @@ def _ways_to_get(session: Session, permission: Permission, target: Target) -> li
             groups = f"Groups {describe(place)} that hold it: {', '.join(fitting)}."
             return [groups, _who_could(session, place, approves=approves)]
     approves = permission is Permission.APPROVE_STUDY
-    return ["No built-in group holds it; one can be made by hand.", _who_could(session, None, approves=approves)]
+    missing = f"No built-in group holds it {describe(target)}; one can be made by hand."
+    return [missing, _who_could(session, None, approves=approves)]
 
 
 def _places(session: Session, target: Target) -> list[Target]:

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 from sqlalchemy import select
 
-from domain.builds.ledger import player_repo_url
+from domain.builds.claims import player_repo_url
 from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
 from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
 from lookit_ops.cli.options import LARGEST_ID, MOST_ROWS, Acting, Json, StudyName, platform
-from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
+from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.storage.experiments import StorageError
@@ -100,7 +100,7 @@ def list_builds(
         for row, name, email in found
     ]
     table(
-        f"{len(rows)} build requests",
+        counted(rows, "build request"),
         ("id", "study", "kind", "status", "asked for by", "at (UTC)", "commit, or what went wrong"),
         rows,
     )
@@ -139,7 +139,8 @@ def reconcile() -> None:
         report_builds(outside, done.rolled_forward)
     console.print(
         f"Rolled forward: {', '.join(map(str, done.rolled_forward)) or 'none'}."
-        f" Failed, their worker being dead: {', '.join(map(str, done.expired)) or 'none'}."
+        f" Given up, their workers being dead: {', '.join(map(str, done.expired)) or 'none'}"
+        " (`build list` says whether they are tried again)."
     )
     if done.failed:
         raise StorageError(

@@ -10,7 +10,7 @@ from domain.find import find_study, find_user
 from domain.models import BuildKind
 from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
 from lookit_ops.cli.public_list import keep_public_list
-from lookit_ops.cli.show import as_json, coloured, console, errors, plain, table, when
+from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.deployments import KEPT, folder_of, history
 from lookit_ops.retention import LONGEST_HOURS, sweep_deployments
@@ -57,7 +57,7 @@ def deployments(study: StudyName, json: Json = False) -> None:
         for deployment, is_live in shown
     ]
     columns = ("request", "now", "repository", "commit", "live since (UTC)", "until", "files")
-    table(f"{len(rows)} deployments of {plain(name)}", columns, rows)
+    table(f"{counted(rows, 'deployment')} of {plain(name)}", columns, rows)
 
 
 def rollback(

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from domain.models import OutboxMail
 from lookit_ops.cli.options import MOST_ROWS, Json, platform
-from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
+from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 
 app = typer.Typer(help="Mails: list, deliver.", no_args_is_help=True)
 
@@ -60,4 +60,4 @@ def list_mails(
         )
         for mail in mails
     ]
-    table(f"{len(rows)} mails", ("id", "to", "what", "study", "status", "at (UTC)", "last error"), rows)
+    table(counted(rows, "mail"), ("id", "to", "what", "study", "status", "at (UTC)", "last error"), rows)

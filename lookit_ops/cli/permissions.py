@@ -19,25 +19,25 @@ from domain.permissions.grants import Effect, dry_run, roles_on
 from domain.permissions.grants import grant as give
 from domain.permissions.grants import revoke as take
 from lookit_ops.cli.options import Acting, Json, platform
-from lookit_ops.cli.show import as_json, console, plain, table
+from lookit_ops.cli.show import as_json, console, counted, plain, table
 
 app = typer.Typer(help="Permissions: grant, revoke, list, explain, who.", no_args_is_help=True)
 
-OnStudy = Annotated[str, typer.Option("--study", metavar="STUDY", help="On this study (UUID or name).")]
-OnLab = Annotated[str, typer.Option("--lab", metavar="LAB", help="On this lab (name or UUID).")]
+OnStudy = Annotated[str | None, typer.Option("--study", metavar="STUDY", help="On this study (UUID or name).")]
+OnLab = Annotated[str | None, typer.Option("--lab", metavar="LAB", help="On this lab (name or UUID).")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")]
 Person = Annotated[str, typer.Argument(metavar="EMAIL", help="The account it is about.")]
 Code = Annotated[str, typer.Argument(metavar="PERMISSION", help="Such as studies.view_study; without the app is fine.")]
 RoleName = Annotated[str, typer.Argument(metavar="ROLE", help="A role of studies, labs or the site.")]
 
 
-def _target(session: Session, study: str, lab: str) -> Target:
-    """What the options name; neither means platform-wide."""
-    if study and lab:
+def _target(session: Session, study: str | None, lab: str | None) -> Target:
+    """What the options name; neither means platform-wide, which an empty one, as a script may give, does not."""
+    if study is not None and lab is not None:
         raise InvalidRequest("give --study or --lab, not both; neither means platform-wide")
-    if study:
+    if study is not None:
         return find_study(session, study)
-    return find_lab(session, lab) if lab else None
+    return find_lab(session, lab) if lab is not None else None
 
 
 def _permission(typed: str) -> Permission:
@@ -49,7 +49,7 @@ def _permission(typed: str) -> Permission:
 
 @app.command()
 def grant(
-    email: Person, role: RoleName, acting: Acting, study: OnStudy = "", lab: OnLab = "", dry: DryRun = False
+    email: Person, role: RoleName, acting: Acting, study: OnStudy = None, lab: OnLab = None, dry: DryRun = False
 ) -> None:
     """Give somebody a role on a study, on a lab, or platform-wide."""
     _change(email, role, acting, study, lab, dry=dry, giving=True)
@@ -57,13 +57,13 @@ def grant(
 
 @app.command()
 def revoke(
-    email: Person, role: RoleName, acting: Acting, study: OnStudy = "", lab: OnLab = "", dry: DryRun = False
+    email: Person, role: RoleName, acting: Acting, study: OnStudy = None, lab: OnLab = None, dry: DryRun = False
 ) -> None:
     """Take a role from somebody."""
     _change(email, role, acting, study, lab, dry=dry, giving=False)
 
 
-def _change(email: str, role: str, acting: str, study: str, lab: str, *, dry: bool, giving: bool) -> None:
+def _change(email: str, role: str, acting: str, study: str | None, lab: str | None, *, dry: bool, giving: bool) -> None:
     with platform().sessions.begin() as session:
         target = _target(session, study, lab)
         user, by = find_user(session, email), find_user(session, acting)
@@ -105,7 +105,7 @@ def make_role(
 
 
 @app.command("list")
-def list_grants(study: OnStudy = "", lab: OnLab = "", json: Json = False) -> None:
+def list_grants(study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
     """List who holds which role on a study, on a lab, or platform-wide."""
     with platform().sessions.begin() as session:
         target = _target(session, study, lab)
@@ -114,11 +114,11 @@ def list_grants(study: OnStudy = "", lab: OnLab = "", json: Json = False) -> Non
     if json:
         as_json([{"email": email, "name": name, "role": role} for email, name, role in held])
         return
-    table(f"{len(held)} roles {plain(where)}", ("who", "name", "role"), [tuple(map(plain, row)) for row in held])
+    table(f"{counted(held, 'role')} {plain(where)}", ("who", "name", "role"), [tuple(map(plain, row)) for row in held])
 
 
 @app.command()
-def explain(email: Person, permission: Code, study: OnStudy = "", lab: OnLab = "", json: Json = False) -> None:
+def explain(email: Person, permission: Code, study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
     """Say why somebody holds a permission, or what is missing and who could grant it."""
     with platform().sessions.begin() as session:
         code = _permission(permission)
@@ -130,7 +130,7 @@ def explain(email: Person, permission: Code, study: OnStudy = "", lab: OnLab = "
 
 
 @app.command()
-def who(permission: Code, study: OnStudy = "", lab: OnLab = "", json: Json = False) -> None:
+def who(permission: Code, study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
     """List everyone who holds a permission, superusers among them."""
     with platform().sessions.begin() as session:
         target = _target(session, study, lab)
@@ -139,5 +139,5 @@ def who(permission: Code, study: OnStudy = "", lab: OnLab = "", json: Json = Fal
     if json:
         as_json([{"email": email, "name": name} for email, name in holders])
         return
-    title = f"{len(holders)} hold {_permission(permission)} {plain(where)}"
+    title = f"{counted(holders, 'account')} with {_permission(permission)} {plain(where)}"
     table(title, ("who", "name"), [tuple(map(plain, row)) for row in holders])

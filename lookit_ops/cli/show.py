@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +57,11 @@ def coloured(word: str | None) -> str:
 def when(time: datetime | None) -> str:
     """A time as people read it, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S") if time else "–"
+
+
+def counted(things: Sized, singular: str, plural: str = "") -> str:
+    """How many there are, in words: 1 role, 2 roles."""
+    return f"{len(things)} {singular if len(things) == 1 else plural or singular + 's'}"
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -22,7 +22,7 @@ from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
 from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, platform
 from lookit_ops.cli.public_list import keep_public_list
-from lookit_ops.cli.show import as_json, coloured, console, json_text, plain, table, visible, when
+from lookit_ops.cli.show import as_json, coloured, console, counted, json_text, plain, table, visible, when
 from lookit_ops.public_list import KEY as PUBLIC_LIST
 from lookit_ops.public_list import refresh_public_list
 
@@ -52,7 +52,7 @@ def list_studies(
         (plain(study.name), coloured(study.state), plain(lab), when(study.state_changed_at), str(study.uuid))
         for study, lab in found
     ]
-    table(f"{len(rows)} studies", ("name", "state", "lab", "state since (UTC)", "UUID"), rows)
+    table(counted(rows, "study", "studies"), ("name", "state", "lab", "state since (UTC)", "UUID"), rows)
 
 
 @app.command()
@@ -91,6 +91,8 @@ def _facts(study: Study, lab: str) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "–"
     return when(value) if hasattr(value, "strftime") else str("–" if value in (None, "") else value)
@@ -223,7 +225,11 @@ def discoverable(json: Json = False) -> None:
     if json:
         json_text(outside.bucket.read(PUBLIC_LIST).decode())
         return
-    table(f"{len(written.names)} studies on the public list", ("name",), [(plain(name),) for name in written.names])
+    table(
+        f"{counted(written.names, 'study', 'studies')} on the public list",
+        ("name",),
+        [(plain(name),) for name in written.names],
+    )
 
 
 @app.command()
@@ -268,6 +274,8 @@ def log(
         what = f"{when(entry.created_at)} UTC · {entry.action} · {names[entry.id]}"
         console.print(Rule(plain(what), align="left"))
         console.print(f"{coloured(entry.state_before)} → {coloured(entry.state_after)}")
+        for line in readable_diff(entry):
+            console.print(f"  {plain(line)}", highlight=False)
         _print_extra(entry.extra, full=full)
     if not logs:
         console.print("Nothing has happened to this study yet.")
@@ -284,12 +292,25 @@ def _entry(entry: StudyLog, user: str) -> dict[str, Any]:
     }
 
 
+def _in_words(value: Any) -> str:
+    """A value of a log, however deep, as one line."""
+    match value:
+        case dict():
+            return ", ".join(f"{str(name).replace('_', ' ')} {_in_words(item)}" for name, item in value.items())
+        case list():
+            return "; ".join(map(_in_words, value))
+        case None:
+            return "–"
+        case _:
+            return str(value)
+
+
 def _print_extra(extra: dict[str, Any], *, full: bool) -> None:
     for name, value in extra.items():
-        if name in READABLE or name == "exception":
+        if name in READABLE or name in ("diff", "exception"):
             continue
         if value not in (None, "", {}):
-            console.print(f"  [bold]{plain(name.replace('_', ' '))}[/]: {plain(value)}", highlight=False)
+            console.print(f"  [bold]{plain(name.replace('_', ' '))}[/]: {plain(_in_words(value))}", highlight=False)
     if not full:
         hidden = [title for name, title in READABLE.items() if extra.get(name)]
         if hidden:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from domain.models import BuildKind, BuildRequest, OutboxMail, Study, StudyLog
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.dagster_home import prepare_dagster_home
+from lookit_ops.dagster_processes import NO_NEWS
 from lookit_ops.demo.example import example_commits, example_port, example_server, keep_example_settings
 from lookit_ops.demo.people import Cast, new_study, populate
 from lookit_ops.foreground import progress
@@ -45,6 +47,7 @@ class Act:
 
 def tell(console: Console, port: int) -> None:
     """Run the demonstration. Raises InvalidRequest where the settings are not a playground's, or a build fails."""
+    warnings.filterwarnings("ignore", NO_NEWS)
     keep_example_settings(load_settings().home_folder, port)
     settings = load_settings()
     if settings.environment != "development":

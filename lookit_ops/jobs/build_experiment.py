@@ -12,7 +12,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from domain.builds.ledger import Claim, player_repo_url
+from domain.builds.claims import Claim, player_repo_url
 from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocked
 from domain.find import find_study, find_user
 from domain.models import BuildKind

@@ -30,6 +30,7 @@ def test_it_ends_well_and_says_where_to_look(demonstration: Demonstration) -> No
     for kind in BuildKind:
         assert f"{folder_of(kind, uuid)}/index.html" in demonstration.said
     assert "approved → active" in demonstration.said
+    assert "Warning" not in demonstration.said
 
 
 @pytest.mark.parametrize("kind", BuildKind)

@@ -10,7 +10,8 @@ from multiprocessing.synchronize import Barrier
 
 from sqlalchemy import true
 
-from domain.builds import ledger
+from domain.builds import claims
+from domain.builds.ledger import BuildLedger
 from domain.db import engine_for, sessions_for
 from domain.errors import StudyIsLocked
 
@@ -40,9 +41,9 @@ def race(
 
 def _claim_all(url: str, request_ids: Sequence[int], barrier: Barrier, answers, without_condition: bool) -> None:
     if without_condition:
-        ledger._claimable = lambda kind: true()
-        ledger._waiting = true
-    book = ledger.BuildLedger(sessions_for(engine_for(url)))
+        claims._claimable = lambda kind: true()
+        claims._waiting = true
+    book = BuildLedger(sessions_for(engine_for(url)))
     outcomes = []
     for request_id in request_ids:
         barrier.wait()

@@ -115,7 +115,7 @@ def test_everyone_who_holds_a_permission_is_listed_superusers_among_them(run, si
     who = json.loads(run("permission", "who", "studies.approve_study", "--study", STUDY, "--json").out)
     assert who == [{"email": SITE_ADMIN, "name": "Site Admin"}, {"email": SUPERUSER, "name": "Superuser"}]
     shown = run("permission", "who", "create_lab_study", "--lab", LAB)
-    assert f"2 hold labs.create_lab_study on the lab {LAB!r}" in said(shown)
+    assert f"2 accounts with labs.create_lab_study on the lab {LAB!r}" in said(shown)
     assert "lab_member@example.org" in shown.out
     assert [row["email"] for row in json.loads(run("permission", "who", "change_lab", "--json").out)] == [
         SITE_ADMIN,
@@ -254,6 +254,10 @@ REFUSED: list[tuple[list[str], str]] = [
         f"no lab has the name or UUID 'Nothing'; there are {LAB}",
     ),
     (["permission", "grant", STRANGER, "design", *ON_STUDY, "--lab", LAB, *AS], "--study or --lab, not both"),
+    # Of a script whose variable is not set: by no means platform-wide.
+    (["permission", "grant", STRANGER, "site_admin", "--study", "", *AS], "no study has the UUID or name ''"),
+    (["permission", "revoke", STRANGER, "site_admin", "--lab", "", *AS], "no lab has the name or UUID ''"),
+    (["permission", "explain", STRANGER, "view_study", "--study", ""], "no study has the UUID or name ''"),
     (["permission", "grant", DESIGNER, "design", *ON_STUDY, *AS], f"{DESIGNER} is design on the study {STUDY!r}"),
     (["permission", "grant", "inactive@example.org", "design", *ON_STUDY, *AS], "is inactive: activate it"),
     (

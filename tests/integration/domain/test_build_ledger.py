@@ -6,10 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from domain.builds.ledger import BuildLedger, Claim, Failure
+from domain.builds.claims import Claim
+from domain.builds.ledger import BuildLedger
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, RequestStatus, State, User
 from domain.models.studies import WORKFLOW_STATES
+from domain.queue import Failure
 from tests.support.site import Site
 
 MINUTE = timedelta(minutes=1)

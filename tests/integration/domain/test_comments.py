@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from domain.builds.ledger import Claim, Failure
+from domain.builds.claims import Claim
 from domain.models import BuildKind, State, Study, User
+from domain.queue import Failure
 from domain.studies.workflow import transition
 from tests.support.site import Site
 

@@ -13,7 +13,6 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.builds.ledger import Failure
 from domain.db import Base
 from domain.models import (
     ArchiveKind,
@@ -31,6 +30,7 @@ from domain.models import (
     Video,
 )
 from domain.permissions.grants import grant
+from domain.queue import Failure
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from tests.support.site import Site

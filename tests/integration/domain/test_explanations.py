@@ -176,7 +176,7 @@ def test_lacking_on_a_lab_names_the_groups_of_the_lab(site: Site) -> None:
 
 def test_what_no_builtin_group_of_a_lab_holds_can_be_made_by_hand(site: Site) -> None:
     assert explain(site, site.stranger, P.VIEW_STUDY_RESPONSES, "lab").reasons[1:] == (
-        "No built-in group holds it; one can be made by hand.",
+        f"No built-in group holds it {ON_LAB}; one can be made by hand.",
         "Who could put somebody into one: site_admin@example.org, superuser@example.org.",
     )
 

@@ -7,12 +7,13 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import update
 
-from domain.builds.ledger import BuildLedger, Claim, Failure
+from domain.builds.claims import Claim
+from domain.builds.ledger import BuildLedger
 from domain.db import database_now
 from domain.errors import LeaseLost, QueueIsFull
 from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, RequestStatus, State
-from domain.queue import RequestQueue, Retry
+from domain.queue import Failure, RequestQueue, Retry
 from tests.support.footage import Footage
 from tests.support.site import Site
 

@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from domain.builds.ledger import MAY_START_FROM, Claim, Failure
+from domain.builds.claims import MAY_START_FROM, Claim
 from domain.builds.rollback import begin_rollback
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, RequestStatus, State, Study
 from domain.models.studies import WORKFLOW_STATES
+from domain.queue import Failure
 from tests.support.site import Site
 
 LEASE = timedelta(minutes=2)

@@ -33,7 +33,8 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from domain.builds.ledger import BuildLedger, Claim, Failure
+from domain.builds.claims import Claim
+from domain.builds.ledger import BuildLedger
 from domain.errors import (
     DomainError,
     InvalidRequest,
@@ -44,7 +45,7 @@ from domain.errors import (
 )
 from domain.models import BuildKind, BuildRequest, Lab, RequestStatus, State, Study, User
 from domain.permissions.roles import grant_on_lab, grant_on_study
-from domain.queue import Retry
+from domain.queue import Failure, Retry
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
 from domain.studies.workflow import transition

@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 from sqlalchemy import insert
 
-from domain.builds.ledger import Claim
+from domain.builds.claims import Claim
 from domain.db import database_now
 from domain.errors import InvalidRequest
 from domain.models import ArchiveRequest, BuildKind, State

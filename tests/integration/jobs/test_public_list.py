@@ -9,8 +9,8 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from domain.builds.ledger import Failure
 from domain.models import BuildKind, State, Study, User
+from domain.queue import Failure
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.assets.public_list import discoverable_studies_asset

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from domain.builds.ledger import Claim
+from domain.builds.claims import Claim
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
 from lookit_ops.assets.experiments import built

@@ -1,0 +1,233 @@
+"""How a claimed request ends, or waits for another attempt: state, one study log and the mails, by compare-and-set.
+
+All within the caller's transaction. Whoever ends a request must match its fencing token; a late one: LeaseLost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from domain.builds.claims import LOCK_STATE, Claim
+from domain.db import database_now, is_violated, storable
+from domain.errors import LeaseLost
+from domain.mail.audience import Audience, people
+from domain.mail.outbox import enqueue
+from domain.models import BuildRequest, RequestStatus, Study, User
+from domain.models.requests import ONE_WAITING_BUILD
+from domain.queue import Failure, Retry
+from domain.studies.log import record
+
+
+def is_held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """The condition of compare-and-set on the request: it runs, and nobody has claimed it since."""
+    return (
+        BuildRequest.id == claim.request_id,
+        BuildRequest.status == RequestStatus.RUNNING,
+        BuildRequest.fencing_token == claim.fencing_token,
+    )
+
+
+def lost(claim: Claim) -> LeaseLost:
+    """What to raise when the condition was not met."""
+    return LeaseLost(
+        f"build request {claim.request_id} is no longer held with fencing token {claim.fencing_token}:"
+        " it was ended by somebody else, and this worker changes nothing more"
+    )
+
+
+def close(
+    session: Session,
+    claim: Claim,
+    status: RequestStatus,
+    state_after: str,
+    values: dict[str, Any],
+) -> tuple[Study, BuildRequest]:
+    """Compare-and-set the end of a request, study first as in the claim, so that two never wait for each other."""
+    study = _release(session, claim, state_after)
+    ended = {"status": status, "finished_at": database_now(), "lease_expires_at": None, **values}
+    return study, _end(session, claim, ended)
+
+
+def _release(session: Session, claim: Claim, state_after: str) -> Study:
+    """Unlock the study. Raises LeaseLost."""
+    released = (
+        update(Study)
+        .where(
+            Study.id == claim.study_id,
+            Study.fencing_token == claim.fencing_token,
+            Study.state == LOCK_STATE[claim.kind],
+        )
+        .values(
+            state=state_after,
+            state_before_build=None,
+            state_changed_at=case(
+                (Study.state_before_build == state_after, Study.state_changed_at), else_=database_now()
+            ),
+        )
+        .returning(Study.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(released) is None:
+        raise lost(claim)
+    return session.get_one(Study, claim.study_id, populate_existing=True)
+
+
+def _end(session: Session, claim: Claim, values: dict[str, Any]) -> BuildRequest:
+    """Write to the request that the claim holds. Raises LeaseLost."""
+    ended = (
+        update(BuildRequest)
+        .where(*is_held(claim))
+        .values(values)
+        .returning(BuildRequest.id)
+        .execution_options(synchronize_session=False)
+    )
+    if session.scalar(ended) is None:
+        raise lost(claim)
+    return session.get_one(BuildRequest, claim.request_id, populate_existing=True)
+
+
+def give_back(
+    session: Session,
+    claim: Claim,
+    failure: Failure,
+    extra: dict[str, Any],
+    retry_by: Retry,
+    *also: ColumnElement[bool],
+) -> RequestStatus:
+    """Into the queue again, but for rollbacks, and unless it was cancelled, the last attempt, or a newer one waits."""
+    failure = replace(failure, message=storable(failure.message))
+    study = _release(session, claim, claim.state_before)
+    request = session.scalar(
+        select(BuildRequest).where(*is_held(claim), *also).with_for_update().execution_options(populate_existing=True)
+    )
+    if request is None:
+        raise lost(claim)
+    failed = {"failed_attempts": [*request.failed_attempts, failure.told(request.run_id, request.attempt)]}
+    ended = {"finished_at": database_now(), "lease_expires_at": None, **failed}
+    if request.cancel_requested_at is not None:
+        canceller = session.get(User, request.cancelled_by_id) if request.cancelled_by_id else None
+        request = _end(session, claim, {**ended, "status": RequestStatus.CANCELLED, "error_code": "cancelled"})
+        by = {"cancelled_by": canceller.name if canceller else "somebody"}
+        tell(session, claim, study, request, "cancelled", extra, by)
+        return RequestStatus.CANCELLED
+    if request.attempt >= retry_by.attempts or request.restores_id is not None:  # who rolls back waits for no queue
+        tried = f"tried {request.attempt} times; the last time: " if request.attempt > 1 else ""
+        message = f"{tried}{failure.message}"
+        values = {"status": RequestStatus.FAILED, "error_code": failure.code, "error": message}
+        request = _end(session, claim, {**ended, **values})
+        tell(session, claim, study, request, "failed", extra, {"step": failure.step, "error": message})
+        return RequestStatus.FAILED
+    waits = {
+        "status": RequestStatus.QUEUED,
+        "run_id": None,
+        "claimed_at": None,
+        "lease_expires_at": None,
+        "submitted_at": None,
+        "next_attempt_at": database_now(retry_by.wait(request.attempt)),
+        "error_code": failure.code,
+        **failed,
+    }
+    try:
+        with session.begin_nested():
+            _end(session, claim, waits)
+    except IntegrityError as error:
+        if not is_violated(error, ONE_WAITING_BUILD):
+            raise
+        request = _end(session, claim, {**ended, "status": RequestStatus.CANCELLED, "error_code": "replaced"})
+        note = {"note": "a newer request for the same waits, so this one was not tried again"}
+        _record(session, claim, study, request, "replaced", extra, {"error": failure.message, **note})
+        return RequestStatus.CANCELLED
+    return RequestStatus.QUEUED
+
+
+def tell(
+    session: Session,
+    claim: Claim,
+    study: Study,
+    request: BuildRequest,
+    outcome: str,
+    extra: dict[str, Any],
+    facts: dict[str, Any],
+) -> None:
+    """The one log of a build and its mails."""
+    what = _record(session, claim, study, request, outcome, extra, facts)
+    requester = session.get_one(User, request.requested_by_id)
+    enqueue(
+        session,
+        event=f"build_request:{claim.request_id}:{outcome}",
+        template=f"build_{outcome}",
+        context={
+            **what,
+            "study": {"name": study.name, "uuid": str(study.uuid)},
+            "requested_by": requester.name,
+            "state_after": study.state,
+            "deployed": study.deployed_at is not None,
+        },
+        recipients=people(session, study, Audience.STUDY_ADMINS, Audience.SITE_ADMINS, also=(requester,)),
+        study=study,
+    )
+
+
+def _record(
+    session: Session,
+    claim: Claim,
+    study: Study,
+    request: BuildRequest,
+    outcome: str,
+    extra: dict[str, Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """The one log of a build; returns what it tells besides `extra`."""
+    what = {
+        "outcome": outcome,
+        "kind": claim.act,
+        "request_id": claim.request_id,
+        "restores": claim.restores_id,
+        "run_id": request.run_id,
+        "attempt": claim.attempt,
+        "origin": request.origin,
+        "repository": request.player_repo,
+        "sha": request.player_sha,
+        "sha_reason": request.sha_reason,
+        **facts,
+    }
+    if request.failed_attempts:
+        what["failed_attempts"] = request.failed_attempts
+    record(
+        session,
+        study,
+        action=claim.act,
+        user_id=request.requested_by_id,
+        state_before=claim.state_before,
+        state_after=study.state,
+        extra={**what, **extra},
+        build_request_id=claim.request_id,
+    )
+    return what
+
+
+def log_cancelled_while_waiting(
+    session: Session, study: Study, request: BuildRequest, cancelled_by: str, user_id: int | None
+) -> None:
+    """The one log of a request that no worker ever took."""
+    record(
+        session,
+        study,
+        action=request.kind,
+        user_id=user_id,
+        state_before=study.state,
+        state_after=study.state,
+        extra={
+            "outcome": "cancelled",
+            "kind": request.kind,
+            "request_id": request.id,
+            "cancelled_by": cancelled_by,
+            "note": "cancelled while it waited; nothing had begun",
+        },
+        build_request_id=request.id,
+    )
