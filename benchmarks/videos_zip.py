@@ -89,53 +89,55 @@ def videos_zip(quick: bool) -> Iterator[Result]:
     """Throughput on loopback and on the simulated network; memory of a small and of a large archive."""
     runs, count = (QUICK_RUNS, QUICK_COUNT) if quick else (RUNS, COUNT)
     small, large = QUICK_MEMORY_COUNTS if quick else MEMORY_COUNTS
-    with tempfile.TemporaryDirectory() as name:
-        with seaweedfs(Path(name)) as s3, _network(s3.url, 0, 0) as (near_s3, gcs):
-            del near_s3  # a detour that would only take time
-            _film(s3, max(count, large))
-            loopback = Bench(s3.url, gcs)
-            what = f"{count * VIDEO_BYTES / 1e6:,.0f} MB in {count} videos, loopback"
-            for side, peer in (
-                ("deflating", "sequential read into a deflating stream"),
-                ("disk", "download to disk, zip, upload"),
-                ("bare_copy", "the same bytes without a zip, eight at once"),
-            ):
-                row = f"videos.zip.vs_{'deflating_stream' if side == 'deflating' else side}"
-                mine, theirs = loopback.rate("ours", count), loopback.rate(side, count)
-                result = compare(row, "MB/s", mine, theirs, runs=runs, peer_name=peer)
-                yield replace(result, note=f"{what}; {loopback.note('ours', side)}")
-            with _network(s3.url, LATENCY, BYTES_PER_SECOND) as (far_s3, far_gcs):
-                network = Bench(far_s3, far_gcs)
-                mine, theirs = network.rate("ours", count), network.rate("one_stream", count)
-                result = compare(
-                    "videos.zip.network.vs_one_stream", "MB/s", mine, theirs, runs=runs, peer_name="one part at a time"
-                )
-                what = f"{LATENCY * 1000:.0f} ms a request, {BYTES_PER_SECOND / 1e6:.0f} MB/s a connection"
-                yield replace(result, note=f"{what}; {network.note('ours', 'one_stream')}")
-                mine, theirs = network.rate("ours", count), network.rate("deflating", count)
-                result = compare(
-                    "videos.zip.network.vs_deflating_stream",
-                    "MB/s",
-                    mine,
-                    theirs,
-                    runs=runs,
-                    peer_name="sequential read into a deflating stream",
-                )
-                yield replace(result, note=f"{what}; {network.note('ours', 'deflating')}")
-
-            def growth() -> float:
-                peaks = [loopback.measure("ours", videos).peak_rss_bytes for videos in (small, large)]
-                return (peaks[1] - peaks[0]) / 1e6
-
-            sizes = [f"{videos * VIDEO_BYTES / 1e6:,.0f} MB" for videos in (small, large)]
-            yield compare(
-                "videos.zip.memory_growth_mb",
-                "MB",
-                growth,
-                None,
-                runs=runs,
-                note=f"peak of the process for {sizes[1]} less that for {sizes[0]}",
+    with (
+        tempfile.TemporaryDirectory() as name,
+        seaweedfs(Path(name)) as s3,
+        _network(s3.url, 0, 0) as (_, gcs),
+    ):
+        _film(s3, max(count, large))
+        loopback = Bench(s3.url, gcs)
+        what = f"{count * VIDEO_BYTES / 1e6:,.0f} MB in {count} videos, loopback"
+        for side, peer in (
+            ("deflating", "sequential read into a deflating stream"),
+            ("disk", "download to disk, zip, upload"),
+            ("bare_copy", "the same bytes without a zip, eight at once"),
+        ):
+            row = f"videos.zip.vs_{'deflating_stream' if side == 'deflating' else side}"
+            mine, theirs = loopback.rate("ours", count), loopback.rate(side, count)
+            result = compare(row, "MB/s", mine, theirs, runs=runs, peer_name=peer)
+            yield replace(result, note=f"{what}; {loopback.note('ours', side)}")
+        with _network(s3.url, LATENCY, BYTES_PER_SECOND) as (far_s3, far_gcs):
+            network = Bench(far_s3, far_gcs)
+            mine, theirs = network.rate("ours", count), network.rate("one_stream", count)
+            result = compare(
+                "videos.zip.network.vs_one_stream", "MB/s", mine, theirs, runs=runs, peer_name="one part at a time"
             )
+            what = f"{LATENCY * 1000:.0f} ms a request, {BYTES_PER_SECOND / 1e6:.0f} MB/s a connection"
+            yield replace(result, note=f"{what}; {network.note('ours', 'one_stream')}")
+            mine, theirs = network.rate("ours", count), network.rate("deflating", count)
+            result = compare(
+                "videos.zip.network.vs_deflating_stream",
+                "MB/s",
+                mine,
+                theirs,
+                runs=runs,
+                peer_name="sequential read into a deflating stream",
+            )
+            yield replace(result, note=f"{what}; {network.note('ours', 'deflating')}")
+
+        def growth() -> float:
+            peaks = [loopback.measure("ours", videos).peak_rss_bytes for videos in (small, large)]
+            return (peaks[1] - peaks[0]) / 1e6
+
+        sizes = [f"{videos * VIDEO_BYTES / 1e6:,.0f} MB" for videos in (small, large)]
+        yield compare(
+            "videos.zip.memory_growth_mb",
+            "MB",
+            growth,
+            None,
+            runs=runs,
+            note=f"peak of the process for {sizes[1]} less that for {sizes[0]}",
+        )
 
 
 def _film(s3: S3Server, count: int) -> None:

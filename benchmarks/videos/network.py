@@ -16,7 +16,10 @@ BYTES_PER_SECOND = 60e6
 
 if __name__ == "__main__":
     upstream, archives, latency, rate = sys.argv[1:]
-    distance = {"latency": float(latency), "bytes_per_second": float(rate)}
-    with FaultyS3(upstream, **distance) as s3, StrictGcs(archives, **distance) as gcs:
+    late, per_second = float(latency), float(rate)
+    with (
+        FaultyS3(upstream, latency=late, bytes_per_second=per_second) as s3,
+        StrictGcs(archives, latency=late, bytes_per_second=per_second) as gcs,
+    ):
         print(s3.url, gcs.url, flush=True)
         sys.stdin.read()
