@@ -2,7 +2,7 @@
 
 Members are stored, not deflated: video does not get smaller. What a part will hold is known before a byte of it is, to
 the byte, so parts can be sent at the same time and joined at the end. The same members give the same bytes. The format
-itself is the standard library's `zipfile`, writing to a place that cannot be wound back (ADR 9).
+itself is the standard library's `zipfile`, writing to a place that cannot be wound back (ADR 8).
 """
 
 from __future__ import annotations
