@@ -4,8 +4,8 @@ READY := .venv/.ready
 
 .PHONY: demo dev test slow lint format bench lock clean
 
-demo: $(READY)            ## a request becomes a deployed study, on made-up data
-	$(BIN)/lookit-ops demo
+demo: $(READY)            ## a request becomes a deployed study, on made-up data; LOOKIT_BUILDER=docker builds in containers
+	@if [ "$$LOOKIT_BUILDER" = docker ]; then engine=$$(scripts/docker.sh) && export $$engine; fi && $(BIN)/lookit-ops demo
 
 dev: $(READY)             ## Dagster's UI and the built studies, on the data of the demonstration
 	$(BIN)/lookit-ops dev

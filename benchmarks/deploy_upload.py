@@ -3,6 +3,7 @@
 The server is a strict one in a process of its own, which answers each request 30 ms late. Ours is the whole of
 `publish`: listing, files, manifest, a second listing, the commit. The peer is the plain way with the same client and
 the same connection: one upload after the other, `index.html` last, without comparing, checking or a condition.
+A rollback stands beside the same peer: without kept deployments the earlier version has to be uploaded again.
 
 `python -m benchmarks.deploy_upload` is the server: it prints its address, and ends when its input does.
 """
@@ -22,6 +23,7 @@ from uuid import uuid4
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
 from ember_build.bundle import Bundle
 from lookit_ops.publish import folder_of, live_deployment, publish
+from lookit_ops.rollback import restorable, rollback
 from lookit_ops.storage.experiments import ExperimentBucket
 from tests.support.bundles import bundle_of
 
@@ -32,19 +34,23 @@ BUCKET = "studies"
 _OWN_FILES = 6
 """What every bundle has beside those that are asked for."""
 _ROOT = Path(__file__).resolve().parents[1]
+Measure = Callable[[], float]
 PEER = "google-cloud-storage, one file after the other"
 
 
 @benchmark("deploy.upload")
 def deploy_upload(quick: bool) -> Iterator[Result]:
-    """A first deployment, and one of which the storage has all fingerprinted files already."""
+    """A first deployment, one of which the storage has all files already, and a rollback."""
     files = QUICK_FILES if quick else FILES
     runs = QUICK_RUNS if quick else RUNS
     with tempfile.TemporaryDirectory() as folder, _server() as url:
-        bundle = bundle_of(Path(folder), "1", {"assets/large.bin": b"x" * 50_000}, assets=files - _OWN_FILES - 1)
-        if len(bundle.files) != files:
-            raise BenchmarkError(f"the bundle has {len(bundle.files)} files instead of {files}")
-        with _sides(url, bundle) as (ours, again, peer):
+        first, second = (
+            bundle_of(Path(folder, name), name, {"assets/large.bin": b"x" * 50_000}, assets=files - _OWN_FILES - 1)
+            for name in ("1", "2")
+        )
+        if len(first.files) != files:
+            raise BenchmarkError(f"the bundle has {len(first.files)} files instead of {files}")
+        with _sides(url, first, second) as (ours, again, back, peer):
             for warm_up in (ours, peer):  # connections, imports
                 warm_up()
             note = f"{files} files, {LATENCY * 1000:.0f} ms a request"
@@ -59,11 +65,14 @@ def deploy_upload(quick: bool) -> Iterator[Result]:
                 peer_name=PEER,
                 note=f"{note}; all there already",
             )
+            yield compare(
+                "deploy.rollback.vs_serial", "s", back, peer, runs=runs, peer_name=PEER, note=f"{note}; to and fro"
+            )
 
 
 @contextmanager
-def _sides(url: str, bundle: Bundle) -> Generator[tuple[Callable[[], float], Callable[[], float], Callable[[], float]]]:
-    """Ours into a new folder, ours into the same folder again, and the peer into a new folder."""
+def _sides(url: str, bundle: Bundle, other: Bundle) -> Generator[tuple[Measure, Measure, Measure, Measure]]:
+    """Ours into a new folder, ours into the same folder again, ours back to the other bundle, the peer."""
     from lookit_ops.storage.gcs import GcsExperimentBucket  # loads Google's library
     from lookit_ops.storage.gcs_client import GcsAccess
 
@@ -71,7 +80,7 @@ def _sides(url: str, bundle: Bundle) -> Generator[tuple[Callable[[], float], Cal
     bucket, client = GcsExperimentBucket(BUCKET, access), access.connect()
     tokens = count(1)
 
-    def deploy(folder: str) -> float:
+    def deploy(folder: str, bundle: Bundle = bundle) -> float:
         live = live_deployment(bucket, folder)
         token = next(tokens)
         began = time.monotonic()
@@ -100,9 +109,31 @@ def _sides(url: str, bundle: Bundle) -> Generator[tuple[Callable[[], float], Cal
         _check(bucket, bundle, folder)
         return seconds
 
-    same = folder_of("deployment", uuid4())
+    same, both = folder_of("deployment", uuid4()), folder_of("deployment", uuid4())
+
+    def back() -> float:
+        if live_deployment(bucket, both) is None:
+            deploy(both)
+            deploy(both, other)
+        live = live_deployment(bucket, both)
+        (earlier,) = restorable(bucket, both)
+        began = time.monotonic()
+        rollback(
+            bucket,
+            both,
+            request_id=earlier.manifest.request_id,
+            fencing_token=next(tokens),
+            seen_generation=live.generation if live else 0,
+            before_commit=lambda: None,
+        )
+        seconds = time.monotonic() - began
+        now = live_deployment(bucket, both)
+        if now is None or now.request_id != earlier.manifest.request_id:
+            raise BenchmarkError("the earlier deployment is not live")
+        return seconds
+
     try:
-        yield lambda: deploy(folder_of("deployment", uuid4())), lambda: deploy(same), one_by_one
+        yield lambda: deploy(folder_of("deployment", uuid4())), lambda: deploy(same), back, one_by_one
     finally:
         bucket.close()
         client.close()

@@ -28,7 +28,7 @@ import dagster as dg
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
 from domain.migrations import upgrade
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
-from ember_build.builder import Builder, BuildOrder, Image, OutputLine
+from ember_build.builder import Builder, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle
 from ember_build.local import LocalBuilder
 from ember_build.local_toolchain import Toolchain
@@ -61,6 +61,15 @@ class TimedBuilder:
 
     builder: Builder
     times: Path
+
+    @property
+    def is_isolated(self) -> bool:
+        """As the port says."""
+        return self.builder.is_isolated
+
+    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+        """As the port says."""
+        return self.builder.sweep_orphans(is_running)
 
     def prepare(
         self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None

@@ -67,6 +67,9 @@ class Failure:
         }
 
 
+WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """A request for which a run is to be started. `number` counts the runs that were asked for, from 1."""
@@ -140,6 +143,13 @@ class RequestQueue:
         with self.sessions.begin() as session:
             session.execute(update(model).where(*waits).values(submitted_at=database_now()))
 
+    def release(self, request_id: int) -> None:
+        """The run of a submitted request could not begin yet, for want of room: it waits for its turn again."""
+        model = self.model
+        with self.sessions.begin() as session:
+            waits = (model.id == request_id, model.status == RequestStatus.QUEUED)
+            session.execute(update(model).where(*waits).values(submitted_at=None))
+
     def state(self) -> QueueState:
         """How long the queue is."""
         model = self.model
@@ -180,7 +190,12 @@ def end_submission(session: Session, model: Model, request_id: int, submission: 
     """Write to a request that still waits for this run to claim it; False if it does not."""
     ended = (
         update(model)
-        .where(model.id == request_id, model.status == RequestStatus.QUEUED, model.submissions == submission)
+        .where(
+            model.id == request_id,
+            model.status == RequestStatus.QUEUED,
+            model.submissions == submission,
+            model.submitted_at.is_not(None),
+        )
         .values(values)
         .returning(model.id)
         .execution_options(synchronize_session=False)
@@ -205,7 +220,7 @@ def put_back(
     request = session.scalar(select(model).where(model.id == request_id).with_for_update())
     if request is None:
         return None
-    in_vain = request.submissions - request.attempt
+    in_vain = 1 + sum(earlier["attempt"] is None for earlier in request.failed_attempts)
     values: dict[str, Any] = {
         "error_code": failed["code"],
         "failed_attempts": [*request.failed_attempts, failed],

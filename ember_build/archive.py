@@ -44,6 +44,16 @@ def pack(folder: Path, names: Iterable[str] | None = None) -> Generator[bytes]:
     yield from sink.empty()
 
 
+def own_folder(name: str, user: int) -> Iterator[bytes]:
+    """Yield a tar with one empty folder that belongs to a user."""
+    sink = _Sink()
+    with tarfile.open(fileobj=cast(BinaryIO, sink), mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.type, info.mode, info.uid, info.gid = tarfile.DIRTYPE, 0o755, user, user
+        tar.addfile(info)
+    yield from sink.empty()
+
+
 def _below(folder: Path) -> Iterator[Path]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)

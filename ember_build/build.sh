@@ -7,7 +7,8 @@
 #   OUTPUT_DIR        receives the distribution
 #   STUDY_PREFIX      where the study will be served: /studies/{uuid}/
 #   ENVIRONMENT_FILE  template of the player's .env: names, each with a default; the values come from the environment
-#   DEPENDENCIES_DIR  optional: a folder with the node_modules of an earlier build with the same lock files
+#   DEPENDENCIES_DIR  optional: a folder with the node_modules of an earlier build with the same lock files; with
+#                     INSTALLED=yes they are, with bower_components, all that an installation would bring
 #   YARN_CACHE_FOLDER optional: yarn's download cache, which several builds may share
 #
 # usage: build.sh [dependencies|build|all]    `dependencies` needs the network, `build` does not; `all` does both
@@ -40,6 +41,17 @@ copy_checkout() {
     cd "$WORK_DIR"
     # An old build that happens to lie in the repository must never pass for the new one.
     rm -rf dist
+}
+
+take_stored_dependencies() {
+    local name
+    for name in node_modules bower_components; do
+        if [ -d "$DEPENDENCIES_DIR/$name" ]; then
+            step "take $name of an earlier build with the same lock files, nothing to install"
+            cp -a "$DEPENDENCIES_DIR/$name" "$name"
+        fi
+    done
+    [ -e .bowerrc ] || mkdir -p bower_components
 }
 
 # Only what a lock file pins: bower has none, so its packages are installed anew each time.
@@ -121,8 +133,12 @@ case $phase in
     dependencies | all)
         copy_checkout
         put_prefix
-        copy_earlier_dependencies
-        install_dependencies
+        if [ "${INSTALLED:-}" = yes ]; then
+            take_stored_dependencies
+        else
+            copy_earlier_dependencies
+            install_dependencies
+        fi
         ;;
     build)
         cd "$WORK_DIR"

@@ -31,7 +31,7 @@ class BuildOrder:
     `environment` holds values that the caller has chosen for this player from the allow-list. They end up in the
     bundle that the public loads, and are kept out of this object's repr. `trusted` says that the commit is one that the
     operator trusts, so that it may share what others of its repository have installed; `labels` (study, request,
-    repository) name the build where something of it can be seen; `image` is the name that `prepare` has returned.
+    claim, repository) name the build where something of it can be seen; `image` is the name that `prepare` returned.
     """
 
     checkout: Path
@@ -43,8 +43,29 @@ class BuildOrder:
     image: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What was removed, by name, and what could not be, with the reason."""
+
+    removed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+
 class Builder(Protocol):
     """Builds players, any number of them, one per call."""
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether a build reaches nothing but its own files: only then may a stranger's code be built."""
+        ...
+
+    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+        """Remove what builds have left whose worker died; `is_running` tells by the labels of a build.
+
+        Raises:
+            BuildPlatformError: what is there cannot even be listed.
+        """
+        ...
 
     def prepare(
         self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None

@@ -21,12 +21,13 @@ import threading
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from ember_build.errors import InvalidPlayer
 from ember_build.github import GitHub, Repository, ResolvedCommit, disk_error
+from ember_build.removal import REMOVED, Removal, remove_old
 
 _CHUNK_BYTES = 2**18
 # A tiny archive of one repetitive file reaches any ratio honestly; below this size a bomb does no harm.
@@ -37,6 +38,8 @@ _LONGEST_NAME_BYTES = 255
 _DIRECTORY_BYTES_PER_ENTRY = 256
 _CONTROL_OR_BACKSLASH = re.compile(r"[\x00-\x1f\x7f\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
+_SHA = re.compile(r"[0-9a-f]{40}")
+_LOCKS, _INCOMING = ".locks", ".incoming-"
 _SHA_COMMENT = re.compile(rb"[0-9a-f]{40}")
 
 # All that zipfile lets through when the bytes are not what they say.
@@ -124,9 +127,33 @@ class Checkouts:
             raise disk_error(error, final) from error
         return Checkout(commit.repository, commit.sha, final, contents.file_count, contents.size_bytes, reused)
 
+    def clean(self, older_than: float, in_use: Callable[[str], bool], *, dry_run: bool) -> Removal:
+        """Remove checkouts that nobody has fetched since `older_than` (seconds since 1970), and half ones of that age.
+
+        `in_use` says whether a commit, by its SHA, is wanted by something that runs or waits. It is asked while the
+        commit's lock is held, so a build either finds its checkout or fetches it anew, never half of it.
+        """
+        removal = Removal()
+        if not self.root.is_dir():
+            return removal
+        for repository in sorted(self.root.iterdir()):
+            if repository.name == _LOCKS:
+                continue
+            if repository.is_symlink() or not repository.is_dir() or repository.name.startswith((_INCOMING, REMOVED)):
+                remove_old([repository], older_than, removal, in_use=lambda _: False, dry_run=dry_run)
+                continue
+            for path in sorted(repository.iterdir()):
+                sha = path.name.removesuffix(".json")
+                if not _SHA.fullmatch(sha):
+                    remove_old([path], older_than, removal, in_use=lambda _: False, dry_run=dry_run)
+                    continue
+                with self._alone(sha):
+                    remove_old([path], older_than, removal, in_use=lambda _, sha=sha: in_use(sha), dry_run=dry_run)
+        return removal
+
     def _make(self, commit: ResolvedCommit, final: Path, manifest: Path) -> _Contents:
         # On the same file system as the final place, since a rename is atomic only there.
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=self.root, ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(prefix=_INCOMING, dir=self.root, ignore_cleanup_errors=True) as folder:
             work = Path(folder)
             try:
                 contents = self._download_and_extract(commit, work, "first")
@@ -161,7 +188,7 @@ class Checkouts:
 
         The locks' files are 256 in all, so nobody has to delete any (which cannot be done without a race).
         """
-        locks = self.root / ".locks"
+        locks = self.root / _LOCKS
         locks.mkdir(exist_ok=True)
         with (locks / sha[:2]).open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

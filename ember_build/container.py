@@ -286,12 +286,17 @@ def removed_volume(
     try:
         yield name
     finally:
-        for pause in (0.2, 1.0, 0.0):
-            try:
-                client.api.remove_volume(name, force=True)
-            except NotFound:
-                break
-            except (DockerException, requests.RequestException, OSError):
-                time.sleep(pause)
-            else:
-                break
+        remove_volume(client, name)
+
+
+def remove_volume(client: docker.DockerClient, name: str) -> None:
+    """Remove a volume. What cannot be removed now, because the engine is gone, the next sweep removes."""
+    for pause in (0.2, 1.0, 0.0):
+        try:
+            client.api.remove_volume(name, force=True)
+        except NotFound:
+            return
+        except (DockerException, requests.RequestException, OSError):
+            time.sleep(pause)
+        else:
+            return

@@ -14,56 +14,63 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import docker
 
 from ember_build.archive import pack, unpack
-from ember_build.builder import BuildCancelled, BuildOrder, Image, OutputLine
+from ember_build.builder import BuildCancelled, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle, check_bundle
-from ember_build.child_process import Cancelled, TimeLimitReached
-from ember_build.confinement import MB, Confinement, Limits, Mount, tmpfs_options
-from ember_build.container import Command, OutputLimitReached, confined_container, removed_container, removed_volume
+from ember_build.child_process import Cancelled
+from ember_build.confinement import MB, Limits, Mount
 from ember_build.course import BUILD, INSTALLATION, Course
-from ember_build.egress import SOCKET, SOCKET_FOLDER, Egress, egress
-from ember_build.engine import Swept, connect, engine_errors, labels_for, sweep_orphans
-from ember_build.errors import BuildPlatformError, PlayerBuildFailed
-from ember_build.image import BUILD_SCRIPT, build_image, choose_profile, find_image
-from ember_build.output import BoundedOutput, Lines
+from ember_build.dependencies import inputs_of
+from ember_build.egress import Egress, egress
+from ember_build.engine import connect, engine_errors, filters_for, labels_for, sweep_orphans
+from ember_build.engine_cleanup import EngineUsage, engine_usage, remove_images, remove_stores
+from ember_build.engine_host import EngineHost, look_at_engine_host
+from ember_build.errors import BuildPlatformError
+from ember_build.image import (
+    PROFILES,
+    build_image,
+    choose_profile,
+    find_image,
+    image_context,
+    image_tag,
+    layers_key,
+)
+from ember_build.output import BoundedOutput
+from ember_build.removal import Removal
+from ember_build.room import require
+from ember_build.site import CHECKOUTS, DEPENDENCIES, DEPLOYMENTS, TEMPORARY, WORK, Site
+from ember_build.store import SHARED_FOLDER, SharedDependencies, find_or_fill, require_contents
 
-_CHECKOUTS, _WORK, _DEPLOYMENTS = "/checkouts", "/work", "/deployments"
-_TEMPORARY = "/tmp"  # noqa: S108 - the container's own
-_KEEPER_MEMORY_MB = 512
-# After this a container ends by itself, should nobody be left who could end it.
-_ORPHAN_SECONDS = 120
 _ENDLESS_OUTPUT = 20
 """How many times the output that is kept a build may print before it is ended."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
-    """What one build has on the engine."""
+class _Volumes:
+    """Of one build; `keeper` is the container that holds them."""
 
-    client: docker.DockerClient
-    image: str
-    name: str
-    labels: Mapping[str, str]
-    source: str
-    work: str
-    output: str
+    source: Mount
+    work: Mount
+    output: Mount
     keeper: str
-    deadline: float
-    cancelled: threading.Event | None
 
 
 class DockerBuilder:
     """The port `Builder` on a Docker engine, which need not be on this machine.
 
     `deployment` keeps apart what several installations have on one engine. `open_networks` are the addresses, networks
-    and names, besides public ones, that a build may reach while it fetches its dependencies. `on_checked` is told
-    about each container of a build, by phase and id, when it waits and before anything of the player runs.
+    and names, besides public ones, that a build may reach while it fetches its dependencies, from `registry` if one is
+    named. A build starts only if `free_disk_mb` are free where the engine keeps its data. `on_checked` is told about
+    each container of a build, by phase and id, when it waits and before anything of the player runs.
     """
+
+    is_isolated = True
 
     def __init__(
         self,
@@ -74,7 +81,8 @@ class DockerBuilder:
         time_limit: timedelta = timedelta(minutes=30),
         max_output_bytes: int = 10_000_000,
         open_networks: Sequence[str] = (),
-        build_script: Path = BUILD_SCRIPT,
+        registry: str | None = None,
+        free_disk_mb: int = 0,
         on_checked: Callable[[str, str], None] | None = None,
     ) -> None:
         self._deployment = deployment
@@ -82,8 +90,9 @@ class DockerBuilder:
         self._limits = limits or Limits()
         self._time_limit = time_limit
         self._max_output_bytes = max_output_bytes
-        self._open_networks = tuple(open_networks)
-        self._build_script = build_script
+        self._open_networks = (*open_networks, *([_door_to(registry)] if registry else []))
+        self._registry = {"YARN_REGISTRY": registry, "npm_config_registry": registry} if registry else {}
+        self._free_disk_mb = free_disk_mb
         self._on_checked = on_checked
 
     def prepare(
@@ -94,10 +103,34 @@ class DockerBuilder:
         with self._client() as client:
             return build_image(client, self._deployment, profile, on_output, labels)
 
-    def sweep_orphans(self, is_running: Callable[[str], bool]) -> Swept:
-        """Remove what builds have left whose request (the label `request`) does not run any more."""
+    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+        """Remove what builds have left that do not run any more."""
         with self._client() as client:
             return sweep_orphans(client, self._deployment, is_running)
+
+    def clean_images(
+        self, older_than: datetime, is_running: Callable[[Mapping[str, str]], bool], *, dry_run: bool
+    ) -> Removal:
+        """Remove the images of earlier builds; those that the next build would take stay."""
+        context = image_context()
+        current = {image_tag(self._deployment, profile, context) for profile in PROFILES}
+        with self._client() as client:
+            return remove_images(client, self._deployment, older_than, current, is_running, dry_run=dry_run)
+
+    def clean_stores(self, older_than: datetime, *, dry_run: bool) -> Removal:
+        """Remove shared dependencies and downloads that are that old."""
+        longest_fill = datetime.now(UTC) - 2 * self._time_limit
+        with self._client() as client:
+            return remove_stores(client, self._deployment, older_than, longest_fill, dry_run=dry_run)
+
+    def usage(self) -> tuple[EngineUsage, EngineHost | None]:
+        """Say how much room our things take on the engine, and what its host has; None without any image of ours."""
+        with self._client() as client:
+            used = engine_usage(client, self._deployment)
+            with engine_errors("list its images"):
+                images = client.api.images(filters=filters_for(self._deployment, role="image"))
+            labels = labels_for(self._deployment, "look")
+            return used, look_at_engine_host(client, images[0]["Id"], labels) if images else None
 
     def build(self, order: BuildOrder, on_output: OutputLine, cancelled: threading.Event | None = None) -> Bundle:
         """Run build.sh on the order, each phase in a container of its own; see the port for what is promised."""
@@ -105,12 +138,47 @@ class DockerBuilder:
             raise BuildPlatformError(f"The checkout {order.checkout} is not there any more; it must be fetched again.")
         if order.output.exists():
             raise BuildPlatformError(f"The output folder {order.output} exists already; name a new one for this build.")
+        name = f"lookit-{self._deployment}-{secrets.token_hex(6)}"
+        labels = labels_for(self._deployment, "build", {"request": name, **order.labels})
+        bounded = BoundedOutput(on_output, self._max_output_bytes)
+        limits = self._limits
+        room = (
+            f"{limits.work_mb:,} MB for its files, {limits.temporary_mb:,} MB for temporary ones and "
+            f"{limits.output_mb:,} MB for what it makes"
+        )
+        course = Course(bounded.add, room)
         with self._client() as client:
             image = order.image or find_image(client, self._deployment, choose_profile(order.checkout))
-            with self._site(client, image, order, cancelled) as site:
-                self._fill(site, order)
-                self._run_phases(site, order, on_output)
-                return self._collect(site, order)
+            site = Site(
+                client=client,
+                image=image,
+                name=name,
+                labels=labels,
+                limits=limits,
+                time_limit=self._time_limit,
+                most_output_bytes=_ENDLESS_OUTPUT * self._max_output_bytes,
+                course=course,
+                deadline=time.monotonic() + self._time_limit.total_seconds(),
+                cancelled=cancelled,
+                on_checked=self._on_checked,
+            )
+            host = look_at_engine_host(client, image, labels)
+            require("the Docker engine's host", "of memory available", host.available_memory_mb, limits.memory_mb)
+            require("the Docker engine's disk", "free", host.free_disk_mb, self._free_disk_mb)
+            try:
+                return self._build_on(site, order, host)
+            except Cancelled:
+                raise BuildCancelled(f"The build was cancelled during `{course.step}`.") from None
+            finally:
+                bounded.close()
+
+    def _build_on(self, site: Site, order: BuildOrder, host: EngineHost) -> Bundle:
+        shared = self._shared(site, order, host)
+        stored = find_or_fill(site, shared) if shared else None
+        with self._volumes(site, stored) as volumes:
+            site.send(volumes.keeper, CHECKOUTS, pack(order.checkout))
+            self._run_phases(site, volumes, order, host, stored)
+            return self._collect(site, volumes, order)
 
     @contextlib.contextmanager
     def _client(self) -> Generator[docker.DockerClient]:
@@ -121,181 +189,79 @@ class DockerBuilder:
             client.close()
 
     @contextlib.contextmanager
-    def _site(
-        self, client: docker.DockerClient, image: str, order: BuildOrder, cancelled: threading.Event | None
-    ) -> Generator[_Site]:
-        name = f"lookit-{self._deployment}-{secrets.token_hex(6)}"
-        labels = labels_for(self._deployment, "build", {"request": name, **order.labels})
+    def _volumes(self, site: Site, stored: Mount | None) -> Generator[_Volumes]:
         limits = self._limits
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(removed_volume(client, f"{name}-checkout", labels))
-            work, output = (
-                stack.enter_context(removed_volume(client, f"{name}-{part}", labels, tmpfs_options(size, files)))
-                for part, size, files in (
-                    ("work", limits.work_mb, limits.files),
-                    ("output", limits.output_mb, limits.output_files + 1000),
-                )
+        with (
+            site.disk("checkout") as source,
+            site.memory("work", limits.work_mb, limits.files) as work,
+            site.memory("output", limits.output_mb, limits.output_files + 1000) as output,
+        ):
+            mounts = (
+                Mount(source, CHECKOUTS, writable=True),
+                Mount(work, WORK, writable=True, size_mb=limits.work_mb),
+                Mount(output, DEPLOYMENTS, writable=True, size_mb=limits.output_mb),
             )
-            # A tmpfs volume lives as long as some container has it mounted: this one, for the whole build.
-            keeper = stack.enter_context(
-                removed_container(
-                    client,
-                    image,
-                    f"{name}-keeper",
-                    Confinement(
-                        limits=limits,
-                        mounts=(
-                            Mount(source, _CHECKOUTS, writable=True),
-                            Mount(work, _WORK, writable=True, size_mb=limits.work_mb),
-                            Mount(output, _DEPLOYMENTS, writable=True, size_mb=limits.output_mb),
-                        ),
-                        memory_mb=_KEEPER_MEMORY_MB,
-                        processes=64,
-                    ),
-                    labels,
-                    ["/bin/sleep", str(int(self._time_limit.total_seconds()) + 2 * _ORPHAN_SECONDS)],
-                )
-            )
-            with engine_errors("start a container"):
-                client.api.start(keeper)
-            yield _Site(
-                client=client,
-                image=image,
-                name=name,
-                labels=labels,
-                source=source,
-                work=work,
-                output=output,
-                keeper=keeper,
-                deadline=time.monotonic() + self._time_limit.total_seconds(),
-                cancelled=cancelled,
-            )
+            # With the store among them, no cleanup can remove it meanwhile.
+            with site.keeper("keeper", [*mounts, *([stored] if stored else [])]) as keeper:
+                if stored:
+                    require_contents(site, stored)
+                yield _Volumes(replace(mounts[0], writable=False), mounts[1], mounts[2], keeper)
 
-    def _fill(self, site: _Site, order: BuildOrder) -> None:
-        """Send the checkout to the engine."""
-
-        def parts() -> Generator[bytes]:
-            for part in pack(order.checkout):
-                if site.cancelled is not None and site.cancelled.is_set():
-                    raise BuildCancelled("The build was cancelled while its checkout was sent to the engine.")
-                yield part
-
-        try:
-            with engine_errors("take the checkout"):
-                site.client.api.put_archive(site.keeper, _CHECKOUTS, parts())
-        except OSError as error:
-            raise BuildPlatformError(f"This machine could not read the checkout {order.checkout}: {error}.") from error
-
-    def _run_phases(self, site: _Site, order: BuildOrder, on_output: OutputLine) -> None:
-        limits = self._limits
-        bounded = BoundedOutput(on_output, self._max_output_bytes)
-        room = (
-            f"{limits.work_mb:,} MB for its files, {limits.temporary_mb:,} MB for temporary ones and "
-            f"{limits.output_mb:,} MB for what it makes"
+    def _shared(self, site: Site, order: BuildOrder, host: EngineHost) -> SharedDependencies | None:
+        """What this build may share with others, if it may: only builds of one trusted repository do."""
+        repository = order.labels.get("repository")
+        inputs = inputs_of(order.checkout) if order.trusted and repository else None
+        if inputs is None or inputs.own_files_for_bower or repository is None:
+            return None
+        return SharedDependencies(
+            deployment=self._deployment,
+            repository=repository,
+            checkout=order.checkout,
+            inputs=inputs,
+            layers=layers_key(site.client, site.image),
+            registry=self._registry,
+            way_out=lambda: self._egress(site, host),
         )
-        course = Course(bounded.add, room)
+
+    def _egress(self, site: Site, host: EngineHost) -> contextlib.AbstractContextManager[Egress]:
+        return egress(site.client, site.image, site.name, site.limits, site.labels, host.addresses, self._open_networks)
+
+    def _run_phases(
+        self, site: Site, volumes: _Volumes, order: BuildOrder, host: EngineHost, stored: Mount | None
+    ) -> None:
         common = {
-            "HOME": f"{_TEMPORARY}/home",
-            "TMPDIR": _TEMPORARY,
-            "CHECKOUT_DIR": _CHECKOUTS,
-            "WORK_DIR": _WORK,
-            "OUTPUT_DIR": _DEPLOYMENTS,
+            "CHECKOUT_DIR": CHECKOUTS,
+            "WORK_DIR": WORK,
+            "OUTPUT_DIR": DEPLOYMENTS,
             "STUDY_PREFIX": order.prefix,
             "ENVIRONMENT_FILE": "/environment",
         }
-        try:
-            with egress(site.client, site.image, site.name, limits, site.labels, self._open_networks) as way_out:
-                self._run_phase(
-                    site,
-                    INSTALLATION,
-                    {**common, "YARN_CACHE_FOLDER": f"{_TEMPORARY}/yarn-cache"},
-                    {},
-                    course,
-                    way_out,
-                )
-            self._run_phase(site, BUILD, common, order.environment, course, None)
-        except Cancelled:
-            raise BuildCancelled(f"The build was cancelled during `{course.step}`.") from None
-        finally:
-            bounded.close()
 
-    def _run_phase(
-        self,
-        site: _Site,
-        phase: str,
-        fixed: Mapping[str, str],
-        values: Mapping[str, str],
-        course: Course,
-        way_out: Egress | None,
-    ) -> None:
-        limits = self._limits
-        mounts = [
-            Mount(site.source, _CHECKOUTS, writable=False),
-            Mount(site.work, _WORK, writable=True, size_mb=limits.work_mb),
-        ]
-        if way_out:
-            mounts.append(Mount(way_out.volume, SOCKET_FOLDER, writable=False))
+        def run(phase: str, mounts: Sequence[Mount], fixed: Mapping[str, str], way_out: Egress | None) -> None:
+            values = order.environment if phase == BUILD else {}
+            site.run(volumes.keeper, phase, phase, ["/bin/bash", "/build.sh", phase], mounts, fixed, values, way_out)
+
+        if stored:
+            fixed = {**common, "DEPENDENCIES_DIR": f"{DEPENDENCIES}/{SHARED_FOLDER}", "INSTALLED": "yes"}
+            run(INSTALLATION, [volumes.source, volumes.work, stored], fixed, None)
         else:
-            mounts.append(Mount(site.output, _DEPLOYMENTS, writable=True, size_mb=limits.output_mb))
-        confinement = Confinement(limits=limits, mounts=tuple(mounts), temporary={_TEMPORARY: limits.temporary_mb})
+            fixed = {**common, **self._registry, "YARN_CACHE_FOLDER": f"{TEMPORARY}/yarn-cache"}
+            with self._egress(site, host) as way_out:
+                run(INSTALLATION, [volumes.source, volumes.work], fixed, way_out)
+        run(BUILD, [volumes.source, volumes.work, volumes.output], common, None)
 
-        def checked(container_id: str) -> None:
-            if self._on_checked:
-                self._on_checked(phase, container_id)
-
-        with confined_container(
-            site.client, site.image, f"{site.name}-{phase}", confinement, site.labels, checked
-        ) as container:
-            left = int(max(0.0, site.deadline - time.monotonic())) + _ORPHAN_SECONDS
-            container.give(
-                Command(
-                    ["/usr/bin/timeout", "--signal=KILL", str(left), "/bin/bash", "/build.sh", phase],
-                    fixed=fixed,
-                    values=values,
-                    egress=SOCKET if way_out else None,
-                )
-            )
-            lines = Lines(course.add)
-            most_bytes = _ENDLESS_OUTPUT * self._max_output_bytes
-            try:
-                for data in container.read(site.deadline, site.cancelled, most_bytes):
-                    lines.add(data)
-            except TimeLimitReached:
-                raise course.out_of_time(phase, self._time_limit) from None
-            except OutputLimitReached:
-                raise PlayerBuildFailed(
-                    f"The build was ended during `{course.step}`: it printed more than {most_bytes:,} bytes, far more "
-                    f"than anybody can read. {course.last_lines()}"
-                ) from None
-            lines.close()
-            status, out_of_memory = container.status()
-        if status == 0:
-            return
-        if out_of_memory:
-            raise PlayerBuildFailed(
-                f"The build needs more memory than the {limits.memory_mb:,} MB that it has, of which its files take a "
-                "part. Make it smaller (fewer packages, fewer files at a time), or ask the operator for a higher "
-                f"limit. It ended during `{course.step}` with status {status}. {course.last_lines()}"
-            )
-        error = course.error(phase, status)
-        if way_out and (refused := way_out.refusals()):
-            raise PlayerBuildFailed(
-                f"The build asked for what it may not reach ({'; '.join(refused)}): dependencies must come from public "
-                f"addresses, unless the operator opens others. {error}"
-            )
-        raise error
-
-    def _collect(self, site: _Site, order: BuildOrder) -> Bundle:
+    def _collect(self, site: Site, volumes: _Volumes, order: BuildOrder) -> Bundle:
         """Bring the output here, under another name until it has been found good."""
         limits = self._limits
         unfinished = order.output.with_name(f".{order.output.name}.{site.name}")
         try:
             order.output.parent.mkdir(parents=True, exist_ok=True)
             with engine_errors("hand over what was built"):
-                stream, _ = site.client.api.get_archive(site.keeper, _DEPLOYMENTS)
+                stream, _ = site.client.api.get_archive(volumes.keeper, DEPLOYMENTS)
                 with contextlib.closing(stream):
                     unpack(stream, unfinished, max_bytes=limits.output_mb * MB, max_files=limits.output_files)
-            bundle = check_bundle(unfinished, order.prefix, self._script_check(site, unfinished))
+            check = _script_check(site.client, volumes.keeper, unfinished)
+            bundle = check_bundle(unfinished, order.prefix, check)
             unfinished.rename(order.output)
         except OSError as error:
             raise BuildPlatformError(f"This machine could not take what was built: {error}.") from error
@@ -303,21 +269,30 @@ class DockerBuilder:
             shutil.rmtree(unfinished, ignore_errors=True)
         return replace(bundle, root=order.output)
 
-    def _script_check(self, site: _Site, root: Path) -> Callable[[Path], str | None]:
-        """Return a check that lets a parser in the keeper read a script: nothing of the player runs in there."""
 
-        def check(script: Path) -> str | None:
-            inside = f"{_DEPLOYMENTS}/{script.relative_to(root).as_posix()}"
-            command = ["/opt/script-check/node_modules/.bin/acorn", "--ecma2025", "--silent", inside]
-            with engine_errors("read a script of the bundle"):
-                run = site.client.api.exec_create(site.keeper, command, workdir="/")["Id"]
-                said = site.client.api.exec_start(run).decode("utf-8", "replace")
-                status = site.client.api.exec_inspect(run)["ExitCode"]
-            if status == 0:
-                return None
-            reason = said.strip().splitlines()[-1:] or ["it could not be parsed"]
-            if status == 1:
-                return f"SyntaxError: {reason[0]}"
-            raise BuildPlatformError(f"{script.name} could not be read in the container (status {status}): {reason[0]}")
+def _script_check(client: docker.DockerClient, keeper: str, root: Path) -> Callable[[Path], str | None]:
+    """Return a check that lets a parser in the keeper read a script: nothing of the player runs in there."""
 
-        return check
+    def check(script: Path) -> str | None:
+        inside = f"{DEPLOYMENTS}/{script.relative_to(root).as_posix()}"
+        command = ["/opt/script-check/node_modules/.bin/acorn", "--ecma2025", "--silent", inside]
+        with engine_errors("read a script of the bundle"):
+            run = client.api.exec_create(keeper, command, workdir="/")["Id"]
+            said = client.api.exec_start(run).decode("utf-8", "replace")
+            status = client.api.exec_inspect(run)["ExitCode"]
+        if status == 0:
+            return None
+        reason = said.strip().splitlines()[-1:] or ["it could not be parsed"]
+        if status == 1:
+            return f"SyntaxError: {reason[0]}"
+        raise BuildPlatformError(f"{script.name} could not be read in the container (status {status}): {reason[0]}")
+
+    return check
+
+
+def _door_to(registry: str) -> str:
+    """Name the registry for the proxy: the operator named it, so it may stand anywhere."""
+    address = urlsplit(registry)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    host = address.hostname or ""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

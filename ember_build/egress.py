@@ -8,8 +8,6 @@ metadata service, to a private network or to another build, and no firewall rule
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import re
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,14 +57,16 @@ def egress(
     name: str,
     limits: Limits,
     labels: Mapping[str, str],
-    open_networks: Sequence[str] = (),
+    closed: Sequence[str],
+    opened: Sequence[str] = (),
 ) -> Generator[Egress]:
     """Start the proxy and yield it when it listens; it, its network and its volume are gone afterwards.
+
+    `closed` are addresses that are not to be reached though they are public, `opened` what is, though it is not.
 
     Raises:
         BuildPlatformError: the engine failed.
     """
-    closed = ",".join(engine_addresses(client, image, labels))
     with (
         removed_volume(client, f"{name}-egress", labels, tmpfs_options(_SOCKET_MB, 16, PROXY_USER)) as volume,
         _network(client, f"{name}-egress", labels) as network,
@@ -82,7 +82,14 @@ def egress(
         with confined_container(client, image, f"{name}-egress", confinement, labels) as container:
             container.give(
                 Command(
-                    ["/usr/bin/python3", "-I", "/opt/lookit/egress_proxy.py", SOCKET, closed, ",".join(open_networks)]
+                    [
+                        "/usr/bin/python3",
+                        "-I",
+                        "/opt/lookit/egress_proxy.py",
+                        SOCKET,
+                        ",".join(closed),
+                        ",".join(opened),
+                    ]
                 )
             )
             said = b""
@@ -117,37 +124,3 @@ def _network(client: docker.DockerClient, name: str, labels: Mapping[str, str]) 
                 time.sleep(pause)
             else:
                 break
-
-
-def engine_addresses(client: docker.DockerClient, image: str, labels: Mapping[str, str]) -> list[str]:
-    """Return the addresses of the engine's own host, public ones among them: no build has business there.
-
-    A container of ours asks, in the host's network for that moment, so that it works with an engine elsewhere too.
-    """
-    with engine_errors("say which addresses its host has"):
-        container_id = client.api.create_container(
-            image=image,
-            command=["/bin/cat", "/proc/net/fib_trie", "/proc/net/if_inet6"],
-            labels=dict(labels),
-            use_config_proxy=False,
-            host_config=client.api.create_host_config(
-                network_mode="host",
-                read_only=True,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges:true"],
-                mem_limit="64m",
-                pids_limit=16,
-            ),
-        )["Id"]
-        try:
-            client.api.start(container_id)
-            client.api.wait(container_id, timeout=_READY_SECONDS)
-            text = client.api.logs(container_id, stdout=True, stderr=False).decode("ascii", "replace")
-        finally:
-            client.api.remove_container(container_id, force=True)
-    found = set(re.findall(r"\|-- ([\d.]+)\n\s+/32 host LOCAL", text))
-    for digits in re.findall(r"(?m)^([0-9a-f]{32}) ", text):
-        found.add(str(ipaddress.IPv6Address(int(digits, 16))))
-    if not found:
-        raise BuildPlatformError("The Docker engine's host did not say which addresses it has, so no build may start.")
-    return sorted(found)

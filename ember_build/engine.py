@@ -6,13 +6,13 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
+from ember_build.builder import Swept
 from ember_build.errors import BuildPlatformError
 
 SYSTEM = "lookit-ops"
@@ -38,7 +38,7 @@ def connect(engine_url: str | None = None) -> docker.DockerClient:
         client.ping()
     except (DockerException, requests.RequestException, OSError) as error:
         where = engine_url or "DOCKER_HOST, or the usual socket"
-        raise BuildPlatformError(f"The Docker engine at {where} does not answer: {_first_line(error)}") from error
+        raise BuildPlatformError(f"The Docker engine at {where} does not answer: {first_line(error)}") from error
     return client
 
 
@@ -56,16 +56,17 @@ def engine_errors(doing: str) -> Generator[None]:
         yield
     except ImageNotFound as error:
         raise BuildPlatformError(
-            f"The image that builds run in is missing on the Docker engine ({_first_line(error)}); the next build "
+            f"The image that builds run in is missing on the Docker engine ({first_line(error)}); the next build "
             "makes it again."
         ) from error
     except APIError as error:
-        raise BuildPlatformError(f"The Docker engine could not {doing}: {_first_line(error)}") from error
+        raise BuildPlatformError(f"The Docker engine could not {doing}: {first_line(error)}") from error
     except (DockerException, requests.RequestException) as error:
-        raise BuildPlatformError(f"The Docker engine went away and could not {doing}: {_first_line(error)}") from error
+        raise BuildPlatformError(f"The Docker engine went away and could not {doing}: {first_line(error)}") from error
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error of the engine says, without the rest."""
     text = str(getattr(error, "explanation", None) or error)
     return (text.strip().splitlines() or [type(error).__name__])[0][:500]
 
@@ -82,30 +83,26 @@ def filters_for(deployment: str, **more: str) -> dict[str, list[str]]:
     return {"label": [f"{LABEL}.{name}={value}" for name, value in wanted.items()]}
 
 
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """What was removed, by name, and what could not be, with the reason."""
-
-    removed: tuple[str, ...]
-    failed: tuple[str, ...]
+def labels_of(labels: Mapping[str, str] | None) -> dict[str, str]:
+    """Return our labels of something, without the beginning of their names."""
+    own = {name: value for name, value in (labels or {}).items() if name.startswith(f"{LABEL}.")}
+    return {name.removeprefix(f"{LABEL}."): value for name, value in own.items()}
 
 
-def sweep_orphans(client: docker.DockerClient, deployment: str, is_running: Callable[[str], bool]) -> Swept:
-    """Remove containers, networks and volumes of this deployment whose request, by its label, does not run any more.
+def sweep_orphans(
+    client: docker.DockerClient, deployment: str, is_running: Callable[[Mapping[str, str]], bool]
+) -> Swept:
+    """Remove containers, networks and volumes of this deployment whose build, by its labels, does not run any more.
 
-    What carries no request (stores that builds share) stays. One failure never stops the rest.
+    What carries no request (stores that builds share) stays. One failure never stops the rest. `is_running` is asked
+    after the listing, so what a build has made since is not in question.
     """
     removed: list[str] = []
     failed: list[str] = []
-    known: dict[str, bool] = {}
 
     def orphaned(labels: Mapping[str, str] | None) -> bool:
-        request = (labels or {}).get(f"{LABEL}.request")
-        if request is None:
-            return False
-        if request not in known:
-            known[request] = is_running(request)
-        return not known[request]
+        own = labels_of(labels)
+        return "request" in own and not is_running(own)
 
     def remove(name: str, action: Callable[[], Any]) -> None:
         try:
@@ -113,7 +110,7 @@ def sweep_orphans(client: docker.DockerClient, deployment: str, is_running: Call
         except NotFound:
             return  # somebody else was quicker
         except (DockerException, requests.RequestException) as error:
-            failed.append(f"{name}: {_first_line(error)}")
+            failed.append(f"{name}: {first_line(error)}")
             return
         removed.append(name)
 

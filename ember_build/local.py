@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
-import re
 import secrets
 import shutil
 import subprocess
@@ -21,12 +19,12 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-from ember_build.builder import BuildOrder, Image, OutputLine
+from ember_build.builder import BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import Cancelled, TimeLimitReached, end_processes, run_child
 from ember_build.course import BUILD, INSTALLATION, Course
+from ember_build.dependencies import inputs_of
 from ember_build.errors import BuildCancelled, BuildPlatformError
 from ember_build.local_toolchain import (
     Toolchain,
@@ -42,12 +40,6 @@ BUILD_SCRIPT = Path(__file__).with_name("build.sh")
 ENVIRONMENT_FILE = Path(__file__).with_name("environment")
 
 _KEPT = "node_modules"
-_DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies", "resolutions")
-_INSTALL_SCRIPTS = {"preinstall", "install", "postinstall", "prepare", "prepublish"}
-_OWN_FILES = re.compile(r"\b(file|link|portal|workspace|patch):|^([./\\~]|[A-Za-z]:[/\\])")
-_OWN_FILES_IN_LOCK = re.compile(r"""@(file|link):|^ +resolved "?(file:|[./])""", re.MULTILINE)
-_OWN_FILES_IN_SETTINGS = re.compile(r"\b(yarn-path|yarn-offline-mirror|modules-folder)\b|\"scripts\"")
-
 _SCRIPT_CHECK_SECONDS = 120
 
 
@@ -76,6 +68,13 @@ class LocalBuilder:
         self._script = script.absolute()
         self._environment_file = environment_file.absolute()
         self._grace = grace
+
+    is_isolated = False
+
+    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+        """Remove what no living build holds the lock of, whatever `is_running` says of labels: nothing here has any."""
+        with _disk_errors("clear away what killed builds have left"):
+            return Swept(removed=tuple(self._remove_abandoned_scratch()))
 
     def prepare(
         self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
@@ -231,8 +230,9 @@ class LocalBuilder:
                     return scratch, lock
                 os.close(lock)
 
-    def _remove_abandoned_scratch(self) -> None:
+    def _remove_abandoned_scratch(self) -> list[str]:
         """End and remove what a worker left that was killed itself: processes carry the name of their folder."""
+        removed: list[str] = []
         for scratch in (self._home / "scratch").glob("*"):
             try:
                 lock = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
@@ -242,43 +242,23 @@ class LocalBuilder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 end_processes(scratch.name, None, self._grace)
                 shutil.rmtree(scratch, ignore_errors=True)
+                removed.append(str(scratch))
             except BlockingIOError:
                 continue  # its build is running
             finally:
                 os.close(lock)
+        return removed
 
 
 def _dependencies_key(checkout: Path, toolchain: Toolchain) -> str | None:
     """Name the node_modules after all that decides about them; None where a build must not reuse another's.
 
-    That is so where nothing is pinned, and where the installation takes in files of the repository itself: they change
-    from commit to commit under the same lock.
+    Here the installation sees the whole repository, so files of it among the dependencies rule that out, too.
     """
-    if not (checkout / "yarn.lock").is_file():
+    inputs = inputs_of(checkout)
+    if inputs is None or inputs.own_files:
         return None
-    try:
-        package: dict[str, Any] = json.loads((checkout / "package.json").read_bytes())
-        wanted = [where for field in _DEPENDENCIES for where in package.get(field, {}).values()]
-        scripts = package.get("scripts", {})
-        lock = (checkout / "yarn.lock").read_text(encoding="utf-8")
-        settings = _text_of(checkout / ".yarnrc") + _text_of(checkout / ".bowerrc")
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None  # yarn will say what is wrong with it
-    own_files = any(_OWN_FILES.search(str(where).strip()) for where in wanted) or _OWN_FILES_IN_LOCK.search(lock)
-    # Without an own script, yarn compiles what binding.gyp describes.
-    own_scripts = _INSTALL_SCRIPTS & set(scripts) or (checkout / "binding.gyp").exists()
-    if own_files or own_scripts or "workspaces" in package or _OWN_FILES_IN_SETTINGS.search(settings):
-        return None
-    digest = hashlib.sha256(f"{toolchain.key}\n{_KEPT}".encode())
-    for name in ("package.json", "yarn.lock", "bower.json", ".yarnrc", ".npmrc", ".bowerrc"):
-        file = checkout / name
-        contents = file.read_bytes() if file.is_file() else b""
-        digest.update(f"\n{name} {len(contents)}\n".encode() + contents)
-    return digest.hexdigest()[:32]
-
-
-def _text_of(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return hashlib.sha256(f"{toolchain.key}\n{_KEPT}\n{inputs.digest}".encode()).hexdigest()[:32]
 
 
 def _script_check(node: str) -> Callable[[Path], str | None]:

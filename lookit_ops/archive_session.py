@@ -30,12 +30,26 @@ class ArchiveSession(WorkSession[ArchiveClaim]):
 
     def claim(self, request_id: int) -> ArchiveClaim:
         """Claim the request and keep its lease alive. Raises what the ledger raises."""
-        return self._hold(self.ledger.claim(request_id, self.run_id, self.platform.settings.lease_duration))
+        settings = self.platform.settings
+        return self._hold(
+            self.ledger.claim(request_id, self.run_id, settings.lease_duration, at_once=settings.archives_at_once)
+        )
 
     def launch(self, study_id: int, user_id: int, kind: ArchiveKind, name_contains: str, origin: str) -> ArchiveClaim:
         """Ask for the archive of this run, and claim it, both or neither. Raises what the ledger raises."""
-        lease = self.platform.settings.lease_duration
-        return self._hold(self.ledger.launch(study_id, user_id, kind, self.run_id, lease, name_contains, origin=origin))
+        settings = self.platform.settings
+        return self._hold(
+            self.ledger.launch(
+                study_id,
+                user_id,
+                kind,
+                self.run_id,
+                settings.lease_duration,
+                name_contains,
+                origin=origin,
+                at_once=settings.archives_at_once,
+            )
+        )
 
     def _hold(self, claim: ArchiveClaim) -> ArchiveClaim:
         super()._hold(claim)

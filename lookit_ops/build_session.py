@@ -15,10 +15,13 @@ from typing import Any
 from dagster import OpExecutionContext
 
 from domain.builds.ledger import BuildLedger, Claim, Failure
-from domain.models import BuildKind
+from domain.models import BuildKind, RequestStatus
 from lookit_ops.assets.experiments import report_build
+from lookit_ops.failures import RETRIED
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import roll_forward
+from lookit_ops.running import output_folder
+from lookit_ops.storage.experiments import NoAnswer
 from lookit_ops.transcript import Transcript
 from lookit_ops.work_session import WorkSession
 
@@ -59,12 +62,25 @@ class BuildSession(WorkSession[Claim]):
 
     def claim(self, request_id: int) -> Claim:
         """Claim the request and keep its lease alive. Raises what the ledger raises."""
-        return self._hold(self.ledger.claim(request_id, self.run_id, self.platform.settings.lease_duration))
+        settings = self.platform.settings
+        return self._hold(
+            self.ledger.claim(request_id, self.run_id, settings.lease_duration, at_once=settings.builds_at_once)
+        )
 
     def launch(self, study_id: int, user_id: int, kind: BuildKind, origin: str) -> Claim:
         """Ask for the build that this run is to be, and claim it, both or neither. Raises what the ledger raises."""
-        lease = self.platform.settings.lease_duration
-        return self._hold(self.ledger.launch(study_id, user_id, kind, self.run_id, lease, origin=origin))
+        settings = self.platform.settings
+        return self._hold(
+            self.ledger.launch(
+                study_id,
+                user_id,
+                kind,
+                self.run_id,
+                settings.lease_duration,
+                origin=origin,
+                at_once=settings.builds_at_once,
+            )
+        )
 
     def _hold(self, claim: Claim) -> Claim:
         super()._hold(claim)
@@ -82,9 +98,7 @@ class BuildSession(WorkSession[Claim]):
     @property
     def output_folder(self) -> Path:
         """Where this claim's bundle is built; removed when the session is closed."""
-        claim = self.held()
-        name = f"{claim.study_uuid}-{claim.request_id}-{claim.fencing_token}"
-        return self.platform.settings.home_folder / "ember_build" / "deployments" / name
+        return self.platform.settings.home_folder / "ember_build" / "deployments" / output_folder(self.held())
 
     def show_output(self, transcript: Transcript) -> Callable[[str], None]:
         """A place for the output of a build: kept in the transcript, shown on the run's page every few seconds."""
@@ -117,9 +131,16 @@ class BuildSession(WorkSession[Claim]):
             logger.warning("%s failed after index.html had been written; the build counts: %s", self._step, error)
         return self.rolled_forward
 
+    def _may_still_happen(self, error: BaseException) -> bool:
+        """Whether the page may yet go live: whoever calls the build a failure must fence it before."""
+        return isinstance(error, NoAnswer)
+
     def _fail(self, claim: Claim, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
         del error
-        self.ledger.fail(claim, failure, extra)
+        if failure.code not in RETRIED:
+            self.ledger.fail(claim, failure, extra)
+        elif self.ledger.retry(claim, failure, extra) is RequestStatus.QUEUED:
+            logger.warning("build request %s waits for another attempt", claim.request_id)
 
     def _after_error(self, context: OpExecutionContext) -> None:
         if self.rolled_forward:

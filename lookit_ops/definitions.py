@@ -1,37 +1,80 @@
-"""The only Definitions object. It loads without any secret and touches no network: settings wait for a run."""
+"""The Definitions object. It loads without any secret and touches no network: settings wait for a run."""
 
 from __future__ import annotations
 
 import dagster as dg
 
+from lookit_ops.assets.disk import build_disk_usage, cleanup_assets
 from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
 from lookit_ops.assets.public_list import discoverable_studies_asset
+from lookit_ops.assets.sweeps import deployment_sweep
 from lookit_ops.assets.video_catalogue import refresh_video_catalogue, video_catalogue_asset
+from lookit_ops.assets.watch import WATCHED, watched_checks
 from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
+from lookit_ops.jobs.cleanups import cleanup_jobs
+from lookit_ops.jobs.deliver_mails import deliver_mails
+from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
+from lookit_ops.jobs.prune_runs import prune_runs
+from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.resources import archive_session_resource, build_session_resource, platform_resource
 from lookit_ops.schedules import schedules
+from lookit_ops.sensors.leases import leases
+from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.public_list import public_list_sensor
+from lookit_ops.sensors.requests import archive_requests, build_requests
+from lookit_ops.sensors.runs import cancelled_runs, failed_runs
 from lookit_ops.sensors.study_partitions import study_partitions_sensor
+from lookit_ops.sensors.watch import watch
 
-defs = dg.Definitions(
-    assets=[
-        discoverable_studies_asset,
-        experiment_deployment,
-        experiment_preview,
-        study_workflow_diagram,
-        video_catalogue_asset,
-        workflow_diagram,
-    ],
-    jobs=[build_experiment, build_zipfile_of_videos, refresh_video_catalogue],
-    sensors=[public_list_sensor, study_partitions_sensor],
-    schedules=schedules(),
-    executor=dg.in_process_executor,
-    resources={
-        "archive_session": archive_session_resource,
-        "platform": platform_resource,
-        "build_session": build_session_resource,
-        "io_manager": dg.mem_io_manager,  # steps hand over frozen dataclasses within one process
-    },
-)
+
+def definitions(platform: dg.ResourceDefinition = platform_resource) -> dg.Definitions:
+    """All that Dagster knows of us, on this platform."""
+    return dg.Definitions(
+        assets=[
+            build_disk_usage,
+            *cleanup_assets.values(),
+            deployment_sweep,
+            discoverable_studies_asset,
+            experiment_deployment,
+            experiment_preview,
+            study_workflow_diagram,
+            video_catalogue_asset,
+            workflow_diagram,
+            *(watched.spec for watched in WATCHED),
+        ],
+        asset_checks=watched_checks,
+        jobs=[
+            build_experiment,
+            build_zipfile_of_videos,
+            *cleanup_jobs.values(),
+            deliver_mails,
+            measure_disk_usage,
+            prune_runs,
+            refresh_video_catalogue,
+            sweep_deployments,
+        ],
+        sensors=[
+            archive_requests,
+            build_requests,
+            cancelled_runs,
+            failed_runs,
+            leases,
+            outbox,
+            public_list_sensor,
+            study_partitions_sensor,
+            watch,
+        ],
+        schedules=schedules(),
+        executor=dg.in_process_executor,
+        resources={
+            "archive_session": archive_session_resource,
+            "platform": platform,
+            "build_session": build_session_resource,
+            "io_manager": dg.mem_io_manager,  # steps hand over frozen dataclasses within one process
+        },
+    )
+
+
+defs = definitions()

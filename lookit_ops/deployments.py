@@ -252,7 +252,8 @@ def make_live(
     """Write index.html, on the condition that its generation is `new.generation`; then the files that waited for it.
 
     An error whose write went through all the same (a lost answer) is none. Any other is certain: the page was not
-    written, and never will be; but for NoAnswer, when the storage cannot even be asked.
+    written, and never will be; but for NoAnswer, when the storage cannot even be asked. After an interruption, too,
+    the page either is this deployment's or never will be.
     """
     live = _commit(bucket, content, new)
     _copy_to_public_names(bucket, live, waiting, parallel)
@@ -339,6 +340,12 @@ def _commit(bucket: ExperimentBucket, content: bytes, new: LiveDeployment) -> Li
         if live is None or not _same(live, new):
             raise
         return live
+    except BaseException as interruption:  # in the middle of the write, which may still arrive
+        try:
+            fence(bucket, new.folder, new.request_id, new.fencing_token)
+        except StorageError as error:
+            raise NoAnswer(f"whether {new.page_key} was written is not known: {error}") from interruption
+        raise
     return replace(new, generation=generation)
 
 

@@ -22,6 +22,7 @@ CODES: dict[type[BaseException], str] = {
     BuildCancelled: "cancelled",
     RequestCancelled: "cancelled",
     DagsterExecutionInterruptedError: "interrupted",
+    KeyboardInterrupt: "interrupted",
     InvalidPlayer: "player_invalid",
     PlayerBuildFailed: "player_build_failed",
     BuildPlatformError: "platform_error",
@@ -34,15 +35,16 @@ CODES: dict[type[BaseException], str] = {
 first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
+RETRIED = frozenset({"platform_error", "storage_error", "interrupted", UNEXPECTED})
+"""The causes that are ours or the network's: another attempt may well succeed. (A worker that died is one, too.)"""
 INTERRUPTED = (
-    "the process that worked on this was told to stop (a shutdown, a restart, or the longest run time); ask for it"
-    " again"
+    "the process that did this was told to stop (a shutdown, a restart, or the longest run time); ask for it again"
 )
 
 
 def failure_of(step: str, error: BaseException) -> Failure:
     """What the ledger keeps of an error: for an error of ours its message, for any other also its type."""
-    if isinstance(error, DagsterExecutionInterruptedError):
+    if isinstance(error, (DagsterExecutionInterruptedError, KeyboardInterrupt)):
         return Failure(step=step, code=CODES[DagsterExecutionInterruptedError], message=INTERRUPTED)
     for kind, code in CODES.items():
         if isinstance(error, kind):

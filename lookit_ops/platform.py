@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import Engine
 
@@ -17,12 +17,14 @@ from domain.errors import InvalidRequest
 from domain.exports.ledger import ArchiveLedger, ArchiveOffer, record_withdrawal
 from domain.mail.compose import Composer, Download, Links
 from domain.mail.outbox import Delivery, MailDelayed, MailWithdrawn, Transport, deliver
-from domain.models import OutboxMail
+from domain.models import ArchiveRequest, BuildRequest, OutboxMail
+from domain.queue import RequestQueue
 from ember_build.builder import Builder
 from ember_build.checkouts import ArchiveLimits, Checkouts
 from ember_build.errors import InvalidPlayer
 from ember_build.github import GitHub, Repository, ResolvedCommit
 from ember_build.local import LocalBuilder
+from ember_build.room import MB, require_room
 from lookit_ops.redaction import Redactor
 from lookit_ops.settings import Settings
 from lookit_ops.smtp import MailFolder, SmtpTransport
@@ -44,6 +46,9 @@ class Closing(Protocol):
 
 
 ClosingT = TypeVar("ClosingT", bound=Closing)
+
+if TYPE_CHECKING:
+    from ember_build.docker_builder import DockerBuilder
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,17 @@ class Platform:
     @cached_property
     def ledger(self) -> BuildLedger:
         """The build ledger."""
-        return BuildLedger(self.sessions)
+        return BuildLedger(self.sessions, self.settings.retry_by)
+
+    @cached_property
+    def build_queue(self) -> RequestQueue:
+        """The build requests that wait."""
+        return RequestQueue(self.sessions, BuildRequest)
+
+    @cached_property
+    def archive_queue(self) -> RequestQueue:
+        """The archive requests that wait."""
+        return RequestQueue(self.sessions, ArchiveRequest)
 
     @cached_property
     def bucket(self) -> ExperimentBucket:
@@ -92,7 +107,7 @@ class Platform:
     @cached_property
     def archive_ledger(self) -> ArchiveLedger:
         """The archive ledger."""
-        return ArchiveLedger(self.sessions)
+        return ArchiveLedger(self.sessions, self.settings.retry_by)
 
     @cached_property
     def videos(self) -> VideoBucket:
@@ -147,14 +162,52 @@ class Platform:
 
     @cached_property
     def builder(self) -> Builder:
-        """What builds: without a container, so for development only. Raises InvalidRequest in production."""
+        """What builds: in containers, or without for development. Raises InvalidRequest for that in production."""
+        if self.settings.builder == "docker":
+            return self.docker_builder
         if self.settings.environment == "production":
             raise InvalidRequest(
                 "the local builder runs a player's code without a container and refuses to work in production"
-                " (LOOKIT_ENVIRONMENT=production)"
+                " (LOOKIT_ENVIRONMENT=production); set LOOKIT_BUILDER=docker"
             )
         time_limit = timedelta(seconds=self.settings.build_time_limit)
-        return LocalBuilder(self.settings.home_folder / "ember_build", time_limit=time_limit)
+        return LocalBuilder(
+            self.settings.home_folder / "ember_build",
+            time_limit=time_limit,
+            max_output_bytes=self.settings.build_log_mb * MB,
+        )
+
+    @cached_property
+    def docker_builder(self) -> DockerBuilder:
+        """What builds in containers."""
+        from ember_build.confinement import Limits
+        from ember_build.docker_builder import DockerBuilder  # the engine's client takes a second to import
+
+        settings = self.settings
+        return DockerBuilder(
+            settings.deployment,
+            engine_url=settings.docker_engine or None,
+            limits=Limits(
+                memory_mb=settings.build_memory_mb,
+                work_mb=settings.build_work_mb,
+                temporary_mb=settings.build_temporary_mb,
+                output_mb=settings.build_output_mb,
+                cpus=settings.build_cpus,
+                processes=settings.build_processes,
+                files=settings.build_files,
+                output_files=settings.build_output_files,
+                open_files=settings.build_open_files,
+            ),
+            time_limit=timedelta(seconds=settings.build_time_limit),
+            max_output_bytes=settings.build_log_mb * MB,
+            open_networks=settings.build_open_networks,
+            registry=settings.build_registry or None,
+            free_disk_mb=settings.free_disk_mb,
+        )
+
+    def require_room(self) -> None:
+        """Make sure that a build's files find room in the home. Raises BuildPlatformError, saying what is missing."""
+        require_room(self.settings.home_folder, self.settings.free_disk_mb)
 
     @cached_property
     def redact(self) -> Redactor:
@@ -221,10 +274,13 @@ class Platform:
         if "engine" in self.__dict__:
             self.engine.dispose()
 
-    def deliver_mails(self) -> Delivery:
-        """Deliver the mails that are due; one that offers an archive gets a fresh link, if its recipient still may."""
+    def deliver_mails(self, limit: int = 200) -> Delivery:
+        """Deliver the mails that are due, at most so many.
+
+        One that offers an archive gets a fresh link, if its recipient still may have it.
+        """
         composer = Composer(self.settings.mail_sender, self.links, self._download)
-        return deliver(self.sessions, self.transport, composer, on_withdrawal=record_withdrawal)
+        return deliver(self.sessions, self.transport, composer, limit=limit, on_withdrawal=record_withdrawal)
 
     def download(self, offer: ArchiveOffer) -> Download | None:
         """A link to the archive, good from now; None if it is not in the bucket any more. Raises StorageError."""

@@ -11,8 +11,10 @@ from typing import Any
 
 from domain.builds.ledger import Claim
 from domain.errors import LeaseLost
+from domain.queue import WORKER_DIED
 from lookit_ops.platform import Platform
 from lookit_ops.publish import facts_of, fence, finish_public_files, folder_of, live_deployment
+from lookit_ops.running import clear_away_after
 from lookit_ops.storage.experiments import NoSuchObject
 
 logger = logging.getLogger(__name__)
@@ -22,10 +24,13 @@ logger = logging.getLogger(__name__)
 class Reconciled:
     """The ids of the requests that were ended, by how."""
 
-    rolled_forward: tuple[int, ...]
-    expired: tuple[int, ...]
+    rolled_forward: tuple[int, ...] = ()
+    expired: tuple[int, ...] = ()
+    """Back in the queue, or failed if that was the last attempt."""
     failed: tuple[int, ...] = ()
     """Still open: database or bucket failed, which the log tells of; the next time tries again."""
+    runs: tuple[str, ...] = ()
+    """The runs that had worked on the requests that were ended."""
 
     def __bool__(self) -> bool:
         """Whether there was anything to do."""
@@ -37,24 +42,52 @@ def reconcile_builds(platform: Platform) -> Reconciled:
     forward: list[int] = []
     expired: list[int] = []
     failed: list[int] = []
+    runs: list[str] = []
     for claim in platform.ledger.running(expired_only=True):
         try:
-            (forward if _end(platform, claim) else expired).append(claim.request_id)
+            run_id = platform.ledger.run_of(claim)
+            is_live = _roll_forward_or_fence(platform, claim)
+            if not is_live:
+                platform.ledger.expire(claim, {"note": f"nothing of this {claim.act} is live"})
+                logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
+            (forward if is_live else expired).append(claim.request_id)
+            clear_away_after(platform, claim)
+            runs += [run_id] if run_id else []
         except LeaseLost:
             logger.info("build request %s ended by itself", claim.request_id)
         except Exception:  # its trouble is not the others'
             logger.exception("build request %s, whose worker died, cannot be ended now", claim.request_id)
             failed.append(claim.request_id)
-    return Reconciled(tuple(forward), tuple(expired), tuple(failed))
+    return Reconciled(tuple(forward), tuple(expired), tuple(failed), tuple(runs))
 
 
-def _end(platform: Platform, claim: Claim) -> bool:
-    """True if the build was finished for its worker, False if it was given up."""
+def end_build_of_run(platform: Platform, run_id: str, cancelled_by: str | None) -> int | None:
+    """End the build that a run held which has ended itself, without waiting for the lease to run out.
+
+    The run was cancelled by somebody, or (None) it died. Returns the id of the request, None if the run held none.
+    Raises StorageError if the bucket cannot be asked; the reconciler then ends the build when its lease has run out.
+    """
+    claim = platform.ledger.held_by(run_id)
+    if claim is None:
+        return None
+    try:
+        if not _roll_forward_or_fence(platform, claim):
+            note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}
+            if cancelled_by is None:
+                platform.ledger.retry(claim, WORKER_DIED, note)
+            else:
+                platform.ledger.cancelled(claim, platform.ledger.canceller(claim) or cancelled_by, note)
+    except LeaseLost:
+        return None
+    clear_away_after(platform, claim)
+    return claim.request_id
+
+
+def _roll_forward_or_fence(platform: Platform, claim: Claim) -> bool:
+    """True if the build was finished for its worker; False if its page is not live, and from now on never will be."""
     folder = folder_of(claim.kind, claim.study_uuid)
-    if fence(platform.bucket, folder, str(claim.request_id), claim.fencing_token):
+    if fence(platform.bucket, folder, claim.page_owner, claim.fencing_token):
         return roll_forward(platform, claim, {})
-    platform.ledger.expire(claim, {"note": "nothing of this build is live"})
-    logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
     return False
 
 
@@ -65,9 +98,9 @@ def roll_forward(platform: Platform, claim: Claim, extra: dict[str, Any]) -> boo
     """
     folder = folder_of(claim.kind, claim.study_uuid)
     live = live_deployment(platform.bucket, folder)
-    if live is None or (live.request_id, live.fencing_token) != (str(claim.request_id), claim.fencing_token):
+    if live is None or (live.request_id, live.fencing_token) != (claim.page_owner, claim.fencing_token):
         return False
-    note = "index.html was live when its worker stopped, so the build was finished for it"
+    note = f"index.html was live when its worker stopped, so the {claim.act} was finished for it"
     try:
         finish_public_files(platform.bucket, live)
     except NoSuchObject as error:  # families have the page; its lesser files will not come back by waiting

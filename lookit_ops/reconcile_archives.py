@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from domain.errors import LeaseLost
 from domain.models import RequestStatus
+from domain.queue import WORKER_DIED
 from lookit_ops.platform import Platform
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import StorageError
@@ -26,29 +27,59 @@ class ReconciledArchives:
     parts_removed: int = 0
     failed: tuple[int, ...] = ()
     """Still running by the database: it failed, which the log tells of; the next time tries again."""
+    runs: tuple[str, ...] = ()
+    """The runs that had worked on the requests that wait again or were ended."""
 
     def __bool__(self) -> bool:
         """Whether there was anything to do."""
         return bool(self.waiting or self.ended or self.parts_removed or self.failed)
 
 
-def reconcile_archives(platform: Platform) -> ReconciledArchives:
-    """Give back every archive request whose lease has run out; one that cannot be, never stops the others."""
+def reconcile_archives(platform: Platform, *, look_for_parts: bool = True) -> ReconciledArchives:
+    """Give back every archive request whose lease has run out; one that cannot be, never stops the others.
+
+    The bucket is looked through for parts that nobody needs if a request was given back, or if that is asked for.
+    """
     waiting: list[int] = []
     ended: list[int] = []
     failed: list[int] = []
+    runs: list[str] = []
     ledger = platform.archive_ledger
     for claim in ledger.running(expired_only=True):
         try:
+            run_id = ledger.run_of(claim)
             status = ledger.expire(claim, {"note": "whatever was made is not visible; another attempt starts anew"})
             (waiting if status is RequestStatus.QUEUED else ended).append(claim.request_id)
+            runs += [run_id] if run_id else []
             logger.warning("archive request %s: its worker died; it is %s now", claim.request_id, status)
         except LeaseLost:
             logger.info("archive request %s ended by itself", claim.request_id)
         except Exception:  # its trouble is not the others'
             logger.exception("archive request %s, whose worker died, cannot be ended now", claim.request_id)
             failed.append(claim.request_id)
-    return ReconciledArchives(tuple(waiting), tuple(ended), _remove_orphans(platform), tuple(failed))
+    removed = _remove_orphans(platform) if waiting or ended or look_for_parts else 0
+    return ReconciledArchives(tuple(waiting), tuple(ended), removed, tuple(failed), tuple(runs))
+
+
+def end_archive_of_run(platform: Platform, run_id: str, cancelled_by: str | None) -> int | None:
+    """End the archive that a run held which has ended itself, without waiting for the lease to run out.
+
+    The run was cancelled by somebody, or (None) it died. Returns the id of the request, None if the run held none.
+    """
+    ledger = platform.archive_ledger
+    claim = ledger.held_by(run_id)
+    if claim is None:
+        return None
+    note = {"note": f"run {run_id} had ended"}
+    try:
+        if cancelled_by is None:
+            ledger.retry(claim, WORKER_DIED, note)
+        else:
+            ledger.cancelled(claim, ledger.canceller(claim) or cancelled_by, note)
+    except LeaseLost:
+        return None
+    _remove_orphans(platform)
+    return claim.request_id
 
 
 def _remove_orphans(platform: Platform) -> int:

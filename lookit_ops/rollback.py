@@ -92,6 +92,15 @@ def choose(bucket: ExperimentBucket, folder: str, request_id: str | None = None,
     return chosen
 
 
+def choose_whole(
+    bucket: ExperimentBucket, folder: str, request_id: str | None = None, keep: int = KEPT
+) -> PastDeployment:
+    """As `choose`, and all of its files are there, now. Raises NotRestorable, StorageError."""
+    chosen = choose(bucket, folder, request_id, keep)
+    _whole(bucket, folder, chosen)
+    return chosen
+
+
 def rollback(
     bucket: ExperimentBucket,
     folder: str,

@@ -7,6 +7,11 @@ from typing import Any
 import dagster as dg
 
 from lookit_ops.assets.video_catalogue import refresh_video_catalogue
+from lookit_ops.cleanup import CLEANUPS
+from lookit_ops.jobs.cleanups import cleanup_jobs
+from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
+from lookit_ops.jobs.prune_runs import prune_runs
+from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.settings import load_settings
 
 
@@ -22,6 +27,23 @@ def nightly(job: Any, at: str) -> dg.ScheduleDefinition:
     )
 
 
+def hourly(job: Any, minute: int) -> dg.ScheduleDefinition:
+    """Run the job every hour at a minute."""
+    return dg.ScheduleDefinition(
+        name=f"{job.name}_hourly",
+        job=job,
+        cron_schedule=f"{minute} * * * *",
+        execution_timezone=load_settings().time_zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+
+
 def schedules() -> list[dg.ScheduleDefinition]:
     """All of them, in the order of the night."""
-    return [nightly(refresh_video_catalogue, "01:00")]
+    return [
+        nightly(refresh_video_catalogue, "01:00"),
+        *(nightly(cleanup_jobs[cleanup.name], cleanup.at) for cleanup in CLEANUPS),
+        hourly(measure_disk_usage, 40),
+        nightly(sweep_deployments, "05:00"),
+        nightly(prune_runs, "06:00"),
+    ]

@@ -5,6 +5,7 @@ Variables carry the prefix LOOKIT_; what the environment does not say may stand 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from datetime import timedelta
@@ -23,6 +24,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from domain.errors import InvalidRequest
+from domain.queue import Retry
 from lookit_ops.redaction import Redactor
 
 PREFIX = "LOOKIT_"
@@ -44,10 +46,15 @@ LONGEST_BUILD = 3000
 """Seconds. Dagster ends a run of `build_experiment` after 3600, which also has to fetch, to check and to upload."""
 LONGEST_LEASE = 3600
 """Seconds: a longer lease would hold the study of a dead worker for longer than any build takes."""
+MEMORY_BESIDE_FILES_MB = 500
+"""What a build's processes need at the least, in MB."""
 DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
 """What the URL of a database may begin with; a bare `postgresql` means psycopg 3."""
 QUERY_SECRETS = ("password", "sslpassword")
 """The parameters in the query of PostgreSQL's URLs that hold a secret."""
+_NETWORK = re.compile(
+    r"[A-Za-z0-9._-]+(/\d{1,3})?(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](/\d{1,3})?(:\d{1,5})?|[0-9A-Fa-f:.]+(/\d{1,3})?"
+)
 Folder = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]  # an empty variable is not the folder "."
 File = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]
 _GCS_BUCKET = re.compile(r"gs://(?P<name>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])")
@@ -68,6 +75,11 @@ class Settings(BaseSettings):
         "",
         repr=False,
         description="SQLAlchemy URL of the database, SQLite or PostgreSQL; empty: a SQLite file in the home.",
+    )
+    dagster_database_url: str = Field(
+        "",
+        repr=False,
+        description="URL of a PostgreSQL database for Dagster's runs; empty: files in Dagster's home.",
     )
     bucket: str = Field(
         "", description="Bucket of built studies in Google Cloud Storage, as in `gs://name`; empty: a folder."
@@ -122,10 +134,53 @@ class Settings(BaseSettings):
         le=LONGEST_BUILD,
         description="Seconds after which a build is stopped; at most 3000, to fit into the hour of a run.",
     )
+    builder: Literal["local", "docker"] = Field(
+        "local",
+        description="`docker`: builds run in containers. `local`: without, for trusted repositories in development.",
+    )
+    docker_engine: str = Field(
+        "", description="Address of the Docker engine; empty: DOCKER_HOST, or the usual socket of this machine."
+    )
+    docker_deployment: str = Field(
+        "",
+        pattern=r"^([a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?)?$",
+        description="Name that keeps apart what several installations have on one engine; empty: made of environment"
+        " and database.",
+    )
+    build_open_networks: CommaSeparated = Field(
+        default=[],
+        description="Networks, addresses or names that builds may reach besides public ones, while they fetch.",
+    )
+    build_registry: str = Field(
+        "", description="Base URL of the npm registry that builds in Docker fetch from; empty: the clients' own."
+    )
+    build_memory_mb: int = Field(7000, gt=0, description="Memory of one build in MB, its files included.")
+    build_work_mb: int = Field(3000, gt=0, description="Room for the player and its node_modules, in MB of memory.")
+    build_temporary_mb: int = Field(2500, gt=0, description="Room for temporary files, in MB of memory.")
+    build_output_mb: int = Field(300, gt=0, description="Largest bundle, in MB of memory.")
+    build_output_files: int = Field(20_000, gt=0, description="Most files of a bundle.")
+    build_files: int = Field(500_000, gt=0, description="Most files of each of a build's folders.")
+    build_open_files: int = Field(16_384, gt=0, description="Most files that a process of a build may have open.")
+    build_processes: int = Field(1024, gt=0, description="Most processes and threads of a build.")
+    build_cpus: float = Field(2.0, gt=0, allow_inf_nan=False, description="Processors that a build may use.")
+    build_log_mb: int = Field(
+        10, gt=0, description="Output of a build that is kept, in MB; twenty times as much ends it."
+    )
+    free_disk_mb: int = Field(
+        5000, ge=0, description="MB that must be free on the disks of the home and of the engine before a build starts."
+    )
     lease: Seconds = Field(
         120,
         le=LONGEST_LEASE,
         description="Seconds that a build stays claimed without a sign of life; its worker gives four in that time.",
+    )
+    builds_at_once: int = Field(2, ge=1, description="How many builds may run at the same time.")
+    archives_at_once: int = Field(2, ge=1, description="How many archives of videos may be made at the same time.")
+    attempts: int = Field(
+        3, ge=1, le=20, description="How often work that fails by the platform's fault is tried in all."
+    )
+    retry_after: Seconds = Field(
+        60, description="Seconds before the second attempt; each further wait is twice as long."
     )
     platform_url: str = Field(
         "http://localhost:8000/", description="Base URL of the web application, for links in mails."
@@ -228,11 +283,60 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("dagster_database_url")
+    @classmethod
+    def _is_postgresql(cls, value: str) -> str:
+        try:
+            backend = make_url(value).get_backend_name() if value else "postgresql"
+        except (ArgumentError, ValueError):
+            backend = ""
+        if backend != "postgresql":
+            raise ValueError("must be the URL of a PostgreSQL database, postgresql://user:password@host/name, or empty")
+        return value
+
     @field_validator("github_api_url", "github_web_url", "player_repo_url")
     @classmethod
     def _is_web_address(cls, value: str) -> str:
         _check_web_address(value)
         return value.rstrip("/")
+
+    @field_validator("build_registry")
+    @classmethod
+    def _is_registry(cls, value: str) -> str:
+        if value:
+            _check_web_address(value)
+        if "@" in urlsplit(value).netloc:
+            raise ValueError("must hold no password: every build sees it")
+        return value.rstrip("/")
+
+    @field_validator("docker_engine")
+    @classmethod
+    def _is_engine(cls, value: str) -> str:
+        if value and not value.startswith(("unix:///", "tcp://", "ssh://", "http://", "https://")):
+            raise ValueError("must begin with unix:///, tcp://, ssh://, http:// or https://")
+        return value
+
+    @field_validator("build_open_networks")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            if not _NETWORK.fullmatch(entry):
+                raise ValueError(
+                    f"{entry!r} must be a name, an address or a network (10.0.0.0/24), with :port or for 80 and 443;"
+                    " an IPv6 address with a port stands in brackets"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _a_build_has_memory_for_its_files(self) -> Settings:
+        needed = self.build_work_mb + self.build_temporary_mb + self.build_output_mb + MEMORY_BESIDE_FILES_MB
+        if self.build_memory_mb < needed:
+            raise ValueError(
+                f"{PREFIX}BUILD_MEMORY_MB is {self.build_memory_mb}, but a build's files are kept in memory too"
+                f" ({PREFIX}BUILD_WORK_MB, _TEMPORARY_MB and _OUTPUT_MB) and {MEMORY_BESIDE_FILES_MB} MB are needed"
+                f" beside them: give it {needed} or more"
+            )
+        return self
 
     @field_validator("mail_sender")
     @classmethod
@@ -319,9 +423,27 @@ class Settings(BaseSettings):
         return (self.mail_folder or self.home_folder / "mail").expanduser().resolve()
 
     @property
+    def deployment(self) -> str:
+        """The name of this installation on a Docker engine.
+
+        Whoever shares a database shares a name, and nobody else: what belongs to no running request of the database is
+        removed from the engine, so two databases must never have one name.
+        """
+        if self.docker_deployment:
+            return self.docker_deployment
+        address = make_url(self.database).set(username=None, password=None, query={}, drivername="any")
+        digest = hashlib.sha256(address.render_as_string().encode()).hexdigest()
+        return f"{self.environment}-{digest[:8]}"
+
+    @property
     def lease_duration(self) -> timedelta:
         """How long a claim lasts without a heartbeat."""
         return timedelta(seconds=self.lease)
+
+    @property
+    def retry_by(self) -> Retry:
+        """How often what fails by our fault is tried, and when."""
+        return Retry(self.attempts, timedelta(seconds=self.retry_after))
 
     def player_environment(self, *, trusted: bool) -> dict[str, str]:
         """What a build may see of the settings: the allow-list, with secrets for trusted repositories only."""
@@ -342,9 +464,10 @@ class Settings(BaseSettings):
     def secrets(self) -> list[str]:
         """Every secret value, for redaction; the passwords within the database's URL among them."""
         values = [value.get_secret_value() for value in self.__dict__.values() if isinstance(value, SecretStr)]
-        url = make_url(self.database)
-        in_query = [value for name in QUERY_SECRETS for value in url.normalized_query.get(name, ())]
-        return [value for value in [*values, url.password, *in_query] if value]
+        for url in map(make_url, filter(None, (self.database, self.dagster_database_url))):
+            values.append(url.password or "")
+            values += [value for name in QUERY_SECRETS for value in url.normalized_query.get(name, ())]
+        return [value for value in values if value]
 
 
 def _without_tilde(folder: Path) -> Path:

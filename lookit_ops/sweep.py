@@ -53,6 +53,17 @@ class Sweep:
         """How much room the removed files took."""
         return sum(file.size_bytes for file in self.removed)
 
+    @property
+    def trouble(self) -> str:
+        """What could not be swept, in a sentence; empty if everything could."""
+        if not self.failed:
+            return ""
+        key, error = next(iter(self.failed.items()))
+        return (
+            f"{len(self.failed)} files or folders could not be swept, the first of them {key}: {error};"
+            " the next sweep tries again"
+        )
+
 
 class _LeftAlone(Exception):
     """This folder is not swept."""

@@ -27,6 +27,8 @@ from lookit_ops.transcript import Transcript, TranscriptHandler
 logger = logging.getLogger(__name__)
 
 BEATS_IN_A_LEASE = 4
+LONGEST_PAUSE = 2.0
+"""Seconds between two heartbeats at most: so soon a worker learns that somebody cancelled."""
 PACKAGES = ("domain", "ember_build", "lookit_ops")
 
 
@@ -100,6 +102,11 @@ class WorkSession(ABC, Generic[ClaimT]):
         del claim, error, extra
         return False
 
+    def _may_still_happen(self, error: BaseException) -> bool:
+        """Whether nobody knows if the work was done or yet will be: then the request stays open for the reconciler."""
+        del error
+        return False
+
     def _outputs(self) -> dict[str, str]:
         """Other streams of lines that belong into the study's log."""
         return {}
@@ -136,7 +143,7 @@ class WorkSession(ABC, Generic[ClaimT]):
 
     def _beat(self) -> None:
         claim, lease = self.held(), self.platform.settings.lease_duration
-        while not self._quiet.wait(lease.total_seconds() / BEATS_IN_A_LEASE):
+        while not self._quiet.wait(min(lease.total_seconds() / BEATS_IN_A_LEASE, LONGEST_PAUSE)):
             try:
                 if self.ledger.heartbeat(claim, lease).cancel_requested:
                     self._cancel_requested = True
@@ -181,9 +188,17 @@ class WorkSession(ABC, Generic[ClaimT]):
     # -- the end --------------------------------------------------------------------------------------------------
 
     def end_with(self, error: BaseException) -> None:
-        """End the request as failed or cancelled, unless it has an end, or the work counts all the same."""
+        """End the request as failed or cancelled, unless it has an end, or the work counts all the same.
+
+        If nobody knows whether it counts, the request stays open: the reconciler ends it.
+        """
         self._error = self._error or error
         if self._ended or self._claim is None:
+            return
+        if self._may_still_happen(error):
+            why = "stays open until its lease has run out and the bucket can be asked"
+            logger.warning("%s %s %s: %s", self.what, self._claim.request_id, why, error)
+            self._ended = True  # by this session
             return
         extra = self._extra({"exception": self._redacted(exception_for_log(error))})
         try:
@@ -213,18 +228,14 @@ class WorkSession(ABC, Generic[ClaimT]):
         return replace(failure, message=self.platform.redact(failure.message))
 
     def close(self) -> None:
-        """Tear down: no more heartbeats, no claim left open, mails on their way, the log let go."""
+        """Tear down: no more heartbeats, no claim left open, nothing left on this machine, the log let go."""
         self._quiet.set()
         self.flush_output()
         if self._beats:
             self._beats.join(timeout=5)
         self.end_with(self._error or DagsterExecutionInterruptedError())
-        try:
-            if self._claim:
-                self._tidy(self._claim)
-                self.platform.deliver_mails()
-        except Exception:  # the mails wait in the outbox; the request has its end already
-            logger.exception("mails could not be delivered now; they wait in the outbox")
+        if self._claim:
+            self._tidy(self._claim)
         for package in PACKAGES:
             logging.getLogger(package).removeHandler(self._handler)
 

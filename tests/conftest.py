@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
@@ -17,9 +18,13 @@ from tests.support.site import Site, populate
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real PostgreSQL server that lives as long as the test run."""
-    with start_postgresql(tmp_path_factory.mktemp("postgresql")) as url:
+def postgresql_server() -> Iterator[str]:
+    """The URL of a real PostgreSQL server that lives as long as the test run.
+
+    Not below pytest's own folder: the next pytest that starts takes from everybody else, and so from the server's user,
+    the right to enter it.
+    """
+    with TemporaryDirectory(prefix="lookit-postgresql-") as folder, start_postgresql(Path(folder)) as url:
         yield url
 
 

@@ -34,7 +34,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
@@ -67,9 +67,18 @@ class Claim:
     state_before: str
     player_repo_url: str | None
     player_sha: str | None
+    restores_id: int | None = None
+    """Of a rollback: the request that built what it puts back."""
 
+    @property
+    def act(self) -> str:
+        """What people call this: preview, deployment or rollback."""
+        return self.kind.value if self.restores_id is None else "rollback"
 
-WORKER_DIED = Failure("worker", "worker_died", "the process that built the study stopped answering")
+    @property
+    def page_owner(self) -> str:
+        """The request that the page names: a rollback puts back the page of the build."""
+        return str(self.restores_id or self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ class BuildLedger:
 
         Raises what `request` raises, StudyIsLocked and QueueIsFull; then whoever waits goes on waiting.
         """
-        with self.sessions.begin() as session, _one_build_each(study_id):
+        with self.sessions.begin() as session, one_build_each(study_id):
             if at_once is not None:
                 require_room(session, BuildRequest, at_once)
             return _take(session, _ask(session, study_id, user_id, kind, origin).id, run_id, lease)
@@ -121,7 +130,7 @@ class BuildLedger:
         request goes on waiting), and the errors of REFUSALS when this request can never run: then it has ended as
         failed, with that message.
         """
-        with self.sessions.begin() as session, _one_build_each(request_id):
+        with self.sessions.begin() as session, one_build_each(request_id):
             if at_once is not None:
                 require_room(session, BuildRequest, at_once)
             try:
@@ -165,17 +174,19 @@ class BuildLedger:
     # -- ending ---------------------------------------------------------------------------------------------------
 
     def finish(self, claim: Claim, extra: dict[str, Any]) -> str:
-        """The build succeeded: a deployment makes the study active, a preview leaves it as it was. Returns the state.
+        """It succeeded: a deployment makes the study active, all else leaves it as it was. Returns the state.
 
         A SHA is pinned in the study's metadata when the study named none. Raises LeaseLost.
         """
-        is_deployment = claim.kind is BuildKind.DEPLOYMENT
+        is_build = claim.restores_id is None
+        is_deployment = claim.kind is BuildKind.DEPLOYMENT and is_build
         with self.sessions.begin() as session:
             after = State.ACTIVE.value if is_deployment else claim.state_before
             study, request = _close(session, claim, RequestStatus.SUCCEEDED, after, {})
             if is_deployment:
                 study.deployed_at = request.finished_at
-            if request.player_sha and not claim.player_sha and not study.study_metadata.get("last_known_player_sha"):
+            named = claim.player_sha or study.study_metadata.get("last_known_player_sha")
+            if is_build and request.player_sha and not named:
                 study.study_metadata = {**study.study_metadata, "last_known_player_sha": request.player_sha}
             _tell(session, claim, study, request, "succeeded", extra, {})
             return after
@@ -270,7 +281,12 @@ class BuildLedger:
         query = select(BuildRequest).where(BuildRequest.run_id == run_id, BuildRequest.status == RequestStatus.RUNNING)
         with self.sessions.begin() as session:
             request = session.scalar(query)
-            return _claim_of(session, request) if request else None
+            return claim_of(session, request) if request else None
+
+    def has_succeeded(self, request_id: int) -> bool:
+        """Whether this request has ended well."""
+        with self.sessions.begin() as session:
+            return _request(session, request_id).status == RequestStatus.SUCCEEDED
 
     def run_of(self, claim: Claim) -> str | None:
         """The run that works, or worked last, on this claim's request."""
@@ -283,7 +299,18 @@ class BuildLedger:
         if expired_only:
             query = query.where(BuildRequest.lease_expires_at < database_now())
         with self.sessions.begin() as session:
-            return [_claim_of(session, request) for request in session.scalars(query)]
+            return [claim_of(session, request) for request in session.scalars(query)]
+
+    def is_building(self, kind: BuildKind, study_uuid: UUID) -> bool:
+        """Whether a build of this kind, or a rollback, runs: from its claim until it has an end, dead workers' too."""
+        running = (
+            select(BuildRequest.id)
+            .join(Study, Study.id == BuildRequest.study_id)
+            .where(Study.uuid == study_uuid, BuildRequest.kind == kind, BuildRequest.status == RequestStatus.RUNNING)
+            .limit(1)
+        )
+        with self.sessions.begin() as session:
+            return session.scalar(running) is not None
 
     def player_repo_url(self, request_id: int) -> str | None:
         """The repository that the request's study names, if it names one. Raises InvalidRequest."""
@@ -303,7 +330,7 @@ class BuildLedger:
 
 
 @contextmanager
-def _one_build_each(about: int) -> Generator[None]:
+def one_build_each(about: int) -> Generator[None]:
     """Two who claim at the same moment: the second's violation of the unique index, in words."""
     try:
         yield
@@ -316,7 +343,7 @@ def _one_build_each(about: int) -> Generator[None]:
 def _ask(session: Session, study_id: int, user_id: int, kind: BuildKind, origin: str) -> BuildRequest:
     study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
     user = session.get_one(User, user_id)
-    _require(session, user, study, kind)
+    require_for(session, user, study, kind)
     state = study.state_before_build or study.state
     if state not in MAY_START_FROM[kind]:
         raise _forbidden(study, kind, state)
@@ -378,23 +405,15 @@ def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> C
     request = _request(session, request_id)
     study = session.get_one(Study, request.study_id, with_for_update=True, populate_existing=True)
     user, kind = session.get_one(User, request.requested_by_id), BuildKind(request.kind)
-    _require(session, user, study, kind)
-    # SET reads the row as it was before: state_before_build gets the state that this UPDATE replaces.
-    lock = (
-        update(Study)
-        .where(Study.id == study.id, _claimable(kind))
-        .values(state_before_build=Study.state, state=LOCK_STATE[kind].value, fencing_token=Study.fencing_token + 1)
-        .returning(Study.fencing_token, Study.state_before_build)
-        .execution_options(synchronize_session=False)
-    )
-    locked = session.execute(lock).one_or_none()
+    require_for(session, user, study, kind)
+    locked = lock_study(session, study, kind)
     if locked is None:
         session.refresh(study)
         session.refresh(request)
         if request.status != RequestStatus.QUEUED:
             raise _not_waiting(request)
         if study.state in LOCK_STATES:
-            raise StudyIsLocked(_who_holds(session, study))
+            raise StudyIsLocked(who_holds(session, study))
         raise _forbidden(study, kind, study.state)
     token, state_before = locked
     start = (
@@ -418,7 +437,21 @@ def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> C
         raise _not_waiting(request)
     session.refresh(request)
     session.refresh(study)
-    return _claim_of(session, request)
+    return claim_of(session, request)
+
+
+def lock_study(session: Session, study: Study, kind: BuildKind) -> tuple[int, str | None] | None:
+    """Put the study into the lock state; the new fencing token and the state before, None where it cannot be locked."""
+    # SET reads the row as it was before: state_before_build gets the state that this UPDATE replaces.
+    lock = (
+        update(Study)
+        .where(Study.id == study.id, _claimable(kind))
+        .values(state_before_build=Study.state, state=LOCK_STATE[kind].value, fencing_token=Study.fencing_token + 1)
+        .returning(Study.fencing_token, Study.state_before_build)
+        .execution_options(synchronize_session=False)
+    )
+    row = session.execute(lock).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
 def _not_waiting(request: BuildRequest) -> StudyIsLocked:
@@ -434,7 +467,7 @@ def _request(session: Session, request_id: int) -> BuildRequest:
     return request
 
 
-def _require(session: Session, user: User, study: Study, kind: BuildKind) -> None:
+def require_for(session: Session, user: User, study: Study, kind: BuildKind) -> None:
     for permission in PERMISSIONS[kind]:
         require_permission(session, user, permission, study)
 
@@ -445,7 +478,7 @@ def _forbidden(study: Study, kind: BuildKind, state: str) -> TransitionNotAllowe
     return TransitionNotAllowed(f"the study {study.name!r} is {state}; a {kind} may start from {starts} only: {advice}")
 
 
-def _who_holds(session: Session, study: Study) -> str:
+def who_holds(session: Session, study: Study) -> str:
     holder = session.scalar(
         select(BuildRequest).where(BuildRequest.study_id == study.id, BuildRequest.status == RequestStatus.RUNNING)
     )
@@ -465,7 +498,7 @@ def _end_waiting(session: Session, request_id: int, code: str, message: str) -> 
     )
 
 
-def _claim_of(session: Session, request: BuildRequest) -> Claim:
+def claim_of(session: Session, request: BuildRequest) -> Claim:
     if request.fencing_token is None or request.state_before is None:
         raise LeaseLost(f"build request {request.id} is not claimed")
     return _described(session, request, request.fencing_token, request.state_before)
@@ -485,6 +518,7 @@ def _described(session: Session, request: BuildRequest, fencing_token: int, stat
         state_before=state_before,
         player_repo_url=player_repo_url(study),
         player_sha=_text(study.study_metadata.get("last_known_player_sha")),
+        restores_id=request.restores_id,
     )
 
 
@@ -573,7 +607,7 @@ def _give_back(
     retry_by: Retry,
     *also: ColumnElement[bool],
 ) -> RequestStatus:
-    """Into the queue again, unless somebody cancelled, it was the last attempt, or a newer request waits instead."""
+    """Into the queue again, but for rollbacks, and unless it was cancelled, the last attempt, or a newer one waits."""
     failure = replace(failure, message=storable(failure.message))
     study = _release(session, claim, claim.state_before)
     request = session.scalar(
@@ -589,7 +623,7 @@ def _give_back(
         by = {"cancelled_by": canceller.name if canceller else "somebody"}
         _tell(session, claim, study, request, "cancelled", extra, by)
         return RequestStatus.CANCELLED
-    if request.attempt >= retry_by.attempts:
+    if request.attempt >= retry_by.attempts or request.restores_id is not None:  # who rolls back waits for no queue
         tried = f"tried {request.attempt} times; the last time: " if request.attempt > 1 else ""
         message = f"{tried}{failure.message}"
         values = {"status": RequestStatus.FAILED, "error_code": failure.code, "error": message}
@@ -667,8 +701,9 @@ def _record(
     """The one log of a build; returns what it tells besides `extra`."""
     what = {
         "outcome": outcome,
-        "kind": claim.kind.value,
+        "kind": claim.act,
         "request_id": claim.request_id,
+        "restores": claim.restores_id,
         "run_id": request.run_id,
         "attempt": claim.attempt,
         "origin": request.origin,
@@ -682,7 +717,7 @@ def _record(
     record(
         session,
         study,
-        action=claim.kind.value,
+        action=claim.act,
         user_id=request.requested_by_id,
         state_before=claim.state_before,
         state_after=study.state,

@@ -27,7 +27,7 @@ from domain.models import ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus
 from domain.models.requests import ONE_WAITING_ARCHIVE
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room
 from domain.studies.log import record
 
 RETRY = Retry(attempts=5)
@@ -238,12 +238,9 @@ class ArchiveLedger:
 
         Raises LeaseLost when the request has ended by itself or the lease was prolonged.
         """
-        failure = Failure(
-            step="worker", code="worker_died", message="the process that made the archive stopped answering"
-        )
         with self.sessions.begin() as session:
             return _give_back(
-                session, claim, failure, extra, self.retry_by, ArchiveRequest.lease_expires_at < database_now()
+                session, claim, WORKER_DIED, extra, self.retry_by, ArchiveRequest.lease_expires_at < database_now()
             )
 
     def cancelled(self, claim: ArchiveClaim, cancelled_by: str, extra: dict[str, Any]) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email.message import EmailMessage
 from typing import Any, Protocol
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, case, func, select, update
 from sqlalchemy.orm import Session
 
 from domain.db import Sessions, database_now
@@ -62,6 +62,32 @@ class Delivery:
     delayed: int
     failed: int
     withdrawn: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxState:
+    """The outbox in numbers of mails. `due` are those of `waiting` whose time has come."""
+
+    waiting: int
+    due: int
+    failed: int
+    oldest_waiting_at: datetime | None
+
+
+def outbox_state(sessions: Sessions, failed_within: timedelta) -> OutboxState:
+    """What waits, and what could not be delivered of the mails of so long ago."""
+    waits = OutboxMail.status == MailStatus.WAITING
+    is_due = and_(waits, OutboxMail.next_attempt_at <= database_now())
+    failed_lately = and_(OutboxMail.status == MailStatus.FAILED, OutboxMail.created_at >= database_now(-failed_within))
+    counts = select(
+        func.count(case((waits, 1))),
+        func.count(case((is_due, 1))),
+        func.count(case((failed_lately, 1))),
+        func.min(case((waits, OutboxMail.created_at))),
+    ).where(OutboxMail.status.in_([MailStatus.WAITING, MailStatus.FAILED]))
+    with sessions.begin() as session:
+        waiting, due, failed, oldest = session.execute(counts).one()
+    return OutboxState(waiting, due, failed, oldest)
 
 
 def enqueue(

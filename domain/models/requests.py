@@ -81,6 +81,7 @@ class BuildRequest(Base):
 
     `origin` says how the request came in, where the account alone does not tell (an operator acting for somebody).
     `player_repo`, `player_sha` and `sha_reason` tell what was built, `state_before` where the study stood.
+    With `restores_id` it is a rollback: a deployment of what that earlier request built. It never waits.
 
     While it waits: `submitted_at` says since when a run that shall claim it is on its way, `submissions` how many runs
     there were. One that failed by the platform's fault waits again until `next_attempt_at`, with the cause in
@@ -93,6 +94,9 @@ class BuildRequest(Base):
         CheckConstraint(one_of("kind", BuildKind), name="kind"),
         CheckConstraint(one_of("state_before", WORKFLOW_STATES), name="state_before"),
         CheckConstraint("status <> 'running' OR state_before IS NOT NULL", name="running_knows_the_way_back"),
+        CheckConstraint(
+            "restores_id IS NULL OR (kind = 'deployment' AND status <> 'queued')", name="rollback_never_waits"
+        ),
         Index(
             ONE_RUNNING_BUILD,
             "study_id",
@@ -120,6 +124,7 @@ class BuildRequest(Base):
         String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
     )
     origin: Mapped[str] = mapped_column(Text, server_default="", default="")
+    restores_id: Mapped[int | None] = mapped_column(ForeignKey("build_request.id", ondelete="RESTRICT"), default=None)
     requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
     submitted_at: Mapped[datetime | None] = mapped_column(init=False)

@@ -13,7 +13,19 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
-from lookit_ops.cli import builds, database, mails, permissions, serve, studies, videos, workflow
+from lookit_ops.cli import (
+    builds,
+    cleanup,
+    database,
+    deployments,
+    mails,
+    permissions,
+    serve,
+    studies,
+    up,
+    videos,
+    workflow,
+)
 from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import ToErrors, errors, plain
 from lookit_ops.redaction import Redactor
@@ -29,13 +41,17 @@ app = typer.Typer(
 )
 app.add_typer(database.app, name="db")
 app.add_typer(studies.app, name="study")
+for command in (deployments.deployments, deployments.rollback, deployments.sweep):
+    builds.app.command()(command)
 app.add_typer(builds.app, name="build")
+app.add_typer(cleanup.app, name="cleanup")
 app.add_typer(videos.app, name="videos")
 app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")
 app.command("demo")(serve.demo)
-app.command("dev")(serve.dev)
+app.command("dev")(up.dev)
+app.command("up")(up.up)
 app.command("serve")(serve.serve)
 
 

@@ -21,11 +21,10 @@ from domain.studies.labs import move_to_lab as move_study
 from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
 from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, platform
-from lookit_ops.cli.show import as_json, coloured, console, errors, json_text, plain, table, visible, when
-from lookit_ops.platform import Platform
+from lookit_ops.cli.public_list import keep_public_list
+from lookit_ops.cli.show import as_json, coloured, console, json_text, plain, table, visible, when
 from lookit_ops.public_list import KEY as PUBLIC_LIST
 from lookit_ops.public_list import refresh_public_list
-from lookit_ops.storage.experiments import StorageError
 
 app = typer.Typer(help="Studies: list, show, edit, move, and read their logs.", no_args_is_help=True)
 
@@ -138,7 +137,7 @@ def edit(
     if not changed:
         console.print("Nothing changed.")
         return
-    _keep_public_list(outside)
+    keep_public_list(outside)
     # The player's two values live in one column, whose name tells nobody what was changed.
     player = [name for name in PLAYER_FIELDS if metadata.get(name) != metadata_after.get(name)]
     named = [name for name in changed if name != "study_metadata"] + player
@@ -180,7 +179,7 @@ def transition(
             return
         move(session, found, trigger, user, comment)
         after = found.state
-    _keep_public_list(outside)
+    keep_public_list(outside)
     console.print(f"{plain(found.name)}: {coloured(before)} → {coloured(after)}")
 
 
@@ -208,24 +207,12 @@ def move_to_lab(
         before = found.state
         outsiders = move_study(session, found, find_lab(session, lab), user)
         after = found.state
-    _keep_public_list(outside)
+    keep_public_list(outside)
     console.print(f"{plain(found.name)} is in the lab {plain(lab)} now.")
     if outsiders:
         console.print(f"No role on it any more: {plain(', '.join(user.email for user in outsiders))}.")
     if after != before:
         console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
-
-
-def _keep_public_list(outside: Platform) -> None:
-    """After a change: it stands, whatever becomes of the list, so a storage that is away is a warning."""
-    try:
-        refresh_public_list(outside)
-    except StorageError as error:
-        errors.print(
-            f"[bold yellow]Warning:[/] the public list could not be brought up to date: {plain(error)};"
-            " the sensor public_list tries again, or run `lookit-ops study discoverable`",
-            soft_wrap=True,
-        )
 
 
 @app.command()

@@ -13,7 +13,7 @@ import dagster as dg
 from pydantic import Field
 
 from domain.builds.ledger import Claim, player_repo_url
-from domain.errors import DomainError, InvalidRequest
+from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocked
 from domain.find import find_study, find_user
 from domain.models import BuildKind
 from ember_build.builder import BuildOrder, Image
@@ -28,6 +28,8 @@ from lookit_ops.platform import Platform
 from lookit_ops.public_list import refresh_public_list
 from lookit_ops.publish import Deployment, folder_of, live_deployment, publish
 from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
+from lookit_ops.running import sweep_dead_builds
 from lookit_ops.storage.experiments import StorageError
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ class ClaimedBuild:
     @property
     def labels(self) -> dict[str, str]:
         """What tells whose this is where something of the build can be seen."""
-        return {"study": str(self.claim.study_uuid), "request": str(self.claim.request_id)}
+        claim = self.claim
+        return {"study": str(claim.study_uuid), "request": str(claim.request_id), "claim": str(claim.fencing_token)}
 
     @property
     def prefix(self) -> str:
@@ -89,6 +92,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
         report_build(context.instance, platform, request_id)
     try:
         _ = platform.builder  # refuses production without containers, before anything is claimed
+        sweep_dead_builds(platform)
         claimed = (
             _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
         )
@@ -96,7 +100,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
         raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
         context.instance.add_run_tags(
-            context.run_id, {"lookit/study": str(claimed.study_uuid), "lookit/request": str(claimed.request_id)}
+            context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
         repository = platform.repository(claimed.player_repo_url)  # the study is locked: this is what will be built
         live = live_deployment(platform.bucket, folder_of(claimed.kind, claimed.study_uuid))
@@ -122,6 +126,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
 def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOut:
     platform, session = _resources(context)
     with session.step(context):
+        platform.require_room()
         github = replace(platform.github, cancelled=session.stop)
         commit = github.resolve(claimed.repository, claimed.claim.player_sha)
         (logger.warning if commit.substituted else logger.info)("%s", commit.reason)
@@ -143,7 +148,7 @@ def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOu
 
 
 @dg.op(
-    description="Make the toolchain ready: Node, yarn, bower and ember-cli of the player's time.",
+    description="Make ready what the build runs in: an image, or tools, with Node and ember-cli of the player's time.",
     required_resource_keys={"platform", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source")},
@@ -167,7 +172,7 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
     platform, session = _resources(context)
     with session.step(context):
         trusted = platform.trusts_commit(source.commit)
-        if not trusted:
+        if not (trusted or platform.builder.is_isolated):
             raise InvalidPlayer(_why_untrusted(platform, source.commit))
         order = BuildOrder(
             checkout=source.checkout.path,
@@ -249,7 +254,7 @@ def finish(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
 @dg.job(
     description="Build a study's app and put it into the bucket, as a preview or for real.",
     executor_def=dg.in_process_executor,  # a process per op costs 5 to 7 s, and the steps share a folder
-    tags={"dagster/max_runtime": 3600},
+    tags={"dagster/max_runtime": 3600, KIND_TAG: "build"},
 )
 def build_experiment() -> None:
     """The way of a build."""
@@ -294,7 +299,11 @@ def _claim(session: BuildSession, request_id: int) -> Claim:
         failure = session.failure("claim", error)
         platform.ledger.refuse(request_id, failure.code, failure.message)
         raise
-    return session.claim(request_id)
+    try:
+        return session.claim(request_id)
+    except (StudyIsLocked, QueueIsFull):
+        platform.build_queue.release(request_id)
+        raise
 
 
 def _why_untrusted(platform: Platform, commit: ResolvedCommit) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from domain.errors import DomainError, InvalidRequest
+from domain.errors import DomainError, InvalidRequest, QueueIsFull
 from domain.exports.ledger import ArchiveClaim
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind
@@ -22,6 +22,7 @@ from lookit_ops.archive_stream import Progress, stream_archive
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile_archives import reconcile_archives
+from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.videos import VideoChanged
 
@@ -72,12 +73,14 @@ def claim(context: dg.OpExecutionContext, config: BuildZipfileOfVideos) -> Archi
     platform, session = _resources(context)
     try:
         reconcile_archives(platform)
-        claimed = _launch(platform, session, config) if config.request_id is None else session.claim(config.request_id)
+        claimed = (
+            _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
+        )
     except (DomainError, StorageError) as error:
         raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
         context.instance.add_run_tags(
-            context.run_id, {"lookit/study": str(claimed.study_uuid), "lookit/archive": str(claimed.request_id)}
+            context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
         context.add_output_metadata(
             {
@@ -154,7 +157,7 @@ def finish(context: dg.OpExecutionContext, archive: Archive) -> None:
 @dg.job(
     description="Zip a study's videos from S3 into the bucket of archives, and mail a link to the person who asked.",
     executor_def=dg.in_process_executor,  # a process per op costs 5 to 7 s
-    tags={"dagster/max_runtime": 6 * 3600},
+    tags={"dagster/max_runtime": 6 * 3600, KIND_TAG: "archive"},
 )
 def build_zipfile_of_videos() -> None:
     """The way of an archive."""
@@ -164,6 +167,15 @@ def build_zipfile_of_videos() -> None:
 
 def _resources(context: dg.OpExecutionContext) -> tuple[Platform, ArchiveSession]:
     return context.resources.platform, context.resources.archive_session
+
+
+def _claim(session: ArchiveSession, request_id: int) -> ArchiveClaim:
+    """Claim a request that waits; without room it goes on waiting. Raises what the ledger raises."""
+    try:
+        return session.claim(request_id)
+    except QueueIsFull:
+        session.platform.archive_queue.release(request_id)
+        raise
 
 
 def _launch(platform: Platform, session: ArchiveSession, config: BuildZipfileOfVideos) -> ArchiveClaim:

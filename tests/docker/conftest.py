@@ -8,27 +8,27 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.support.docker_engine import Yard, find_engine
+from tests.support.docker_engine import Engine, Yard, find_engine
 
 DEPLOYMENT = "tests"
 
 
 @pytest.fixture(scope="session")
-def engine_url() -> str:
+def docker_engine() -> Engine:
     return find_engine()
 
 
 @pytest.fixture(scope="session")
-def image(engine_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def image(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The id of the real image, from the engine's cache where it was built before."""
-    yard = Yard(engine_url, DEPLOYMENT, tmp_path_factory.mktemp("image"))
+    yard = Yard(docker_engine, DEPLOYMENT, tmp_path_factory.mktemp("image"))
     return yard.builder().prepare(yard.said.append, yard.player.folder).name
 
 
 @pytest.fixture
-def yard(engine_url: str, image: str, tmp_path: Path) -> Iterator[Yard]:
+def yard(docker_engine: Engine, image: str, tmp_path: Path) -> Iterator[Yard]:
     """One for each test; whatever way its build ends, nothing may be left on the engine."""
-    yard = Yard(engine_url, DEPLOYMENT, tmp_path)
+    yard = Yard(docker_engine, DEPLOYMENT, tmp_path)
     yield yard
     left = yard.left_on_the_engine()
     yard.builder().sweep_orphans(lambda request: False)
@@ -36,7 +36,7 @@ def yard(engine_url: str, image: str, tmp_path: Path) -> Iterator[Yard]:
 
 
 @pytest.fixture
-def client(engine_url: str) -> Iterator[docker.DockerClient]:
-    client = docker.DockerClient(base_url=engine_url)
+def client(docker_engine: Engine) -> Iterator[docker.DockerClient]:
+    client = docker.DockerClient(base_url=docker_engine.url)
     yield client
     client.close()

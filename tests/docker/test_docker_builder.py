@@ -12,7 +12,7 @@ import pytest
 from ember_build.builder import BuildCancelled, Builder, BuildOrder
 from ember_build.confinement import Limits
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
-from tests.support.docker_engine import GOOD_DIST, PREFIX, REGISTRIES, REPOSITORY, Yard
+from tests.support.docker_engine import GOOD_DIST, PREFIX, REPOSITORY, Engine, Yard
 
 pytestmark = pytest.mark.docker
 
@@ -136,6 +136,7 @@ def test_a_syntax_of_later_years_is_not_taken_for_an_error(yard: Yard) -> None:
 
 
 def test_a_package_from_a_registry_that_cannot_be_reached_is_the_networks_fault(yard: Yard) -> None:
+    yard.engine = Engine(yard.engine.url, None)
     (yard.player.folder / ".npmrc").write_text("registry=http://registry.invalid/\n")
     yard.player.write()
     text = (
@@ -164,12 +165,12 @@ def test_an_image_that_is_missing_is_told(yard: Yard) -> None:
     with pytest.raises(BuildPlatformError, match="image that builds run in is missing"):
         yard.builder().build(order, print)
     with pytest.raises(BuildPlatformError, match=r"call prepare\(\) first"):
-        Yard(yard.engine_url, "elsewhere", yard.root / "elsewhere").build()
+        Yard(yard.engine, "elsewhere", yard.root / "elsewhere").build()
     assert yard.nothing_is_left()
 
 
 def test_an_engine_that_does_not_answer_is_told(tmp_path: Path) -> None:
-    yard = Yard(f"unix://{tmp_path}/no.sock", "elsewhere", tmp_path)
+    yard = Yard(Engine(f"unix://{tmp_path}/no.sock", None), "elsewhere", tmp_path)
     with pytest.raises(BuildPlatformError, match=r"no\.sock does not answer"):
         yard.builder().prepare(print)
     with pytest.raises(BuildPlatformError, match="does not answer"):
@@ -180,6 +181,19 @@ def test_a_player_for_a_node_that_nobody_has_is_told_so(yard: Yard) -> None:
     (yard.player.folder / ".nvmrc").write_text("v20\n")
     with pytest.raises(PlayerBuildFailed, match=r"'v20' in its \.nvmrc"):
         yard.builder().prepare(print, yard.player.folder)
+
+
+def test_a_player_of_later_years_is_built_in_the_later_image(yard: Yard, image: str) -> None:
+    (yard.player.folder / ".nvmrc").write_text("12\n")
+    made = yard.builder().prepare(yard.said.append, yard.player.folder)
+    assert made.name != image
+    assert "Node 12.22.12" in made.description
+    tools = "node --version; python2 --version; python --version; g++ --version | head -n 1; yarn --version"
+    yard.player.write(ember=f"({tools}) 2>&1; which ember\n{GOOD_DIST}")
+    assert yard.build().file_count == 2
+    said = "\n".join(yard.said)
+    assert "\nv12.22.12\nPython 2.7.18\nPython 2.7.18\ng++ " in said
+    assert "\n1.22.22\n/work/node_modules/.bin/ember" in said
 
 
 # --- ends
@@ -223,7 +237,7 @@ def test_an_interrupt_ends_the_build_and_goes_on_up(yard: Yard) -> None:
 
 @pytest.mark.ember
 def test_a_real_player_is_built_in_the_seeds_image(yard: Yard) -> None:
-    builder = yard.builder(limits=Limits(), seconds=900, open_networks=REGISTRIES)
+    builder = yard.builder(limits=Limits(), seconds=900)
     order = BuildOrder(REPOSITORY / "examples" / "frameplayer", PREFIX, {"PIPE_ENVIRONMENT": "staging"}, yard.output)
     bundle = builder.build(order, yard.said.append)
     names = [str(file.path) for file in bundle.files]

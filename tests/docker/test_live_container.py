@@ -12,10 +12,10 @@ import docker
 import pytest
 
 from ember_build import container as container_module
-from ember_build import docker_builder
+from ember_build import site
 from ember_build.confinement import MB, Confinement, check, host_config, seen_from_host
 from ember_build.errors import BuildPlatformError
-from tests.support.docker_engine import GOOD_DIST, SMALL, Yard
+from tests.support.docker_engine import GOOD_DIST, SMALL, Engine, Yard
 
 pytestmark = pytest.mark.docker
 USER = "10001"
@@ -51,8 +51,8 @@ def while_it_runs(yard: Yard, client: docker.DockerClient, phase: str, look: Cal
 
 
 @pytest.fixture(autouse=True)
-def _local(engine_url: str) -> None:
-    if not engine_url.startswith("unix://") or not Path("/proc/self/status").exists():
+def _local(docker_engine: Engine) -> None:
+    if not docker_engine.url.startswith("unix://") or not Path("/proc/self/status").exists():
         pytest.skip("the engine's processes are not on this machine")
 
 
@@ -244,7 +244,7 @@ def test_the_kernel_alone_gives_it_away_where_the_engine_echoes_what_was_asked(
 
 def test_a_container_of_another_user_is_stopped(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for root by a mistake of ours: the kernel says so, whatever was noted."""
-    real = docker_builder.confined_container
+    real = site.confined_container
 
     def as_root(client: Any, image: str, name: str, confinement: Confinement, *rest: Any) -> Any:
         monkeypatch.setattr(container_module, "check_configuration", lambda confinement, inspected: None)
@@ -254,7 +254,7 @@ def test_a_container_of_another_user_is_stopped(yard: Yard, monkeypatch: pytest.
         )
         return real(client, image, name, wrong, *rest)
 
-    monkeypatch.setattr(docker_builder, "confined_container", as_root)
+    monkeypatch.setattr(site, "confined_container", as_root)
     with pytest.raises(BuildPlatformError, match="user \\(Uid is '0"):
         yard.build()
     assert yard.nothing_is_left()

@@ -21,6 +21,7 @@ from ember_build.builder import Builder
 from ember_build.github import GitHub
 from ember_build.local import LocalBuilder
 from ember_build.local_toolchain import Toolchain
+from lookit_ops.definitions import defs
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.platform import Platform
@@ -28,7 +29,6 @@ from lookit_ops.publish import folder_of
 from lookit_ops.resources import build_session_resource
 from lookit_ops.settings import Settings
 from lookit_ops.storage.experiments import ExperimentBucket
-from lookit_ops.storage.local import LocalExperimentBucket
 from tests.support.faulty_bucket import FaultyBucket
 from tests.support.site import Site
 
@@ -63,11 +63,8 @@ class WorkshopPlatform(Platform):
     def engine(self) -> Engine:
         return self.database_engine
 
-    @cached_property
-    def bucket(self) -> ExperimentBucket:
-        bucket = LocalExperimentBucket(self.settings.local_bucket)
-        bucket.claim_environment(self.settings.environment)
-        return FaultyBucket(bucket)
+    def _open_bucket(self) -> ExperimentBucket:
+        return FaultyBucket(super()._open_bucket())
 
     @cached_property
     def builder(self) -> Builder:
@@ -122,6 +119,7 @@ class Workshop:
                 "github_web_url": url,
                 "player_repo_url": f"{url}/{REPOSITORY}",
                 "trusted_repositories": [f"{url}/{REPOSITORY}"],
+                "attempts": 1,
                 **self.settings,
             }
         )
@@ -132,8 +130,21 @@ class Workshop:
         """Where all runs of this workshop are kept."""
         return dg.DagsterInstance.ephemeral()
 
+    def tick(self, sensor: dg.SensorDefinition, cursor: str | None = None) -> Any:
+        """Evaluate a sensor as the daemon does, on this workshop's parts."""
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            resources={"platform": self.platform},
+            definitions=defs,
+            cursor=cursor,
+        )
+        with context:
+            return sensor.evaluate_tick(context)
+
     def close(self) -> None:
-        """Let go of what was opened."""
+        """Let go of what was opened; the engine is the test's."""
+        if "platform" in self.__dict__ and "bucket" in self.platform.__dict__:
+            self.platform.bucket.close()
         if "instance" in self.__dict__:
             self.instance.dispose()
 

@@ -61,10 +61,13 @@ def test_every_benchmark_of_the_package_is_found():
     assert list(load_benchmarks()) == [
         "build.claim_race.postgresql",
         "build.claim_race.sqlite",
+        "build.image_unchanged",
+        "build.warm_dependencies",
         "deploy.upload",
         "permissions",
         "run.overhead",
         "run.overhead.launched",
+        "videos.zip",
     ]
 
 

@@ -231,6 +231,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=10), nullable=False),
         sa.Column("status", sa.String(length=10), server_default="queued", nullable=False),
         sa.Column("origin", sa.Text(), server_default="", nullable=False),
+        sa.Column("restores_id", db.BigKey, nullable=True),
         sa.Column("requested_at", db.UtcDateTime(), server_default=db.default_now(), nullable=False),
         sa.Column("next_attempt_at", db.UtcDateTime(), server_default=db.default_now(), nullable=False),
         sa.Column("submitted_at", db.UtcDateTime(), nullable=True),
@@ -277,6 +278,13 @@ def upgrade() -> None:
         sa.CheckConstraint("attempt >= 0", name=op.f("ck_build_request_attempt_not_negative")),
         sa.CheckConstraint("submissions >= 0", name=op.f("ck_build_request_submissions_not_negative")),
         *db.json_array_checks("failed_attempts"),
+        sa.CheckConstraint(
+            "restores_id IS NULL OR (kind = 'deployment' AND status <> 'queued')",
+            name=op.f("ck_build_request_rollback_never_waits"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["restores_id"], ["build_request.id"], name=op.f("fk_build_request_restores_id"), ondelete="RESTRICT"
+        ),
         sa.ForeignKeyConstraint(
             ["cancelled_by_id"], ["user_account.id"], name=op.f("fk_build_request_cancelled_by_id"), ondelete="SET NULL"
         ),

@@ -91,7 +91,7 @@ def commands() -> set[str]:
     return found
 
 
-SERVERS = {"demo", "dev", "serve"}
+SERVERS = {"demo", "dev", "serve", "up"}
 CALLS: list[tuple[str, ...]] = [
     ("db", "upgrade"),
     ("study", "list"),
@@ -116,6 +116,16 @@ CALLS: list[tuple[str, ...]] = [
     ("build", "cancel", "1", "--as", "ADMIN"),
     ("build", "cancel", "2", "--as", "STRANGER"),
     ("build", "reconcile"),
+    ("cleanup", "builds"),
+    ("cleanup", "builds", "--json"),
+    ("cleanup", "checkouts", "--dry-run"),
+    ("cleanup", "dependencies", "--older-than-hours", "0"),
+    ("cleanup", "docker-images"),
+    ("cleanup", "usage"),
+    ("build", "deployments", "STUDY"),
+    ("build", "deployments", "STUDY", "--json"),
+    ("build", "rollback", "STUDY", "--as", "ADMIN"),
+    ("build", "sweep", "--dry-run"),
     ("videos", "zip", "STUDY", "--as", "ADMIN", "--kind", "all"),
     ("videos", "zip", "STUDY", "--as", "ADMIN", "--kind", "all", "--name-contains", EVIL),
     ("videos", "zip", "STUDY", "--as", "STRANGER"),

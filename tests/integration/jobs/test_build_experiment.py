@@ -63,9 +63,10 @@ def test_a_deployment_makes_the_study_active_with_one_log_and_the_right_mails(wo
     assert log.extra["sha"] == SECOND
     mails = workshop.site.mails()
     assert [(mail.recipient.email, mail.template, mail.status) for mail in mails] == [
-        ("site_admin@example.org", "build_succeeded", "sent"),
-        ("study_admin@example.org", "build_succeeded", "sent"),
+        ("site_admin@example.org", "build_succeeded", "waiting"),
+        ("study_admin@example.org", "build_succeeded", "waiting"),
     ]
+    assert workshop.platform.deliver_mails().sent == 2
     assert len(list(workshop.platform.settings.mails.glob("*.eml"))) == 2
 
 
@@ -410,13 +411,11 @@ def test_what_is_built_and_pinned_is_the_repository_at_the_claim(workshop: Works
     request_id = workshop.request(PREVIEW)
     claim = workshop.platform.ledger.claim
 
-    def edited_meanwhile(*args: Any) -> Any:
+    def edited_meanwhile(_self: Any, *args: Any, **more: Any) -> Any:
         workshop.site.set_metadata(player_repo_url=f"{workshop.server.url}/lookit/another")
-        return claim(*args)
+        return claim(*args, **more)
 
-    with unittest.mock.patch.object(
-        type(workshop.platform.ledger), "claim", lambda _self, *args: edited_meanwhile(*args)
-    ):
+    with unittest.mock.patch.object(type(workshop.platform.ledger), "claim", edited_meanwhile):
         run = workshop.run(request_id=request_id)
     assert "lookit/another" in what_failed(run)
     assert "last_known_player_sha" not in workshop.site.study().study_metadata

@@ -12,6 +12,7 @@ import pytest
 
 from domain.models import BuildKind, RequestStatus, State
 from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.storage.experiments import GenerationMismatch, NoAnswer
 from tests.support.workshop import GOOD_BUILD, Workshop
 
 
@@ -171,3 +172,78 @@ def test_one_build_that_cannot_be_ended_stops_no_other(workshop: Workshop) -> No
     assert (done.failed, done.expired) == ((first,), (second,))
     third = workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)
     assert workshop.run(request_id=third).success
+
+
+def lose_the_answer(workshop: Workshop, key: str) -> None:
+    """The write's answer is lost, and nobody can be asked: neither the page's reader nor a fence gets through."""
+    workshop.faults.refuse("page", "index.html")
+    raise NoAnswer(f"whether {key} was written is not known")
+
+
+def answer_again(workshop: Workshop) -> None:
+    workshop.faults.allow("page")
+    workshop.faults.before("write_page", lambda _key: None)
+    workshop.faults.after("write_page", lambda _key: None)
+
+
+@pytest.mark.parametrize("storage_is_back", [True, False], ids=["storage back at once", "storage back later"])
+def test_without_an_answer_the_request_stays_open_until_the_page_is_fenced(
+    workshop: Workshop, storage_is_back: bool
+) -> None:
+    """The page's write is on its way still: a build that was called a failure now would go live later."""
+    assert workshop.build().success
+    live, generation = workshop.live(), page_generation(workshop)
+    workshop.build_by(GOOD_BUILD.replace("var version", "var next_version"))
+    logs, told = len(workshop.site.logs()), len(workshop.site.mails())
+
+    def lose(key: str) -> None:
+        if storage_is_back:  # the fence is refused, and right after it the page can be read: it is the old one yet
+            workshop.faults.refuse("write_page")
+            raise NoAnswer(f"whether {key} was written is not known")
+        lose_the_answer(workshop, key)
+
+    workshop.faults.before("write_page", lose)
+    request_id = workshop.request()
+    assert not workshop.run(request_id=request_id).success
+
+    if not storage_is_back:
+        workshop.faults.allow("page")
+    workshop.faults.allow("write_page")
+    assert workshop.site.request(request_id).status == RequestStatus.RUNNING
+    assert workshop.site.study().state == State.DEPLOYING
+    assert (len(workshop.site.logs()), len(workshop.site.mails())) == (logs, told)
+    assert not reconcile_builds(workshop.platform), "a lease that has not ended is not touched"
+    workshop.site.end_leases()
+    assert reconcile_builds(workshop.platform).expired == (request_id,)
+    assert (workshop.site.study().state, len(workshop.site.logs())) == (State.ACTIVE, logs + 1)
+    with pytest.raises(GenerationMismatch):  # the write arrives at last
+        late_write(workshop, generation)
+    assert workshop.live() == live
+
+
+def test_without_an_answer_to_a_write_that_went_through_the_build_is_finished(workshop: Workshop) -> None:
+    request_id = workshop.request()
+    workshop.faults.after("write_page", lambda key: lose_the_answer(workshop, key))
+    assert not workshop.run(request_id=request_id).success
+    assert workshop.site.request(request_id).status == RequestStatus.RUNNING
+    answer_again(workshop)
+    workshop.site.end_leases()
+    assert reconcile_builds(workshop.platform).rolled_forward == (request_id,)
+    assert workshop.site.study().state == State.ACTIVE
+    assert {mail.template for mail in workshop.site.mails()} == {"build_succeeded"}
+
+
+def page_generation(workshop: Workshop) -> int:
+    page = workshop.faults.real.page(f"experiments/{workshop.site.study().uuid}/index.html")
+    return page.generation if page else 0
+
+
+def late_write(workshop: Workshop, generation: int) -> None:
+    workshop.platform.bucket.write_page(
+        f"experiments/{workshop.site.study().uuid}/index.html",
+        b"late",
+        content_type="text/html",
+        cache_control="no-cache",
+        metadata={},
+        if_generation=generation,
+    )

@@ -93,6 +93,14 @@ MAILS: dict[str, tuple[str, dict[str, Any]]] = {
         "build_failed",
         {**BUILD, "repository": None, "sha": None, "sha_reason": None, "deployed": False, "step": "x", "error": "y"},
     ),
+    "a study is rolled back": (
+        "build_succeeded",
+        {**BUILD, "kind": "rollback", "restores": 5, "sha_reason": "This is what build request 5 had built."},
+    ),
+    "a rollback failed": (
+        "build_failed",
+        {**BUILD, "kind": "rollback", "restores": 5, "step": "rollback", "error": "the bucket is away"},
+    ),
     "a preview was cancelled": ("build_cancelled", {**BUILD, "cancelled_by": "Sam Siteadmin"}),
     "a waiting preview was replaced": ("build_replaced", {**BUILD, "replaced_by": "Dora Designer"}),
     "an archive is ready": ("archive_ready", READY),

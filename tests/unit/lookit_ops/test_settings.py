@@ -207,6 +207,44 @@ def test_a_file_is_no_folder(home: Path, monkeypatch: pytest.MonkeyPatch, name: 
         load_settings()
 
 
+def test_the_bucket_is_a_folder_or_one_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().gcs_bucket is None
+    set_all(
+        monkeypatch, {"LOOKIT_BUCKET": "gs://lookit-studies.example.org", "LOOKIT_GCS_ENDPOINT": "http://gcs.test/"}
+    )
+    settings = load_settings()
+    assert (settings.gcs_bucket, settings.gcs_endpoint) == ("lookit-studies.example.org", "http://gcs.test")
+    with pytest.raises(InvalidRequest, match=r"gs://lookit-studies\.example\.org, not a folder"):
+        _ = settings.local_bucket
+    monkeypatch.setenv("LOOKIT_BUCKET_FOLDER", "bucket")
+    with pytest.raises(InvalidRequest, match=r"LOOKIT_BUCKET \(gs://.*LOOKIT_BUCKET_FOLDER \(bucket\).*set one"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LOOKIT_BUCKET", "lookit-studies", "such as gs://name"),
+        ("LOOKIT_BUCKET", "gs://lookit-studies/folder", "without a path"),
+        ("LOOKIT_BUCKET", "s3://lookit-studies", "Google Cloud Storage"),
+        ("LOOKIT_BUCKET", "gs://Studies", "such as gs://name"),
+        ("LOOKIT_GCS_CREDENTIALS_FILE", "no-such-key.json", "there is no such file"),
+        ("LOOKIT_GCS_ENDPOINT", "storage.example.org", "must begin with http"),
+    ],
+)
+def test_a_bucket_of_google_is_checked_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidRequest, match=f"{name}: .*{said}.*{value}"):
+        load_settings()
+
+
+def test_an_empty_key_of_google_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKIT_GCS_CREDENTIALS_FILE", "")
+    assert load_settings().gcs_credentials_file is None
+
+
 @pytest.mark.parametrize("name", ["LOOKIT_HOME", "LOOKIT_BUCKET_FOLDER", "LOOKIT_MAIL_FOLDER"])
 def test_a_home_of_nobody_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "~nobody-of-this-name/lookit")

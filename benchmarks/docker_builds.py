@@ -1,0 +1,113 @@
+"""Builds in Docker: what the shared dependencies of a trusted repository save, and what an unchanged image costs.
+
+The example player is really built, on the engine that scripts/docker.sh finds or starts. The peer is the same build as
+that of a repository that shares nothing: it downloads and installs what its lock file names.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from benchmarks.frame import Result, benchmark, compare
+from ember_build.builder import BuildOrder
+from ember_build.docker_builder import DockerBuilder
+from tests.support.docker_engine import Engine, EngineMissing, start_engine
+
+DEPLOYMENT = "benchmarks"
+PLAYER = Path(__file__).parents[1] / "examples" / "frameplayer"
+RUNS, QUICK_RUNS = 3, 1
+IMAGE_RUNS = 7
+
+
+@benchmark("build.warm_dependencies")
+def warm_dependencies(quick: bool) -> Iterator[Result]:
+    """A second build under an unchanged lock file, beside one without anything kept."""
+    with bench() as found:
+        if found is None:
+            return
+        builds = found
+        builds.seconds(trusted=True)  # fills the store
+        yield compare(
+            "build.warm_dependencies",
+            "s",
+            lambda: builds.seconds(trusted=True),
+            lambda: builds.seconds(trusted=False),
+            runs=QUICK_RUNS if quick else RUNS,
+            peer_name="the same build with cold caches",
+            note="example player, Node 8, real engine and registry",
+        )
+
+
+@benchmark("build.image_unchanged")
+def image_unchanged(quick: bool) -> Iterator[Result]:
+    """What rebuilding the image costs when nothing has changed."""
+    with bench() as found:
+        if found is None:
+            return
+        builder = found.builder
+        yield compare(
+            "build.image_unchanged",
+            "s",
+            lambda: builder.prepare(lambda _line: None, PLAYER).seconds,
+            None,
+            runs=QUICK_RUNS if quick else IMAGE_RUNS,
+            note="all layers from the engine's cache; the target is about 1 s",
+        )
+
+
+@dataclass(slots=True)
+class Builds:
+    """A builder whose image is there, and a folder for what it builds."""
+
+    builder: DockerBuilder
+    folder: Path
+    count: int = 0
+
+    def seconds(self, *, trusted: bool) -> float:
+        """Build the player, and tell how long that took."""
+        self.count += 1
+        order = BuildOrder(
+            checkout=PLAYER,
+            prefix="/studies/benchmark/",
+            environment={},
+            output=self.folder / str(self.count),
+            trusted=trusted,
+            labels={"repository": "lookit/example-frameplayer"},
+        )
+        began = time.monotonic()
+        self.builder.build(order, lambda _line: None)
+        return time.monotonic() - began
+
+
+@contextmanager
+def bench() -> Generator[Builds | None]:
+    """A builder with nothing kept from earlier; None, with a word to the terminal, where there is no engine."""
+    try:
+        engine = start_engine()
+    except EngineMissing as error:
+        print(f"  left out, for want of a Docker engine: {error}", file=sys.stderr)
+        yield None
+        return
+    builder = DockerBuilder(DEPLOYMENT, engine_url=engine.url, registry=engine.registry)
+    builder.prepare(lambda _line: None, PLAYER)
+    in_an_hour = datetime.now(UTC) + timedelta(hours=1)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _forget(engine, in_an_hour)
+            yield Builds(builder, Path(folder))
+        finally:
+            _forget(engine, in_an_hour)
+
+
+def _forget(engine: Engine, moment: datetime) -> None:
+    # A builder whose builds take no time, so that nothing can be in the making.
+    builder = DockerBuilder(DEPLOYMENT, engine_url=engine.url, time_limit=timedelta(0))
+    for _ in range(2):  # names of stores first, then what they named
+        builder.clean_stores(moment, dry_run=False)

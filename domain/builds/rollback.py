@@ -1,0 +1,79 @@
+"""The database's part of a rollback: who may, from where, and the lock that keeps builds and other rollbacks out.
+
+A rollback is a row of `build_request` that names the request whose build it puts back. It begins as running: whoever
+asks for it does it. Heartbeat, end, log and mails are those of any deployment (`ledger.py`), and so is its reconciling.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import insert
+
+from domain.builds.ledger import (
+    LARGEST_ID,
+    MAY_START_FROM,
+    Claim,
+    claim_of,
+    lock_study,
+    one_build_each,
+    require_for,
+    who_holds,
+)
+from domain.db import Sessions, database_now
+from domain.errors import InvalidRequest, StudyIsLocked, TransitionNotAllowed
+from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
+from domain.models.studies import LOCK_STATES
+
+KIND = BuildKind.DEPLOYMENT
+"""Permissions, states and lock of a rollback are a deployment's: it changes what families meet."""
+
+
+def begin_rollback(
+    sessions: Sessions, study_id: int, user_id: int, restores_id: int, run_id: str, lease: timedelta, *, origin: str
+) -> Claim:
+    """Lock the study for putting back what the earlier request built; all or nothing, in one transaction.
+
+    Raises PermissionDenied, TransitionNotAllowed, StudyIsLocked, or InvalidRequest if the study has no such request.
+    """
+    with sessions.begin() as session, one_build_each(study_id):
+        study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
+        user = session.get_one(User, user_id)
+        require_for(session, user, study, KIND)
+        earlier = session.get(BuildRequest, restores_id) if 0 < restores_id <= LARGEST_ID else None
+        if earlier is None or (earlier.study_id, earlier.kind) != (study.id, KIND):
+            raise InvalidRequest(
+                f"the study {study.name!r} has no deployment of request {restores_id};"
+                " `lookit-ops build deployments` lists what can be restored"
+            )
+        locked = lock_study(session, study, KIND)
+        if locked is None:
+            if study.state in LOCK_STATES:
+                raise StudyIsLocked(who_holds(session, study))
+            raise TransitionNotAllowed(
+                f"the study {study.name!r} is {study.state}; a rollback may start from"
+                f" {', '.join(MAY_START_FROM[KIND])} only, since it changes what families meet"
+            )
+        token, state_before = locked
+        running = (
+            insert(BuildRequest)
+            .values(
+                study_id=study.id,
+                requested_by_id=user.id,
+                kind=KIND.value,
+                status=RequestStatus.RUNNING.value,
+                origin=origin,
+                restores_id=earlier.id,
+                run_id=run_id,
+                attempt=1,
+                claimed_at=database_now(),
+                lease_expires_at=database_now(lease),
+                fencing_token=token,
+                state_before=state_before,
+                player_repo=earlier.player_repo,
+                player_sha=earlier.player_sha,
+                sha_reason=f"This is what build request {earlier.id} had built.",
+            )
+            .returning(BuildRequest)
+        )
+        return claim_of(session, session.scalars(running).one())

@@ -1,0 +1,167 @@
+"""Which files of a checkout decide what an installation of its dependencies brings, if they alone decide it.
+
+Where more decides (an install script of the player's own, a yarn that the repository brings along, a setting that we
+do not know, an entry that is not pinned by a hash), there is nothing that another build could be given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+SETTINGS = (".yarnrc", ".npmrc", ".bowerrc")
+
+_NAMES = ("package.json", "yarn.lock", "bower.json", *SETTINGS)
+_DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies", "resolutions")
+_INSTALL_SCRIPTS = frozenset({"preinstall", "install", "postinstall", "prepare", "prepublish"})
+_OWN_FILES = re.compile(r"\b(file|link|portal|workspace|patch):|^([./\\]|~/|[A-Za-z]:[/\\])")
+_LINKED = re.compile(r"\b(link|portal|workspace|patch):|^([/\\]|~/|[A-Za-z]:[/\\])")
+_OWN_FILES_IN_LOCK = re.compile(r"""@(file|link):|^ +resolved "?(file:|[./])""", re.MULTILINE)
+# What is fetched must be an archive over HTTP, named by its hash: git runs a package's `prepare` while it fetches.
+_ENTRY = re.compile(r"^(?P<names>\S.*):\n(?P<fields>(?:^[ \t]+\S.*\n?)+)", re.MULTILINE)
+_RESOLVED = re.compile(r'^ +resolved "?(?P<where>[^"\s]+)"?$', re.MULTILINE)
+_HASH = re.compile(r"#[0-9a-f]{40}$")
+_INTEGRITY = re.compile(r"^ +integrity \S", re.MULTILINE)
+_FETCHED_BY_GIT = re.compile(r"^(git[+:@]|ssh:)|\.git(#|$)")
+# Settings under which an installation is still what the other inputs say; any other makes it this build's own.
+_HARMLESS_SETTING = re.compile(
+    r"^(#|;|$)"
+    r'|^"?(@[\w.~-]+:)?registry"?[ =]'
+    r"|^(network-timeout|network-concurrency|lastUpdateCheck|last-update-check|loglevel|progress|fund|audit"
+    r"|save-exact|save-prefix|package-lock|engine-strict|ignore-engines|--install\.ignore-engines)\b"
+)
+_HARMLESS_IN_BOWERRC = frozenset({"analytics", "registry", "timeout", "color"})
+_MOST_BYTES = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """`files` are their names below the checkout; `digest` names their contents, `settings` those that say from where.
+
+    `own_files` says that folders or archives of the repository itself are among them; `own_files_for_bower`, that
+    bower wants some, which are not among them.
+    """
+
+    files: tuple[str, ...]
+    digest: str
+    settings: str
+    own_files: bool
+    own_files_for_bower: bool
+
+
+def inputs_of(checkout: Path) -> Inputs | None:
+    """The files that alone decide about the dependencies of a checkout; None where there are no such files."""
+    try:
+        return _inputs(checkout)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None  # yarn will say what is wrong with it
+
+
+def _inputs(checkout: Path) -> Inputs | None:
+    names = [name for name in _NAMES if (checkout / name).is_file()]
+    if "yarn.lock" not in names or "package.json" not in names or any((checkout / name).is_symlink() for name in names):
+        return None
+    package: dict[str, Any] = json.loads((checkout / "package.json").read_bytes())
+    # Without an own script, yarn compiles what binding.gyp describes.
+    if _INSTALL_SCRIPTS & set(package.get("scripts", {})) or (checkout / "binding.gyp").exists():
+        return None
+    if "workspaces" in package or (checkout / "node_modules").exists() or (checkout / "bower_components").exists():
+        return None
+    lock = (checkout / "yarn.lock").read_text(encoding="utf-8")
+    if not (_is_pinned(lock) and _settings_are_harmless(checkout)):
+        return None
+    own = list(_own_files(checkout, package))
+    if None in own or (_OWN_FILES_IN_LOCK.search(lock) and not own):
+        return None
+    files = (*names, *sorted({name for name in own if name is not None}))
+    return Inputs(
+        files=files,
+        digest=_digest(checkout, files),
+        settings=_digest(checkout, [name for name in SETTINGS if name in names]),
+        own_files=bool(own),
+        own_files_for_bower="bower.json" in names and not _bower_is_remote(checkout),
+    )
+
+
+def _digest(checkout: Path, names: tuple[str, ...] | list[str]) -> str:
+    digest, size_bytes = hashlib.sha256(), 0
+    for name in names:
+        file = checkout / name
+        contents = file.read_bytes()
+        size_bytes += len(contents)
+        if size_bytes > _MOST_BYTES:
+            raise ValueError("more than a lock file and a few packages")
+        executable = bool(file.stat().st_mode & 0o100)
+        digest.update(f"\n{name} {executable} {len(contents)}\n".encode() + contents)
+    return digest.hexdigest()
+
+
+def _is_pinned(lock: str) -> bool:
+    """Whether each entry that is fetched has a hash, by which yarn's cache knows it and checks it."""
+    for entry in _ENTRY.finditer(lock):
+        if _OWN_FILES_IN_LOCK.search(entry["names"]):
+            continue
+        resolved = _RESOLVED.search(entry["fields"])
+        where = resolved["where"] if resolved else ""
+        if _FETCHED_BY_GIT.search(where) or not (_INTEGRITY.search(entry["fields"]) or _HASH.search(where)):
+            return False
+    return True
+
+
+def _settings_are_harmless(checkout: Path) -> bool:
+    for name in (".yarnrc", ".npmrc"):
+        text = (checkout / name).read_text(encoding="utf-8") if (checkout / name).is_file() else ""
+        if not all(_HARMLESS_SETTING.search(line.strip()) for line in text.splitlines()):
+            return False
+    if not ((checkout / "bower.json").is_file() and (checkout / ".bowerrc").is_file()):
+        return True  # bower does not run, or as it likes
+    bower = json.loads((checkout / ".bowerrc").read_bytes())
+    return all(
+        name in _HARMLESS_IN_BOWERRC or (name == "directory" and str(value).strip("./") == "bower_components")
+        for name, value in bower.items()
+    )
+
+
+def _bower_is_remote(checkout: Path) -> bool:
+    bower = json.loads((checkout / "bower.json").read_bytes())
+    wanted = [str(where) for field in _DEPENDENCIES for where in bower.get(field, {}).values()]
+    return not any(_OWN_FILES.search(where.strip()) or "\\" in where for where in wanted)
+
+
+def _own_files(checkout: Path, package: dict[str, Any]) -> Iterator[str | None]:
+    """The names of the repository's own files that are dependencies; None among them where something else decides."""
+    for field in _DEPENDENCIES:
+        for value in package.get(field, {}).values():
+            where = str(value).strip()
+            if not _OWN_FILES.search(where):
+                continue
+            path = PurePosixPath(where.removeprefix("file:"))
+            if _LINKED.search(where) or path.is_absolute() or ".." in path.parts or not path.parts:
+                yield None
+                continue
+            yield from _below(checkout, checkout / path)
+
+
+def _below(checkout: Path, path: Path) -> Iterator[str | None]:
+    for step in [path, *path.relative_to(checkout).parents]:
+        if (checkout / step).is_symlink():
+            yield None
+            return
+    if path.is_file():
+        yield path.relative_to(checkout).as_posix()
+        return
+    nested: dict[str, Any] = json.loads((path / "package.json").read_bytes())
+    if any(
+        _OWN_FILES.search(str(where).strip()) for field in _DEPENDENCIES for where in nested.get(field, {}).values()
+    ):
+        yield None
+    for file in sorted(path.rglob("*")):
+        if file.is_symlink() or not (file.is_file() or file.is_dir()):
+            yield None
+        elif file.is_file():
+            yield file.relative_to(checkout).as_posix()

@@ -1,0 +1,101 @@
+"""The assets about room: what each cleanup did, and `build_disk_usage`, which warns before a disk is full."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from ember_build.errors import BuildPlatformError
+from ember_build.removal import Removal, size_on_disk
+from ember_build.room import MB, free_mb
+from lookit_ops.cleanup import CLEANUPS
+from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.platform import Platform
+
+GROUP = "operations"
+PARTS = ("checkouts", "deployments", "dependencies", "cache", "toolchain", "scratch")
+"""The folders of builds in the home."""
+WARNS_AT = 2
+"""How many times the room that a build needs must be free for the check to be content."""
+
+cleanup_assets = {
+    cleanup.name: dg.AssetSpec(
+        f"cleanup_of_{cleanup.name}",
+        description=f"{cleanup.description} Each night's numbers; the job `cleanup_{cleanup.name}` reports them.",
+        group_name=GROUP,
+    )
+    for cleanup in CLEANUPS
+}
+
+
+def facts(done: Removal) -> Mapping[str, Any]:
+    """The numbers of one cleanup."""
+    return {
+        "removed": len(done.removed),
+        "freed MB": round(done.freed_bytes / MB, 1),
+        "kept, being in use": done.in_use,
+        "failures": len(done.failed),
+    }
+
+
+def usage(platform: Platform) -> dict[str, float]:
+    """MB by place: what builds take in the home and on the engine, and what is free on both disks.
+
+    Raises BuildPlatformError if builds run in Docker and the engine is away.
+    """
+    home = platform.settings.home_folder
+    told: dict[str, float] = {
+        f"home: {part} MB": round(size_on_disk(home / "ember_build" / part) / MB, 1)
+        for part in PARTS
+        if (home / "ember_build" / part).exists()
+    }
+    told["home: free MB"] = free_mb(home)
+    if platform.settings.builder == "docker":
+        used, host = platform.docker_builder.usage()
+        told |= {
+            "engine: images": used.images,
+            "engine: images MB": round(used.image_bytes / MB, 1),
+            "engine: volumes": used.volumes,
+            "engine: volumes MB": round(used.volume_bytes / MB, 1),
+        }
+        if host:
+            told |= {"engine: free MB": host.free_disk_mb, "engine: available memory MB": host.available_memory_mb}
+    return told
+
+
+@dg.asset(
+    name="build_disk_usage",
+    description="How much room builds take, and how much is free, in the home and on the Docker engine.",
+    group_name=GROUP,
+    required_resource_keys={"platform"},
+    check_specs=[
+        dg.AssetCheckSpec(
+            "room_for_builds",
+            asset="build_disk_usage",
+            description="Warns while there is room for builds still; fails when no build may start any more.",
+        )
+    ],
+)
+def build_disk_usage(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    platform: Platform = context.resources.platform
+    try:
+        told = usage(platform)
+    except BuildPlatformError as error:
+        raise as_dagster_failure(failure_of("build_disk_usage", error)) from None
+    return dg.MaterializeResult(metadata=told, check_results=[room_check(told, platform.settings.free_disk_mb)])
+
+
+def room_check(told: Mapping[str, float], needed_mb: int) -> dg.AssetCheckResult:
+    """Compare what is free with what a build needs."""
+    free = {name: value for name, value in told.items() if name.endswith("free MB")}
+    place, least = min(free.items(), key=lambda entry: entry[1])
+    return dg.AssetCheckResult(
+        check_name="room_for_builds",
+        passed=least >= WARNS_AT * needed_mb,
+        severity=dg.AssetCheckSeverity.WARN if least >= needed_mb else dg.AssetCheckSeverity.ERROR,
+        metadata={**free, "a build needs MB": needed_mb},
+        description=f"{place.split(':')[0]} has {least:,.0f} MB free; a build needs {needed_mb:,} MB to start, and"
+        f" {WARNS_AT * needed_mb:,} MB are comfortable",
+    )

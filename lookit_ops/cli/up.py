@@ -1,0 +1,72 @@
+"""`lookit-ops up` and `dev`: one process to start, which keeps all that a machine needs running."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated
+
+import typer
+
+from domain.migrations import upgrade
+from lookit_ops.cli.options import platform
+from lookit_ops.cli.serve import serve_studies, why_not_served
+from lookit_ops.cli.show import console, plain
+from lookit_ops.dagster_home import prepare_dagster_home
+from lookit_ops.dagster_processes import LOOPBACK, dagster_programs
+from lookit_ops.demo.example import example_port, example_server
+from lookit_ops.platform import Platform
+from lookit_ops.supervisor import supervise
+
+Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=65535)]
+
+
+def up(port: Port = 3000) -> None:
+    """Run Dagster's UI, daemon and code location on this machine, restarted when they die, until interrupted."""
+    outside = platform()
+    with ExitStack() as servers:
+        _run(outside, port, servers)
+
+
+def dev(port: Port = 3000) -> None:
+    """The same, with the built studies and the demonstration's repository, to look at."""
+    outside = platform()
+    with ExitStack() as servers:
+        if example := example_port(outside.settings):
+            server = servers.enter_context(example_server(example))
+            console.print(f"Example repository  {server.url}", highlight=False)
+        if why := why_not_served(outside):
+            console.print(f"Built studies       not served here: {plain(why)}", soft_wrap=True)
+        else:
+            serve_studies(outside, servers)
+        _run(outside, port, servers)
+
+
+def _run(outside: Platform, port: int, servers: ExitStack) -> None:
+    upgrade(outside.engine)
+    home = prepare_dagster_home(outside.settings)
+    stop = servers.enter_context(_stopped_by_signals())
+    address = f"http://{LOOPBACK}:{port}"
+    console.print(f"Dagster             {address} (home: {plain(home)})", highlight=False, soft_wrap=True)
+    supervise(dagster_programs(home, port), stop, lambda what: console.print(plain(what), soft_wrap=True))
+    console.print("Stopped.")
+
+
+@contextmanager
+def _stopped_by_signals() -> Generator[threading.Event]:
+    """Set on Ctrl-C or SIGTERM. Started in the background by a script, Python would ignore the first."""
+    stop = threading.Event()
+
+    def ask(_number: int, _frame: object) -> None:
+        if not stop.is_set():
+            console.print("Stopping …")
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,89 @@
+"""The jobs `cleanup_builds`, `cleanup_docker_images`, `cleanup_checkouts`, `cleanup_dependencies`: one op for all.
+
+Each reports what it removed as a materialization of its asset, whose numbers Dagster plots over the nights.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from domain.errors import DomainError
+from ember_build.errors import BuildError
+from lookit_ops.assets.disk import cleanup_assets, facts
+from lookit_ops.cleanup import CLEANUPS, Cleanup, hours
+from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.platform import Platform
+
+NAMED_AT_MOST = 20
+
+
+class CleanupConfig(dg.Config):
+    """What goes; the defaults are those of the night."""
+
+    dry_run: bool = Field(False, description="Remove nothing; the run's page shows what would be.")
+
+
+def _config_of(cleanup: Cleanup) -> type[CleanupConfig]:
+    older_than = cleanup.older_than / timedelta(hours=1)
+    described = Field(older_than, description="Hours since it was made or last wanted; at least 1.")
+    return create_model(
+        f"Cleanup_{cleanup.name}",
+        __base__=CleanupConfig,
+        __doc__=CleanupConfig.__doc__,
+        older_than_hours=(float, described),
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    lines = [f"- `{name}`" for name in names[:NAMED_AT_MOST]]
+    more = len(names) - NAMED_AT_MOST
+    return "\n".join([*lines, f"- … and {more:,} more"] if more > 0 else lines) or "nothing"
+
+
+def _job(cleanup: Cleanup) -> dg.JobDefinition:
+    config_type = _config_of(cleanup)
+
+    @dg.op(
+        name=f"clean_{cleanup.name}",
+        description=cleanup.description,
+        required_resource_keys={"platform"},
+        out=dg.Out(dagster_type=dg.Nothing),
+    )
+    def clean(context: dg.OpExecutionContext, config: config_type) -> None:  # ty: ignore[invalid-type-form]
+        platform: Platform = context.resources.platform
+        try:
+            done = cleanup.run(platform, hours(config.older_than_hours), dry_run=config.dry_run)
+        except (DomainError, BuildError) as error:
+            raise as_dagster_failure(failure_of(f"clean_{cleanup.name}", error)) from None
+        listed = dg.MetadataValue.md(_named(done.removed))
+        if config.dry_run:
+            context.add_output_metadata({"would go": listed, **facts(done)})
+        else:
+            asset = cleanup_assets[cleanup.name]
+            context.log_event(dg.AssetMaterialization(asset.key, metadata={**facts(done), "went": listed}))
+        if done.failed:
+            name, trouble = next(iter(done.failed.items()))
+            raise dg.Failure(
+                f"{len(done.failed)} could not be removed, the first of them {name}: {trouble}; the next cleanup"
+                " tries again",
+                allow_retries=False,
+            )
+
+    @dg.job(
+        name=f"cleanup_{cleanup.name}",
+        description=cleanup.description,
+        executor_def=dg.in_process_executor,
+        tags={"dagster/max_runtime": 3600},
+    )
+    def job() -> None:
+        clean()
+
+    return job
+
+
+cleanup_jobs = {cleanup.name: _job(cleanup) for cleanup in CLEANUPS}
+"""By the name of the cleanup."""

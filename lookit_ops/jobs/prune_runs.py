@@ -1,0 +1,51 @@
+"""The job `prune_runs`: forgets old runs of Dagster's own history, which slows down every look at it as it grows.
+
+Studies keep their logs: what a run did for one is told there, not here. Old ticks are dropped by `dagster.yaml`.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from pydantic import Field
+
+AT_ONCE = 100
+FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+
+class PruneRuns(dg.Config):
+    """How old a run must be."""
+
+    older_than_days: float = Field(30, description="Runs that ended so many days ago or earlier are forgotten.")
+    dry_run: bool = Field(False, description="Count them, and keep them.")
+
+
+@dg.op(name="prune", description="Delete old runs with their events.", out=dg.Out(dagster_type=dg.Nothing))
+def prune_op(context: dg.OpExecutionContext, config: PruneRuns) -> None:
+    if not config.older_than_days > 0:
+        raise dg.Failure(
+            f"older_than_days is {config.older_than_days}: give a number of days above 0", allow_retries=False
+        )
+    before = datetime.now(UTC) - timedelta(days=config.older_than_days)
+    old = dg.RunsFilter(statuses=FINISHED, updated_before=before)
+    pruned = 0
+    if config.dry_run:
+        pruned = context.instance.get_runs_count(old)
+    else:
+        while runs := context.instance.get_runs(old, limit=AT_ONCE):
+            for run in runs:
+                context.instance.delete_run(run.run_id)
+            pruned += len(runs)
+    context.log.info(f"{pruned} runs that ended before {before:%Y-%m-%d %H:%M} UTC")
+    context.add_output_metadata({"runs": pruned, "dry run": config.dry_run})
+
+
+@dg.job(
+    description="Forget runs that ended long ago.",
+    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": 3600},
+)
+def prune_runs() -> None:
+    """One op."""
+    prune_op()

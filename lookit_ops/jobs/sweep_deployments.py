@@ -1,0 +1,68 @@
+"""The job `sweep_deployments`: at night, files that no kept deployment needs leave the bucket."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+from pydantic import Field
+
+from domain.errors import DomainError
+from lookit_ops.assets.sweeps import deployment_sweep, facts
+from lookit_ops.deployments import KEPT
+from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.platform import Platform
+from lookit_ops.retention import sweep_deployments as sweep_of
+from lookit_ops.storage.experiments import StorageError, StoredFile
+
+NAMED_AT_MOST = 20
+SweepEvent = dg.AssetMaterialization | dg.AssetObservation
+
+
+class SweepDeployments(dg.Config):
+    """What goes; the defaults are those of the night."""
+
+    older_than_hours: float = Field(
+        24, description="Hours that a file stays after the last deployment that needed it was replaced; at least 1."
+    )
+    keep: int = Field(KEPT, description="How many builds of a study stay restorable, the live one among them.")
+    dry_run: bool = Field(False, description="Remove nothing; the run's page shows what would be.")
+
+
+@dg.op(
+    description="Remove what no kept deployment names, but for the folders of running builds.",
+    required_resource_keys={"platform"},
+    out=dg.Out(dagster_type=dg.Nothing),
+)
+def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[SweepEvent]:
+    platform: Platform = context.resources.platform
+    try:
+        done = sweep_of(platform, older_than_hours=config.older_than_hours, keep=config.keep, dry_run=config.dry_run)
+    except (DomainError, StorageError) as error:
+        raise as_dagster_failure(failure_of("sweep", error)) from None
+    for folder, reason in done.left_alone.items():
+        context.log.info(f"{folder} was left alone: {reason}")
+    if config.dry_run:
+        would_go = {"would go": dg.MetadataValue.md(_named(done.removed))}
+        yield dg.AssetObservation(deployment_sweep.key, metadata={**facts(platform, done), **would_go})
+    else:
+        # Yielded, not logged: what an op has logged is lost with its failure.
+        yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
+    if done.failed:
+        raise dg.Failure(done.trouble, allow_retries=False)
+
+
+def _named(files: Sequence[StoredFile]) -> str:
+    lines = [f"- `{file.key}`, {file.size_bytes:,} bytes" for file in files[:NAMED_AT_MOST]]
+    more = len(files) - NAMED_AT_MOST
+    return "\n".join([*lines, f"- … and {more:,} more"] if more > 0 else lines) or "nothing"
+
+
+@dg.job(
+    description="Remove from the bucket the files of built studies that no kept deployment needs.",
+    executor_def=dg.in_process_executor,
+    tags={"dagster/max_runtime": 4 * 3600},
+)
+def sweep_deployments() -> None:
+    """One step."""
+    sweep()

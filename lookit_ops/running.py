@@ -1,0 +1,65 @@
+"""Which builds run or wait, for those who clear away after the others: what they use is never touched."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+
+from sqlalchemy import select
+
+from domain.builds.ledger import Claim
+from domain.models import BuildRequest, RequestStatus, Study
+from ember_build.errors import BuildPlatformError
+from lookit_ops.platform import Platform
+
+logger = logging.getLogger(__name__)
+
+
+def is_running(platform: Platform, labels: Mapping[str, str]) -> bool:
+    """Whether the build runs that these labels name: its request, under the claim that made it."""
+    held = {(str(claim.request_id), str(claim.fencing_token)) for claim in platform.ledger.running(expired_only=False)}
+    return (labels.get("request", ""), labels.get("claim", "")) in held
+
+
+def clear_away_after(platform: Platform, claim: Claim) -> None:
+    """Remove what a worker that died has left on this machine and on the engine. Its request has its end already."""
+    folder = platform.settings.home_folder / "ember_build" / "deployments" / output_folder(claim)
+    shutil.rmtree(folder, ignore_errors=True)
+    sweep_dead_builds(platform)
+
+
+def sweep_dead_builds(platform: Platform) -> None:
+    """Remove what builds have left whose worker died. That it cannot be done now stops nobody."""
+    try:
+        swept = platform.builder.sweep_orphans(lambda labels: is_running(platform, labels))
+    except BuildPlatformError as error:
+        logger.warning("what dead builds have left cannot be removed now: %s", error)
+        return
+    if swept.removed:
+        logger.warning("removed what dead builds had left: %s", ", ".join(swept.removed))
+    for failed in swept.failed:
+        logger.warning("what a dead build has left cannot be removed now: %s", failed)
+
+
+def output_folders(platform: Platform) -> set[str]:
+    """The names of the folders that running builds write their bundles into."""
+    return {output_folder(claim) for claim in platform.ledger.running(expired_only=False)}
+
+
+def output_folder(claim: Claim) -> str:
+    """The name of the folder of one claim's bundle; a claim after it has another."""
+    return f"{claim.study_uuid}-{claim.request_id}-{claim.fencing_token}"
+
+
+def wanted_commits(platform: Platform) -> set[str]:
+    """The SHAs that running and waiting builds use or will use, as far as anybody can know."""
+    open_requests = (
+        select(BuildRequest.player_sha, Study.study_metadata)
+        .join(Study, Study.id == BuildRequest.study_id)
+        .where(BuildRequest.status.in_((RequestStatus.QUEUED, RequestStatus.RUNNING)))
+    )
+    with platform.sessions.begin() as session:
+        rows = session.execute(open_requests).all()
+    named = (sha or str(metadata.get("last_known_player_sha") or "") for sha, metadata in rows)
+    return {sha.strip().lower() for sha in named if sha.strip()}

@@ -1,0 +1,37 @@
+"""The sensor `outbox`: starts the job `deliver_mails` when mails are due, one run at a time."""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
+
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from domain.mail.outbox import outbox_state
+from lookit_ops.jobs.deliver_mails import deliver_mails
+from lookit_ops.platform import Platform
+from lookit_ops.sensors.requests import UNFINISHED
+
+TRUSTED_FOR = timedelta(minutes=5)
+"""How long a run that has not ended is believed to be at work."""
+
+
+@dg.sensor(
+    name="outbox",
+    description="Runs deliver_mails when mails are due.",
+    job=deliver_mails,
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    required_resource_keys={"platform"},
+)
+def outbox(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    platform: Platform = context.resources.platform
+    state = outbox_state(platform.sessions, timedelta())
+    if not state.due:
+        return dg.SkipReason(f"no mail is due; {state.waiting} wait for another attempt")
+    # An older one may be dead without Dagster's knowing; and two at once send no mail twice.
+    lately = datetime.now(UTC) - TRUSTED_FOR
+    under_way = dg.RunsFilter(job_name=deliver_mails.name, statuses=UNFINISHED, created_after=lately)
+    if context.instance.get_runs(under_way, limit=1):
+        return dg.SkipReason(f"{state.due} mails are due, and a run that delivers them is on its way")
+    # No run key: whether a mail is due is decided by its row, and the same mail may be due many times.
+    return dg.RunRequest()

@@ -1,0 +1,116 @@
+"""The sensors `build_requests` and `archive_requests`: requests that wait in the database become runs.
+
+The database decides which (`domain/queue.py`); the run key is a second line of defence, and never fires twice.
+"""
+
+# No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from domain.queue import QueueState, RequestQueue, Submission
+from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
+from lookit_ops.platform import Platform
+from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG
+
+A_TICK = 10
+"""Runs that one tick asks for at most: Dagster needs about half a second for each."""
+INTERVAL = 5
+"""Seconds between two ticks."""
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of request, and where the settings and the platform keep what belongs to it."""
+
+    name: str
+    queue: Callable[[Platform], RequestQueue]
+    at_once: Callable[[Platform], int]
+    locks_its_study: bool
+
+
+BUILDS = Kind(
+    "build",
+    lambda platform: platform.build_queue,
+    lambda platform: platform.settings.builds_at_once,
+    locks_its_study=True,
+)
+ARCHIVES = Kind(
+    "archive",
+    lambda platform: platform.archive_queue,
+    lambda platform: platform.settings.archives_at_once,
+    locks_its_study=False,
+)
+
+
+def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{kind.name}_requests",
+        description=f"Runs {job.name} for {kind.name} requests that wait, oldest first.",
+        job=job,
+        minimum_interval_seconds=INTERVAL,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        required_resource_keys={"platform"},
+    )
+    def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        platform: Platform = context.resources.platform
+        queue, at_once = kind.queue(platform), kind.at_once(platform)
+        _wait_for_those_that_come(context.instance, kind, queue)
+        submissions = queue.submit(limit=A_TICK, at_once=at_once)
+        if not submissions:
+            return dg.SkipReason(_why_nothing(kind, queue.state(), at_once))
+        return dg.SensorResult(run_requests=[_run(kind, submission) for submission in submissions])
+
+    return tick
+
+
+build_requests = _sensor(BUILDS, build_experiment)
+archive_requests = _sensor(ARCHIVES, build_zipfile_of_videos)
+
+
+def _run(kind: Kind, submission: Submission) -> dg.RunRequest:
+    lock = {LOCK_TAG: str(submission.study_uuid)} if kind.locks_its_study else {}
+    return dg.RunRequest(
+        run_key=f"{kind.name}-{submission.request_id}-{submission.number}",
+        run_config={"ops": {"claim": {"config": {"request_id": submission.request_id}}}},
+        tags={
+            KIND_TAG: kind.name,
+            STUDY_TAG: str(submission.study_uuid),
+            REQUEST_TAG: str(submission.request_id),
+            SUBMISSION_TAG: str(submission.number),
+            **lock,
+        },
+    )
+
+
+def _wait_for_those_that_come(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
+    """A run may sit in Dagster's own queue for long: it is not asked for twice."""
+    for request_id in queue.overdue():
+        tags = {KIND_TAG: kind.name, REQUEST_TAG: str(request_id)}
+        if instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED), limit=1):
+            queue.still_coming(request_id)
+
+
+def _why_nothing(kind: Kind, state: QueueState, at_once: int) -> str:
+    waiting = [f"{state.due} wait"] if state.due else []
+    waiting += [f"{state.later} wait for a later attempt"] if state.later else []
+    if not waiting and not state.submitted and not state.running:
+        return f"no {kind.name} request waits"
+    busy = f"{state.running} of at most {at_once} run" + (
+        f", {state.submitted} are about to" if state.submitted else ""
+    )
+    locked = (
+        "; the studies of those that wait are being built"
+        if state.due and state.running + state.submitted < at_once
+        else ""
+    )
+    return f"{', '.join(waiting) or f'no further {kind.name} request waits'}; {busy}{locked}"

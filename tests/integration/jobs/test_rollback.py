@@ -1,0 +1,315 @@
+"""A rollback on real parts: what it leaves when it succeeds, when it fails, and when its process dies."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from domain.builds.ledger import Claim
+from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
+from domain.models import BuildKind, BuildRequest, RequestStatus, State
+from lookit_ops.assets.experiments import built
+from lookit_ops.deployments import live_deployment
+from lookit_ops.failures import RequestCancelled
+from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.rollback import NotRestorable
+from lookit_ops.rollback_session import RolledBack, roll_back
+from lookit_ops.storage.experiments import NoAnswer, StorageError
+from tests.support.workshop import GOOD_BUILD, Workshop
+
+
+@pytest.fixture
+def three(workshop: Workshop) -> list[dict[str, bytes]]:
+    """Three deployments, requests 1 to 3; what a family could fetch of each."""
+    lives = []
+    for number in (1, 2, 3):
+        deploy(workshop, f"version_{number}")
+        lives.append(workshop.live())
+    return lives
+
+
+def deploy(workshop: Workshop, name: str) -> None:
+    workshop.build_by(GOOD_BUILD.replace("var version", f"var {name}").replace("User-agent: *", name))
+    assert workshop.build().success
+
+
+def back(workshop: Workshop, to: int | None = None, user: int | None = None) -> RolledBack:
+    site = workshop.site
+    return roll_back(workshop.platform, site.study_id, user or site.study_admin, to, origin="a test")
+
+
+def everything(workshop: Workshop) -> tuple[object, ...]:
+    """What a refused rollback must not change."""
+    study = workshop.site.study()
+    with workshop.site.sessions.begin() as session:
+        requests = session.query(BuildRequest).count()
+    bucket = {file.key: file.sha256 for file in workshop.faults.real.files()}
+    return (study.state, study.fencing_token, requests, len(workshop.site.logs()), len(workshop.site.mails()), bucket)
+
+
+def assert_ended(workshop: Workshop, request_id: int, status: RequestStatus, state: State = State.ACTIVE) -> None:
+    """One end, one log, and a study that is as before."""
+    study, request = workshop.site.study(), workshop.site.request(request_id)
+    assert (study.state, study.state_before_build, request.status) == (state, None, status)
+    logs = [log for log in workshop.site.logs() if log.build_request_id == request_id]
+    assert [(log.action, log.state_before, log.state_after) for log in logs] == [("rollback", state, state)]
+
+
+def test_the_build_before_comes_back_with_one_log_the_mails_and_the_asset(workshop: Workshop, three) -> None:
+    told = len(workshop.site.mails())
+    done = back(workshop)
+    assert workshop.live() == three[1]
+    assert (workshop.folder() / "robots.txt").read_text() == "version_2\n"
+    assert (done.restores_id, done.state) == (2, "active")
+    assert_ended(workshop, done.request_id, RequestStatus.SUCCEEDED)
+    facts = workshop.site.logs()[-1].extra["facts"]
+    assert (facts["replaced request"], facts["files"]) == ("3", 3)
+    mails = workshop.site.mails()[told:]
+    assert [(mail.recipient.email, mail.template) for mail in mails] == [
+        ("site_admin@example.org", "build_succeeded"),
+        ("study_admin@example.org", "build_succeeded"),
+    ]
+    workshop.platform.deliver_mails()
+    (text, *_) = [
+        path.read_text() for path in workshop.platform.settings.mails.iterdir() if "rolled" in path.read_text()
+    ]
+    assert "Subject: Apples and oranges was rolled back" in text
+    asset = built(workshop.platform, done.request_id)
+    assert asset.asset_key.path == ["experiment_deployment"]
+    assert asset.metadata["sha"].value == workshop.site.request(2).player_sha
+
+
+def test_again_goes_further_and_a_named_one_may_be_newer(workshop: Workshop, three) -> None:
+    assert back(workshop).restores_id == 2
+    assert back(workshop).restores_id == 1
+    assert workshop.live() == three[0]
+    with pytest.raises(NotRestorable, match="nothing older than request 1"):
+        back(workshop)
+    assert back(workshop, to=3).restores_id == 3
+    assert workshop.live() == three[2]
+    deploy(workshop, "version_4")
+    assert back(workshop).restores_id == 3, "the next build is the newest again"
+
+
+def test_the_state_stays_what_it_was(workshop: Workshop, three) -> None:
+    workshop.site.set_state(State.PAUSED)
+    assert back(workshop).state == "paused"
+    assert workshop.site.study().state == State.PAUSED
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "user", "error"),
+    [
+        (lambda _: None, None, "designer", PermissionDenied),
+        (lambda there: there.site.set_state(State.REJECTED), None, None, TransitionNotAllowed),
+        (
+            lambda there: there.ledger.claim(there.request(), "run", there.platform.settings.lease_duration),
+            None,
+            None,
+            StudyIsLocked,
+        ),
+        (lambda _: None, 77, None, NotRestorable),
+        (lambda _: None, 3, None, NotRestorable),
+        (lambda there: [path.unlink() for path in there.folder().glob("assets/*")], None, None, NotRestorable),
+        (lambda there: there.faults.refuse("files"), None, None, StorageError),
+    ],
+    ids=["permission", "state", "locked", "unknown", "live already", "no longer whole", "bucket away"],
+)
+def test_what_is_refused_changes_nothing(
+    workshop: Workshop, three, change: Callable[[Workshop], object], to: int | None, user: str | None, error: type
+) -> None:
+    change(workshop)
+    before = everything(workshop)
+    with pytest.raises(error):
+        back(workshop, to, getattr(workshop.site, user) if user else None)
+    assert everything(workshop) == before
+
+
+def test_a_page_of_another_platform_is_no_target(workshop: Workshop, three) -> None:
+    (row,) = [row for row in workshop.platform.bucket.files() if row.key.endswith(".deployments/2-2/manifest.json")]
+    manifest = workshop.platform.bucket.read(row.key).replace(b'"request_id": "2"', b'"request_id": "r2"')
+    workshop.platform.bucket.put(
+        row.key, manifest, content_type="application/json", cache_control="no-cache", replace=True
+    )
+    with pytest.raises(NotRestorable, match="'r2'"):
+        back(workshop)
+    with workshop.site.sessions.begin() as session:
+        session.query(BuildRequest).filter_by(id=1).update({"study_id": workshop.site.another_study("Other")})
+    with pytest.raises(InvalidRequest, match="no deployment of request 1"):
+        back(workshop, to=1)
+    assert workshop.live() == three[2]
+
+
+@pytest.mark.parametrize(("method", "key"), [("put", "manifest"), ("write_page", "index.html")])
+def test_a_fault_before_the_page_leaves_the_live_one_and_says_why(
+    workshop: Workshop, three, method: str, key: str
+) -> None:
+    workshop.faults.refuse(method, key)
+    with pytest.raises(StorageError, match=f"refuses to {method}"):
+        back(workshop)
+    assert workshop.live() == three[2]
+    assert_ended(workshop, 4, RequestStatus.FAILED)
+    assert workshop.site.request(4).error_code == "storage_error"
+    assert workshop.site.mails()[-1].template == "build_failed"
+    workshop.faults.allow(method)
+    assert back(workshop).restores_id == 2
+
+
+def test_a_fault_after_the_page_counts_as_done(workshop: Workshop, three) -> None:
+    def refuse_once(_key: str) -> None:
+        workshop.faults.allow("copy")
+        raise StorageError("the bucket refuses to copy")
+
+    workshop.faults.before("copy", refuse_once)
+    done = back(workshop)
+    assert workshop.live() == three[1]
+    assert (workshop.folder() / "robots.txt").read_text() == "version_2\n"
+    assert_ended(workshop, done.request_id, RequestStatus.SUCCEEDED)
+    assert "rollback was finished for it" in workshop.site.logs()[-1].extra["note"]
+
+
+def test_a_wish_to_cancel_is_heard_before_the_page(workshop: Workshop, three) -> None:
+    def ask(_key: str) -> None:
+        workshop.ledger.cancel(4, workshop.site.study_admin)
+
+    workshop.faults.after("put", ask)
+    with pytest.raises(RequestCancelled):
+        back(workshop)
+    assert workshop.live() == three[2]
+    assert_ended(workshop, 4, RequestStatus.CANCELLED)
+
+
+def test_an_interruption_in_the_middle_of_the_write_is_settled_at_once(workshop: Workshop, three) -> None:
+    generation = live_deployment(workshop.platform.bucket, f"experiments/{workshop.site.study().uuid}").generation
+
+    def interrupt(_key: str) -> None:
+        workshop.faults.allow("write_page")
+        raise KeyboardInterrupt
+
+    workshop.faults.before("write_page", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        back(workshop)
+    assert workshop.live() == three[2]
+    assert_ended(workshop, 4, RequestStatus.FAILED)
+    assert workshop.site.request(4).error_code == "interrupted"
+    after = live_deployment(workshop.platform.bucket, f"experiments/{workshop.site.study().uuid}").generation
+    assert after > generation, "a write that is still on its way no longer fits"
+
+
+def test_without_an_answer_the_study_stays_locked_until_the_bucket_can_be_asked(workshop: Workshop, three) -> None:
+    written: list[str] = []
+
+    def lose(key: str) -> None:
+        workshop.faults.refuse("page")
+        written.append(key)
+        raise NoAnswer(f"whether {key} was written is not known")
+
+    workshop.faults.after("write_page", lose)
+    with pytest.raises(NoAnswer):
+        back(workshop)
+    assert len(written) == 1
+    workshop.faults.allow("page")
+    workshop.faults.after("write_page", lambda _key: None)
+    assert workshop.site.study().state == State.DEPLOYING
+    assert not reconcile_builds(workshop.platform), "a lease that has not ended is not touched"
+    workshop.site.end_leases()
+    assert reconcile_builds(workshop.platform).rolled_forward == (4,)
+    assert workshop.live() == three[1]
+    assert_ended(workshop, 4, RequestStatus.SUCCEEDED)
+
+
+def test_a_page_that_may_yet_arrive_is_called_no_failure(workshop: Workshop, three) -> None:
+    def lose(key: str) -> None:  # the fence is refused, too; right after it the page can be read: it is the old one yet
+        workshop.faults.refuse("write_page")
+        raise NoAnswer(f"whether {key} was written is not known")
+
+    workshop.faults.before("write_page", lose)
+    with pytest.raises(NoAnswer):
+        back(workshop)
+    assert workshop.site.request(4).status == RequestStatus.RUNNING
+    workshop.faults.allow("write_page")
+    workshop.site.end_leases()
+    assert reconcile_builds(workshop.platform).expired == (4,)
+    assert workshop.live() == three[2]
+    assert_ended(workshop, 4, RequestStatus.FAILED)
+
+
+def killed(workshop: Workshop, plan: Callable[[Workshop], None]) -> None:
+    """Roll back in a process of its own, which the plan lets die by SIGKILL."""
+    workshop.engine.dispose()
+
+    def worker() -> None:
+        workshop.engine.dispose(close=False)  # connections of the parent are not ours to use
+        plan(workshop)
+        back(workshop)
+
+    process = multiprocessing.get_context("fork").Process(target=worker)
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def kill(_key: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_before_the_page_it_is_rolled_back_for_good(workshop: Workshop, three) -> None:
+    killed(workshop, lambda there: there.faults.before("write_page", kill))
+    assert workshop.site.study().state == State.DEPLOYING
+    with pytest.raises(StudyIsLocked):
+        back(workshop)
+    workshop.site.end_leases()
+    assert reconcile_builds(workshop.platform).expired == (4,)
+    assert workshop.live() == three[2]
+    assert_ended(workshop, 4, RequestStatus.FAILED)
+    assert workshop.site.request(4).error_code == "worker_died"
+    assert back(workshop).restores_id == 2
+
+
+def test_killed_after_the_page_it_is_rolled_forward(workshop: Workshop, three) -> None:
+    killed(workshop, lambda there: there.faults.after("write_page", kill))
+    workshop.site.end_leases()
+    assert reconcile_builds(workshop.platform).rolled_forward == (4,)
+    assert workshop.live() == three[1]
+    assert (workshop.folder() / "robots.txt").read_text() == "version_2\n"
+    assert_ended(workshop, 4, RequestStatus.SUCCEEDED)
+    assert workshop.site.mails()[-1].template == "build_succeeded"
+
+
+def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop: Workshop, three) -> None:
+    def sleep_until_given_up(_key: str) -> None:
+        workshop.faults.allow("write_page")
+        workshop.site.end_leases()
+        assert reconcile_builds(workshop.platform).expired == (4,)
+        deploy(workshop, "version_4")
+
+    workshop.faults.before("write_page", sleep_until_given_up)
+    with pytest.raises(StorageError, match="somebody else wrote"):
+        back(workshop)
+    assert any(b"version_4" in content for content in workshop.live().values())
+    assert_ended(workshop, 4, RequestStatus.FAILED)
+    assert workshop.site.request(5).status == RequestStatus.SUCCEEDED
+
+
+def test_one_that_was_given_up_before_its_last_look_hears_it(workshop: Workshop, three) -> None:
+    def give_up(_key: str) -> None:
+        workshop.faults.after("put", lambda _key: None)
+        workshop.site.end_leases()
+        assert reconcile_builds(workshop.platform).expired == (4,)
+
+    workshop.faults.after("put", give_up)
+    with pytest.raises(LeaseLost):
+        back(workshop)
+    assert workshop.live() == three[2]
+    assert_ended(workshop, 4, RequestStatus.FAILED)
+
+
+def test_a_waiting_build_goes_on_waiting(workshop: Workshop, three) -> None:
+    waiting = workshop.request(BuildKind.DEPLOYMENT)
+    back(workshop)
+    assert workshop.site.request(waiting).status == RequestStatus.QUEUED
+    assert isinstance(workshop.ledger.claim(waiting, "run", workshop.platform.settings.lease_duration), Claim)

@@ -1,0 +1,273 @@
+"""The sensors on real parts: what becomes a run, what is ended for a run that ended, what an operator is told."""
+
+from __future__ import annotations
+
+import threading
+import unittest.mock
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from sqlalchemy import update
+
+from domain.db import database_now
+from domain.models import BuildKind, BuildRequest, MailStatus, OutboxMail, RequestStatus, State
+from lookit_ops.build_session import BuildSession
+from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.deliver_mails import deliver_mails
+from lookit_ops.jobs.prune_runs import prune_runs
+from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
+from lookit_ops.sensors.leases import leases
+from lookit_ops.sensors.outbox import outbox
+from lookit_ops.sensors.requests import build_requests
+from lookit_ops.sensors.runs import IN_DAGSTER, end_requests_of
+from lookit_ops.sensors.watch import watch
+from tests.support.workshop import Workshop
+
+PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
+
+
+def requests_of(result: Any) -> list[dg.RunRequest]:
+    return list(result.run_requests or [])
+
+
+def reason_of(result: Any) -> str:
+    return str(result.skip_message)
+
+
+def the_run_for(workshop: Workshop, request: dg.RunRequest, **changes: Any) -> dg.DagsterRun:
+    """The run that Dagster makes of it, without a process."""
+    return workshop.instance.create_run_for_job(build_experiment, tags=dict(request.tags), **changes)
+
+
+def move(workshop: Workshop, model: Any, **columns: timedelta) -> None:
+    with workshop.site.sessions.begin() as session:
+        session.execute(update(model).values({name: database_now(-ago) for name, ago in columns.items()}))
+
+
+# -- requests ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_waiting_request_becomes_one_run_that_builds_it(workshop: Workshop) -> None:
+    request_id = workshop.request()
+    (asked,) = requests_of(workshop.tick(build_requests))
+    assert asked.run_key == f"build-{request_id}-1"
+    assert asked.tags[LOCK_TAG] == str(workshop.site.study().uuid)
+    assert (asked.tags[KIND_TAG], asked.tags[REQUEST_TAG], asked.tags[SUBMISSION_TAG]) == (
+        "build",
+        str(request_id),
+        "1",
+    )
+    assert requests_of(workshop.tick(build_requests)) == []
+    assert workshop.run(**asked.run_config["ops"]["claim"]["config"]).success
+    assert workshop.site.request(request_id).status == RequestStatus.SUCCEEDED
+
+
+def test_two_daemons_at_once_ask_for_one_run(workshop: Workshop) -> None:
+    workshop.request()
+    workshop.platform.build_queue, workshop.instance  # noqa: B018 - made before the threads need them
+    together, asked = threading.Barrier(2), []
+
+    def tick() -> None:
+        together.wait()
+        asked.extend(workshop.platform.build_queue.submit(limit=10, at_once=2))
+
+    daemons = [threading.Thread(target=tick) for _ in range(2)]
+    for daemon in daemons:
+        daemon.start()
+    for daemon in daemons:
+        daemon.join()
+    assert len(asked) == 1
+
+
+def test_a_tick_that_does_nothing_says_why(workshop: Workshop) -> None:
+    workshop.settings["builds_at_once"] = 1
+    assert reason_of(workshop.tick(build_requests)) == "no build request waits"
+    first = workshop.request(DEPLOYMENT)
+    other = workshop.site.another_study("Another", State.APPROVED)
+    workshop.ledger.request(other, workshop.site.study_admin, PREVIEW)
+    assert len(requests_of(workshop.tick(build_requests))) == 1
+    assert reason_of(workshop.tick(build_requests)) == "1 wait; 0 of at most 1 run, 1 are about to"
+    claim = workshop.ledger.claim(first, "run-1", timedelta(minutes=1))
+    assert reason_of(workshop.tick(build_requests)) == "1 wait; 1 of at most 1 run"
+    workshop.ledger.finish(claim, {})
+    assert len(requests_of(workshop.tick(build_requests))) == 1
+
+
+def test_a_run_that_dagster_still_queues_is_not_asked_for_twice(workshop: Workshop) -> None:
+    workshop.request()
+    (asked,) = requests_of(workshop.tick(build_requests))
+    the_run_for(workshop, asked, status=dg.DagsterRunStatus.STARTING)
+    move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
+    assert requests_of(workshop.tick(build_requests)) == []
+    (run,) = workshop.instance.get_runs()
+    workshop.instance.delete_run(run.run_id)
+    move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
+    (again,) = requests_of(workshop.tick(build_requests))
+    assert again.run_key == str(asked.run_key)[:-1] + "2"
+
+
+def test_a_run_that_finds_no_room_gives_its_turn_back(workshop: Workshop) -> None:
+    workshop.settings["builds_at_once"] = 1
+    other = workshop.site.another_study("Another", State.APPROVED)
+    waits = workshop.ledger.request(other, workshop.site.study_admin, PREVIEW)
+    assert len(requests_of(workshop.tick(build_requests))) == 1
+    claim = workshop.ledger.launch(
+        workshop.site.study_id, workshop.site.study_admin, PREVIEW, "from the Launchpad", timedelta(minutes=1)
+    )
+    assert not workshop.run(request_id=waits).success
+    request = workshop.site.request(waits)
+    assert (request.status, request.submitted_at, request.failed_attempts) == ("queued", None, [])
+    workshop.ledger.finish(claim, {})
+    assert len(requests_of(workshop.tick(build_requests))) == 1
+
+
+# -- runs that ended --------------------------------------------------------------------------------------------------
+
+
+def test_cancelled_in_dagsters_queue_cancels_the_request(workshop: Workshop) -> None:
+    request_id = workshop.request()
+    (asked,) = requests_of(workshop.tick(build_requests))
+    run = the_run_for(workshop, asked, status=dg.DagsterRunStatus.CANCELED)
+    said = end_requests_of(workshop.instance, workshop.platform, run, IN_DAGSTER)
+    assert f"with it request {request_id}" in said
+    assert workshop.site.request(request_id).status == RequestStatus.CANCELLED
+    (log,) = workshop.site.logs()
+    assert log.extra["cancelled_by"] == IN_DAGSTER
+    assert "nothing open" in end_requests_of(workshop.instance, workshop.platform, run, IN_DAGSTER)
+
+
+def test_a_run_that_died_before_its_claim_is_followed_by_another(workshop: Workshop) -> None:
+    workshop.settings["attempts"] = 2
+    request_id = workshop.request()
+    for number in (1, 2):
+        move(workshop, BuildRequest, next_attempt_at=timedelta(minutes=1))
+        (asked,) = requests_of(workshop.tick(build_requests))
+        run = the_run_for(workshop, asked, status=dg.DagsterRunStatus.FAILURE)
+        end_requests_of(workshop.instance, workshop.platform, run, None)
+        assert workshop.site.request(request_id).status == ("queued" if number == 1 else "failed")
+    assert workshop.site.request(request_id).error_code == "run_not_started"
+    assert len(workshop.site.logs()) == 1
+
+
+@pytest.mark.parametrize(("cancelled_by", "outcome"), [(None, "failed"), (IN_DAGSTER, "cancelled")])
+def test_what_a_run_held_that_ended_is_ended_before_its_lease(
+    workshop: Workshop, cancelled_by: str | None, outcome: str
+) -> None:
+    run = workshop.instance.create_run_for_job(build_experiment)
+    workshop.platform.ledger.claim(workshop.request(), run.run_id, timedelta(hours=1))
+    end_requests_of(workshop.instance, workshop.platform, run, cancelled_by)
+    assert workshop.site.study().state == State.APPROVED
+    (log,) = workshop.site.logs()
+    assert log.extra["outcome"] == outcome
+
+
+def test_what_a_dead_run_held_is_finished_if_its_page_is_live(workshop: Workshop) -> None:
+    """As after SIGKILL right behind the page's write: neither `finish` nor the teardown were ever run."""
+    request_id = workshop.request()
+    with unittest.mock.patch.object(BuildSession, "end_with"):
+        workshop.faults.after("write_page", die)
+        assert not workshop.run(request_id=request_id).success
+    assert workshop.site.study().state == State.DEPLOYING
+    run = workshop.instance.get_run_by_id(str(workshop.site.request(request_id).run_id))
+    assert run is not None
+    end_requests_of(workshop.instance, workshop.platform, run, None)
+    assert workshop.site.study().state == State.ACTIVE
+    assert workshop.instance.get_latest_materialization_event(dg.AssetKey("experiment_deployment")) is not None
+
+
+def die(_key: str) -> None:
+    raise RuntimeError("the process is gone")
+
+
+# -- leases -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_that_ran_out_is_ended_and_dagster_is_told_of_the_dead_run(workshop: Workshop) -> None:
+    assert reason_of(workshop.tick(leases)) == "no lease has run out"
+    run = workshop.instance.create_run_for_job(build_experiment, status=dg.DagsterRunStatus.STARTED)
+    request_id = workshop.request()
+    workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
+    workshop.site.end_leases()
+    assert reason_of(workshop.tick(leases)) == f"ended what dead workers had left open; builds given up: {request_id}"
+    ended = workshop.instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status == dg.DagsterRunStatus.FAILURE
+    assert workshop.site.study().state == State.APPROVED
+
+
+# -- mails ------------------------------------------------------------------------------------------------------------
+
+
+def test_due_mails_start_one_run_that_delivers_them_all(workshop: Workshop) -> None:
+    assert "no mail is due" in reason_of(workshop.tick(outbox))
+    assert workshop.build().success
+    assert len(requests_of(workshop.tick(outbox))) == 1
+    run = workshop.instance.create_run_for_job(deliver_mails, status=dg.DagsterRunStatus.STARTED)
+    assert "on its way" in reason_of(workshop.tick(outbox))
+    workshop.instance.delete_run(run.run_id)
+    done = deliver_mails.execute_in_process(instance=workshop.instance, resources={"platform": workshop.platform})
+    assert done.success
+    assert {mail.status for mail in workshop.site.mails()} == {"sent"}
+    assert "no mail is due" in reason_of(workshop.tick(outbox))
+
+
+# -- what an operator watches -----------------------------------------------------------------------------------------
+
+
+def verdicts(result: Any) -> dict[str, bool]:
+    return {
+        event.check_name: event.passed for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)
+    }
+
+
+def test_the_watch_reports_at_first_and_then_what_changes(workshop: Workshop) -> None:
+    first = workshop.tick(watch)
+    assert verdicts(first) == {"is_moving": True, "few_faults_of_ours": True, "is_delivered": True, "live": True}
+    assert verdicts(workshop.tick(watch, first.cursor)) == {}
+    workshop.request()
+    second = workshop.tick(watch, first.cursor)
+    assert list(verdicts(second)) == ["is_moving"]
+
+
+def test_the_watch_warns_of_what_needs_somebody(workshop: Workshop) -> None:
+    workshop.settings["attempts"] = 1
+    for number in range(5):
+        study = workshop.site.another_study(f"Study {number}", State.APPROVED)
+        claim = workshop.ledger.claim(
+            workshop.ledger.request(study, workshop.site.study_admin, PREVIEW), "a run", timedelta(minutes=1)
+        )
+        workshop.site.end_leases()
+        workshop.ledger.expire(claim, {})
+    workshop.request()
+    move(workshop, BuildRequest, next_attempt_at=timedelta(hours=2))
+    with workshop.site.sessions.begin() as session:
+        session.execute(update(OutboxMail).values(status=MailStatus.FAILED, last_error="refused"))
+    seen = workshop.tick(watch)
+    assert verdicts(seen) == {"is_moving": False, "few_faults_of_ours": False, "is_delivered": False, "live": False}
+    told = {event.check_name: event.description for event in seen.asset_events if hasattr(event, "check_name")}
+    assert told["few_faults_of_ours"] == "of 5 builds within a day, 100% failed by the platform's fault"
+    assert "mail list" in told["is_delivered"]
+
+
+# -- history ----------------------------------------------------------------------------------------------------------
+
+
+def test_old_runs_are_forgotten_and_new_and_running_ones_stay(workshop: Workshop) -> None:
+    for status in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.STARTED):
+        workshop.instance.create_run_for_job(build_experiment, status=status)
+
+    def prune(**config: Any) -> int:
+        run = prune_runs.execute_in_process(
+            instance=workshop.instance, run_config={"ops": {"prune": {"config": config}}}
+        )
+        (event,) = [event for event in run.events_for_node("prune") if event.is_successful_output]
+        return int(event.step_output_data.metadata["runs"].value)
+
+    assert prune(older_than_days=1) == 0
+    assert prune(older_than_days=1e-9, dry_run=True) >= 2
+    assert prune(older_than_days=1e-9) >= 2
+    statuses = {run.status for run in workshop.instance.get_runs()}
+    assert dg.DagsterRunStatus.STARTED in statuses
+    assert dg.DagsterRunStatus.FAILURE not in statuses
