@@ -16,7 +16,7 @@ import dagster as dg
 
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
 from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.dagster_processes import dagster_programs
+from lookit_ops.dagster_processes import dagster_programs, make_storage
 from lookit_ops.demo.github_server import GitHubServer
 from lookit_ops.platform import Platform
 from lookit_ops.publish import folder_of
@@ -207,6 +207,7 @@ def live(home: Path, database_url: str = "", *, port: int, **settings: str) -> I
         (home / "tools").mkdir(parents=True)
         migrate(platform.settings.database)
         dagster_home = prepare_dagster_home(platform.settings)
+        make_storage()
         code, daemon, webserver = dagster_programs(dagster_home, port, module=MODULE)
         programs = {CODE: code, DAEMON: daemon, SECOND_DAEMON: daemon, WEBSERVER: webserver}
         living = Live(home, server, programs, platform, populate(platform.sessions), port)
