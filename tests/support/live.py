@@ -63,7 +63,7 @@ class Live:
                     start_new_session=True,
                 )
             if program.listens_at:
-                self.wait(partial(_listens, program.listens_at), 60, lambda: self.log_of(name))
+                self.wait(partial(_listens, program.listens_at), 60, partial(self.log_of, name))
 
     def kill(self, name: str) -> None:
         """SIGKILL one process, and nothing that it started."""
