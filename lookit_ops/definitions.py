@@ -1,4 +1,4 @@
-"""The only Definitions object. It loads without any secret and touches no network: settings wait for a run."""
+"""The Definitions object. It loads without any secret and touches no network: settings wait for a run."""
 
 from __future__ import annotations
 
@@ -28,47 +28,53 @@ from lookit_ops.sensors.runs import cancelled_runs, failed_runs
 from lookit_ops.sensors.study_partitions import study_partitions_sensor
 from lookit_ops.sensors.watch import watch
 
-defs = dg.Definitions(
-    assets=[
-        build_disk_usage,
-        *cleanup_assets.values(),
-        deployment_sweep,
-        discoverable_studies_asset,
-        experiment_deployment,
-        experiment_preview,
-        study_workflow_diagram,
-        video_catalogue_asset,
-        workflow_diagram,
-        *(watched.spec for watched in WATCHED),
-    ],
-    asset_checks=watched_checks,
-    jobs=[
-        build_experiment,
-        build_zipfile_of_videos,
-        *cleanup_jobs.values(),
-        deliver_mails,
-        measure_disk_usage,
-        prune_runs,
-        refresh_video_catalogue,
-        sweep_deployments,
-    ],
-    sensors=[
-        archive_requests,
-        build_requests,
-        cancelled_runs,
-        failed_runs,
-        leases,
-        outbox,
-        public_list_sensor,
-        study_partitions_sensor,
-        watch,
-    ],
-    schedules=schedules(),
-    executor=dg.in_process_executor,
-    resources={
-        "archive_session": archive_session_resource,
-        "platform": platform_resource,
-        "build_session": build_session_resource,
-        "io_manager": dg.mem_io_manager,  # steps hand over frozen dataclasses within one process
-    },
-)
+
+def definitions(platform: dg.ResourceDefinition = platform_resource) -> dg.Definitions:
+    """All that Dagster knows of us, on this platform."""
+    return dg.Definitions(
+        assets=[
+            build_disk_usage,
+            *cleanup_assets.values(),
+            deployment_sweep,
+            discoverable_studies_asset,
+            experiment_deployment,
+            experiment_preview,
+            study_workflow_diagram,
+            video_catalogue_asset,
+            workflow_diagram,
+            *(watched.spec for watched in WATCHED),
+        ],
+        asset_checks=watched_checks,
+        jobs=[
+            build_experiment,
+            build_zipfile_of_videos,
+            *cleanup_jobs.values(),
+            deliver_mails,
+            measure_disk_usage,
+            prune_runs,
+            refresh_video_catalogue,
+            sweep_deployments,
+        ],
+        sensors=[
+            archive_requests,
+            build_requests,
+            cancelled_runs,
+            failed_runs,
+            leases,
+            outbox,
+            public_list_sensor,
+            study_partitions_sensor,
+            watch,
+        ],
+        schedules=schedules(),
+        executor=dg.in_process_executor,
+        resources={
+            "archive_session": archive_session_resource,
+            "platform": platform,
+            "build_session": build_session_resource,
+            "io_manager": dg.mem_io_manager,  # steps hand over frozen dataclasses within one process
+        },
+    )
+
+
+defs = definitions()

@@ -14,6 +14,7 @@ from domain.errors import LeaseLost
 from domain.queue import WORKER_DIED
 from lookit_ops.platform import Platform
 from lookit_ops.publish import facts_of, fence, finish_public_files, folder_of, live_deployment
+from lookit_ops.running import clear_away_after
 from lookit_ops.storage.experiments import NoSuchObject
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def reconcile_builds(platform: Platform) -> Reconciled:
                 platform.ledger.expire(claim, {"note": f"nothing of this {claim.act} is live"})
                 logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
             (forward if is_live else expired).append(claim.request_id)
+            clear_away_after(platform, claim)
             runs += [run_id] if run_id else []
         except LeaseLost:
             logger.info("build request %s ended by itself", claim.request_id)
@@ -69,15 +71,15 @@ def end_build_of_run(platform: Platform, run_id: str, cancelled_by: str | None) 
     if claim is None:
         return None
     try:
-        if _roll_forward_or_fence(platform, claim):
-            return claim.request_id
-        note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}
-        if cancelled_by is None:
-            platform.ledger.retry(claim, WORKER_DIED, note)
-        else:
-            platform.ledger.cancelled(claim, platform.ledger.canceller(claim) or cancelled_by, note)
+        if not _roll_forward_or_fence(platform, claim):
+            note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}
+            if cancelled_by is None:
+                platform.ledger.retry(claim, WORKER_DIED, note)
+            else:
+                platform.ledger.cancelled(claim, platform.ledger.canceller(claim) or cancelled_by, note)
     except LeaseLost:
         return None
+    clear_away_after(platform, claim)
     return claim.request_id
 
 

@@ -35,8 +35,11 @@ class ReconciledArchives:
         return bool(self.waiting or self.ended or self.parts_removed or self.failed)
 
 
-def reconcile_archives(platform: Platform) -> ReconciledArchives:
-    """Give back every archive request whose lease has run out; one that cannot be, never stops the others."""
+def reconcile_archives(platform: Platform, *, look_for_parts: bool = True) -> ReconciledArchives:
+    """Give back every archive request whose lease has run out; one that cannot be, never stops the others.
+
+    The bucket is looked through for parts that nobody needs if a request was given back, or if that is asked for.
+    """
     waiting: list[int] = []
     ended: list[int] = []
     failed: list[int] = []
@@ -54,7 +57,8 @@ def reconcile_archives(platform: Platform) -> ReconciledArchives:
         except Exception:  # its trouble is not the others'
             logger.exception("archive request %s, whose worker died, cannot be ended now", claim.request_id)
             failed.append(claim.request_id)
-    return ReconciledArchives(tuple(waiting), tuple(ended), _remove_orphans(platform), tuple(failed), tuple(runs))
+    removed = _remove_orphans(platform) if waiting or ended or look_for_parts else 0
+    return ReconciledArchives(tuple(waiting), tuple(ended), removed, tuple(failed), tuple(runs))
 
 
 def end_archive_of_run(platform: Platform, run_id: str, cancelled_by: str | None) -> int | None:

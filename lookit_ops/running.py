@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 
 from sqlalchemy import select
@@ -19,6 +20,13 @@ def is_running(platform: Platform, labels: Mapping[str, str]) -> bool:
     """Whether the build runs that these labels name: its request, under the claim that made it."""
     held = {(str(claim.request_id), str(claim.fencing_token)) for claim in platform.ledger.running(expired_only=False)}
     return (labels.get("request", ""), labels.get("claim", "")) in held
+
+
+def clear_away_after(platform: Platform, claim: Claim) -> None:
+    """Remove what a worker that died has left on this machine and on the engine. Its request has its end already."""
+    folder = platform.settings.home_folder / "ember_build" / "deployments" / output_folder(claim)
+    shutil.rmtree(folder, ignore_errors=True)
+    sweep_dead_builds(platform)
 
 
 def sweep_dead_builds(platform: Platform) -> None:

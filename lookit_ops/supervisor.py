@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,11 +28,12 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One process to keep running."""
+    """One process to keep running; the next one is started first when somebody listens at `listens_at`."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    listens_at: tuple[str, int] | None = None
 
 
 class _Kept:
@@ -101,11 +103,23 @@ def supervise(
     try:
         for each in kept:
             each.start()
+            _wait_for(each, stop)
         while not stop.wait(LOOK):
             for each in kept:
                 _look_after(each, tell)
     finally:
         _end(kept, stop_time)
+
+
+def _wait_for(each: _Kept, stop: threading.Event) -> None:
+    """Until it listens, or has ended, or has had time enough: then it goes on without."""
+    address, deadline = each.program.listens_at, time.monotonic() + SETTLED
+    while address and time.monotonic() < deadline and not stop.is_set():
+        if each.process is None or each.process.poll() is not None:
+            return
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=1):
+            return
+        stop.wait(0.2)
 
 
 def _look_after(each: _Kept, tell: Callable[[str], None]) -> None:

@@ -27,7 +27,7 @@ def request(
     kind: Annotated[BuildKind, typer.Option(help="A preview, or a deployment for families.")] = BuildKind.PREVIEW,
     json: Json = False,
 ) -> None:
-    """Ask for a build; the job `build_experiment` runs it, once somebody launches it with the request's id."""
+    """Ask for a build; a run takes it when it is its turn, as long as `lookit-ops up` (or `dev`) runs somewhere."""
     outside = platform()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
@@ -36,16 +36,9 @@ def request(
     if json:
         as_json({"request_id": request_id})
     else:
-        console.print(f"Build request {request_id}: {kind.value} of {plain(found.name)} is queued.", soft_wrap=True)
-        _say_how_to_run(request_id)
-
-
-def _say_how_to_run(request_id: int) -> None:
-    console.print(
-        "Nothing runs queued requests by itself yet: launch the job build_experiment in Dagster with"
-        f" `request_id: {request_id}`.",
-        soft_wrap=True,
-    )
+        place = outside.build_queue.places().get(request_id)
+        where = f"is queued, at place {place}" if place else "has been taken already"
+        console.print(f"Build request {request_id}: {kind.value} of {plain(found.name)} {where}.", soft_wrap=True)
 
 
 @app.command("list")
@@ -66,9 +59,9 @@ def list_builds(
     )
     if status:
         query = query.where(BuildRequest.status == status)
-    waiting = select(BuildRequest.id).where(BuildRequest.status == RequestStatus.QUEUED).order_by(BuildRequest.id)
-    with platform().sessions.begin() as session:
-        places = {request_id: place for place, request_id in enumerate(session.scalars(waiting), start=1)}
+    outside = platform()
+    places = outside.build_queue.places()
+    with outside.sessions.begin() as session:
         found = [(row, name, email) for row, name, email in session.execute(query)]
     if json:
         as_json(
@@ -80,6 +73,8 @@ def list_builds(
                     "restores_id": row.restores_id,
                     "status": row.status,
                     "place_in_queue": places.get(row.id),
+                    "attempt": row.attempt,
+                    "next_attempt_at": row.next_attempt_at if row.id in places else None,
                     "requested_by": email,
                     "requested_at": row.requested_at,
                     "finished_at": row.finished_at,
@@ -97,7 +92,7 @@ def list_builds(
             str(row.id),
             plain(name),
             plain(row.kind) if row.restores_id is None else f"rollback to {row.restores_id}",
-            coloured(row.status) + (f" (place {places[row.id]})" if row.id in places else ""),
+            coloured(row.status) + _place(row, places.get(row.id)),
             plain(email),
             when(row.requested_at),
             plain(row.error or (row.player_sha or "")[:12] or row.error_code or ""),
@@ -109,8 +104,13 @@ def list_builds(
         ("id", "study", "kind", "status", "asked for by", "at (UTC)", "commit, or what went wrong"),
         rows,
     )
-    if queued := [row.id for row, _name, _email in found if row.id in places]:
-        _say_how_to_run(min(queued))
+
+
+def _place(row: BuildRequest, place: int | None) -> str:
+    """Where a request stands that waits."""
+    if place is None:
+        return ""
+    return f" (place {place})" if not row.attempt else f" (place {place}, attempt {row.attempt + 1})"
 
 
 @app.command()
@@ -124,8 +124,7 @@ def cancel(
     if outside.ledger.cancel(request_id, user.id) is RequestStatus.CANCELLED:
         console.print(f"Build request {request_id} is cancelled.")
     else:
-        seconds = outside.settings.lease / 4
-        console.print(f"Build request {request_id} is running; its worker stops within {seconds:.0f} seconds.")
+        console.print(f"Build request {request_id} is running; its worker stops within some seconds.")
 
 
 @app.command()

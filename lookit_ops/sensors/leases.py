@@ -13,7 +13,6 @@ from lookit_ops.assets.experiments import report_build
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.reconcile_archives import reconcile_archives
-from lookit_ops.running import sweep_dead_builds
 
 DEAD = "the worker of this run stopped answering and its lease ran out; its request has been ended or tried again"
 
@@ -27,12 +26,10 @@ DEAD = "the worker of this run stopped answering and its lease ran out; its requ
 )
 def leases(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     platform: Platform = context.resources.platform
-    builds, archives = reconcile_builds(platform), reconcile_archives(platform)
+    builds, archives = reconcile_builds(platform), reconcile_archives(platform, look_for_parts=False)
     for request_id in builds.rolled_forward:
         report_build(context.instance, platform, request_id)
     tell_dagster(context.instance, [*builds.runs, *archives.runs])
-    if builds.expired:
-        sweep_dead_builds(platform)
     if not builds and not archives:
         return dg.SkipReason("no lease has run out")
     told = {

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from domain.models import State
-from lookit_ops.cli import serve
+from lookit_ops.dagster_processes import dagster_programs
 from tests.support.site import Site
+
+ROOT = Path(__file__).resolve().parents[3]
 
 STUDY = "Apples and oranges"
 ADMIN = "study_admin@example.org"
@@ -274,12 +276,11 @@ def test_a_password_in_the_query_of_the_databases_url_is_never_shown(
     assert "hunter2" not in shown.err
 
 
-def test_without_the_projects_folder_dagster_finds_the_same_code_location(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An installed package has no workspace.yaml; sensors and schedules are switched by the location's name."""
-    project = serve.WORKSPACE
-    assert serve._workspace(tmp_path) == project
-    monkeypatch.setattr(serve, "WORKSPACE", tmp_path / "site-packages" / "workspace.yaml")
-    written = serve._workspace(tmp_path)
-    assert yaml.safe_load(written.read_text()) == yaml.safe_load(project.read_text())
+def test_what_is_kept_running_names_the_code_location_as_the_projects_own_workspace_does(tmp_path: Path) -> None:
+    """Sensors and schedules are switched on and off by that name."""
+    code, *others = dagster_programs(tmp_path, 3000, 4000)
+    assert code.command[code.command.index("--location-name") + 1] == "lookit_ops"
+    (project,) = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
+    (written,) = yaml.safe_load((tmp_path / "workspace.yaml").read_text())["load_from"]
+    assert written["grpc_server"]["location_name"] == project["python_module"]["location_name"] == "lookit_ops"
+    assert all(str(tmp_path / "workspace.yaml") in program.command for program in others)

@@ -91,7 +91,7 @@ def commands() -> set[str]:
     return found
 
 
-SERVERS = {"demo", "dev", "serve"}
+SERVERS = {"demo", "dev", "serve", "up"}
 CALLS: list[tuple[str, ...]] = [
     ("db", "upgrade"),
     ("study", "list"),

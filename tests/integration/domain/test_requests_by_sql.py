@@ -15,15 +15,17 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
-from domain import errors
+from domain import errors, queue
 from domain.builds import ledger
 from domain.errors import PermissionDenied
 from domain.exports import ledger as archive_ledger
 from domain.exports.ledger import ArchiveFacts, ArchiveLedger, MissingVideo
 from domain.exports.ledger import Failure as ArchiveFailure
 from domain.exports.selection import Basis, Source
-from domain.models import ArchiveRequest, Response, Study, User, Video
+from domain.models import ArchiveRequest, RequestStatus, Response, Study, User, Video
+from domain.queue import RequestQueue
 from lookit_ops.failures import CODES, UNEXPECTED
+from lookit_ops.sensors import runs
 from tests.support.footage import Footage
 from tests.support.site import Site
 
@@ -151,11 +153,16 @@ def asked_archive(execute: Execute, site: Site) -> int:
     return request_id
 
 
+def due_archives(site: Site) -> list[int]:
+    """The archive requests that a worker would be asked to take now."""
+    return [asked.request_id for asked in RequestQueue(site.sessions, ArchiveRequest).submit(limit=9, at_once=9)]
+
+
 def test_an_archive_that_was_asked_for_by_sql_is_claimed_and_its_end_is_told(site: Site, execute: Execute) -> None:
     footage, archives = Footage(site), ArchiveLedger(site.sessions)
     footage.video(footage.response("accepted"), is_consent=True)
     request_id, look = asked_archive(execute, site), of_document("SELECT status, attempt")
-    assert archives.waiting() == [request_id]
+    assert due_archives(site) == [request_id]
     claimed = archives.claim(request_id, "run-1", MINUTE)
     archives.retry(claimed, ArchiveFailure("stream", "storage_error", "no answer"), {})
     ((status, attempt, again_at, code, error, *_),) = execute(look, request_id=request_id)
@@ -184,9 +191,9 @@ def test_an_archive_is_cancelled_by_sql_while_it_waits_or_runs(site: Site, execu
     end = of_document("UPDATE archive_request SET status")
     request_id = asked_archive(execute, site)
     execute(stop, request_id=request_id, user_id=site.study_admin)
-    assert archives.waiting() == [request_id]
+    assert due_archives(site) == [request_id]
     execute(end, request_id=request_id, user_id=site.study_admin)
-    assert archives.waiting() == []
+    assert due_archives(site) == []
     with site.sessions.begin() as session:
         row = session.get_one(ArchiveRequest, request_id)
     assert (row.status, row.error_code, row.cancelled_by_id) == ("cancelled", "cancelled", site.study_admin)
@@ -326,9 +333,10 @@ def test_the_database_refuses_a_second_waiting_request(site: Site, execute: Exec
 
 
 def test_the_document_lists_every_code_and_status() -> None:
-    source = "".join(Path(module.__file__).read_text() for module in (ledger, archive_ledger))
-    written = set(re.findall(r"""code(?:=|": )"(\w+)\"""", source))
+    source = "".join(Path(module.__file__).read_text() for module in (ledger, archive_ledger, queue, runs))
+    written = set(re.findall(r"""code(?:=|": )"(\w+)\"|Failure\("\w+", "(\w+)\"""", source))
+    written = {code for codes in written for code in codes if code}
     assert {"cancelled", "replaced", "worker_died"} <= written
     raised = {kind.code for kind in errors.DomainError.__subclasses__()} - {errors.LeaseLost.code}
     listed = re.findall(r"^\| `(\w+)` \|", DOCUMENT, re.MULTILINE)
-    assert set(listed) == {*CODES.values(), UNEXPECTED, *raised, *written, *ledger.RequestStatus}
+    assert set(listed) == {*CODES.values(), UNEXPECTED, *raised, *written, *RequestStatus}

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -32,7 +33,7 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from domain.builds.ledger import Claim, Failure
+from domain.builds.ledger import BuildLedger, Claim, Failure
 from domain.errors import (
     DomainError,
     InvalidRequest,
@@ -41,14 +42,16 @@ from domain.errors import (
     StudyIsLocked,
     TransitionNotAllowed,
 )
-from domain.models import BuildKind, BuildRequest, Lab, State, Study, User
+from domain.models import BuildKind, BuildRequest, Lab, RequestStatus, State, Study, User
 from domain.permissions.roles import grant_on_lab, grant_on_study
+from domain.queue import Retry
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
 from domain.studies.workflow import transition
 from tests.support.site import Site
 
 MINUTE = timedelta(minutes=1)
+ATTEMPTS = 3
 STATUS, APPROVE = "studies.change_study_status", "studies.approve_study"
 TRIGGERS = {
     # The table of the workflow, written out once more.
@@ -107,6 +110,9 @@ class Asked:
     who: str
     status: str = "queued"
     state_before: str = ""
+    attempt: int = 0
+    is_unwanted: bool = False
+    """Whether somebody asked to cancel it while it ran."""
 
 
 @dataclass
@@ -166,6 +172,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
         study_id = site.another_study(f"Study {next(numbers)}")
         self.site, self.labs, self.must = replace(site, study_id=study_id), labs, Account()
         self.claims: list[Claim] = []
+        self.retrying = BuildLedger(site.sessions, Retry(ATTEMPTS, timedelta(seconds=-1)))
         self.give_the_designer_a_role()
         self.must.content = self.reviewed_content()
 
@@ -255,6 +262,8 @@ class LifeOfAStudy(RuleBasedStateMachine):
         new = {name: value for name, value in change.items() if name in REVIEWED}
         if "last_known_player_sha" in change:
             new["study_metadata"] = {name: value for name, value in change.items() if value}
+            if new["study_metadata"] != must.content["study_metadata"]:
+                must.deployed = False
         reviewed = any(must.content[name] != value for name, value in new.items())
         if reviewed or change.get("is_discoverable", must.discoverable) != must.discoverable:
             must.content |= new
@@ -382,12 +391,13 @@ class LifeOfAStudy(RuleBasedStateMachine):
         assert (claim.state_before, claim.kind) == (must.state, asked.kind)
         assert all(claim.fencing_token > other.fencing_token for other in self.claims)
         asked.status, asked.state_before, must.running = "running", must.state, claim.request_id
+        asked.attempt += 1
         self.claims.append(claim)
 
     def any_claim(self, data: st.DataObject) -> tuple[Claim, bool]:
         """A claim that was ever made, mostly the newest; and whether it still holds."""
         claim = data.draw(st.just(self.claims[-1]) | st.sampled_from(self.claims))
-        return claim, claim.request_id == self.must.running
+        return claim, self.must.running is not None and claim == self.claims[-1]
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -445,8 +455,31 @@ class LifeOfAStudy(RuleBasedStateMachine):
             session.execute(update(BuildRequest).where(is_it).values(lease_expires_at=BuildRequest.claimed_at))
         dead = [claim for claim in self.site.ledger.running(expired_only=True) if claim.study_id == self.site.study_id]
         assert dead == [replace(self.claims[-1], player_sha=dead[0].player_sha)]
-        self.site.ledger.expire(dead[0], {})
-        self.must.end("failed", self.must.state)
+        self.given_back(self.site.ledger.expire(dead[0], {}))
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def the_platform_fails(self, data: st.DataObject) -> None:
+        claim, holds = self.any_claim(data)
+        became: list[RequestStatus] = []
+        give_back = partial(self.retrying.retry, claim, Failure("upload", "storage_error", "no answer"), {})
+        assert refusal_of(lambda: became.append(give_back())) is (None if holds else LeaseLost), claim
+        if holds:
+            self.given_back(became[0], ATTEMPTS)
+
+    def given_back(self, became: RequestStatus, attempts: int = 1) -> None:
+        """The running build was given up: the study is free, and its request waits again, or has ended with a log."""
+        must = self.must
+        asked = must.requests[must.running or 0]
+        twin = any(other.status == "queued" and other.kind == asked.kind for other in must.requests.values())
+        wanted = "cancelled" if asked.is_unwanted or (twin and asked.attempt < attempts) else "failed"
+        if not asked.is_unwanted and not twin and asked.attempt < attempts:
+            wanted = "queued"
+        assert became == wanted, asked
+        if wanted == "queued":
+            asked.status, must.running = "queued", None
+        else:
+            must.end(wanted, must.state)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -466,6 +499,8 @@ class LifeOfAStudy(RuleBasedStateMachine):
         elif asked.status not in ("queued", "running"):
             wanted = InvalidRequest
         assert refusal_of(lambda: self.site.ledger.cancel(request_id, self.id_of(who))) is wanted, (asked, who)
+        if wanted is None and asked.status == "running":
+            asked.is_unwanted = True
         if wanted is None and asked.status == "queued":
             asked.status = "cancelled"
             must.log(asked.kind, must.at, must.at)

@@ -1,0 +1,182 @@
+"""A real Dagster that runs by itself, and is killed: requests become runs, and whatever dies, each gets its one end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from domain.models import BuildKind, State
+from tests.e2e.conftest import free_port
+from tests.support.live import CODE, DAEMON, SECOND_DAEMON, Live, live
+from tests.support.live_definitions import STEPS
+from tests.support.workshop import GOOD_BUILD
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A Dagster that runs; each test leaves it running."""
+    with live(tmp_path_factory.mktemp("live") / "home", port=free_port(), LOOKIT_BUILDS_AT_ONCE="4") as living:
+        living.start(CODE, DAEMON)
+        yield living
+
+
+def a_study(running: Live, name: str) -> int:
+    return running.site.another_study(name, State.APPROVED)
+
+
+def test_a_request_becomes_a_run_within_seconds_and_is_built_and_told(running: Live) -> None:
+    request_id = running.request()
+    running.wait(lambda: running.status(request_id) != "queued", 60, lambda: running.told(request_id))
+    running.wait_for(request_id, "succeeded")
+    running.assert_ended_once(request_id, "succeeded")
+    (run,) = running.runs_of(request_id)
+    assert run.tags["lookit/submission"] == "1"
+    running.wait(lambda: {mail.status for mail in running.site.mails()} == {"sent"}, 60, "the mails were not delivered")
+
+
+def test_two_daemons_start_one_run_for_each_request(running: Live) -> None:
+    running.start(SECOND_DAEMON)
+    time.sleep(15)  # until it ticks, too
+    try:
+        asked = [running.request(a_study(running, f"Two daemons {number}")) for number in range(3)]
+        for request_id in asked:
+            running.wait_for(request_id, "succeeded")
+            running.assert_ended_once(request_id, "succeeded")
+            assert len(running.runs_of(request_id)) == 1
+    finally:
+        running.kill(SECOND_DAEMON)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_whose_process_is_killed_is_tried_again(running: Live, step: str) -> None:
+    study_id = a_study(running, f"Killed at {step}")
+    running.hold(step)
+    request_id = running.request(study_id)
+    os.kill(running.wait_until_held(), signal.SIGKILL)
+    running.let_go()
+    request = running.wait_for(request_id, "succeeded", "failed")
+    assert request.status == "succeeded", running.told(request_id)
+    running.assert_ended_once(request_id, "succeeded")
+    assert request.attempt == 2
+    assert running.page(study_id) is not None
+
+
+def test_killed_behind_the_page_it_counts_and_is_not_built_twice(running: Live) -> None:
+    running.hold("finish")
+    request_id = running.request(a_study(running, "Killed behind the page"))
+    os.kill(running.wait_until_held(), signal.SIGKILL)
+    running.let_go()
+    request = running.wait_for(request_id, "succeeded", "failed")
+    assert (request.status, request.attempt) == ("succeeded", 1)
+    running.assert_ended_once(request_id, "succeeded")
+    assert len(running.runs_of(request_id)) == 1
+
+
+@pytest.mark.parametrize("step", ["build", "upload"])
+def test_cancelled_by_command_it_ends_within_seconds(running: Live, step: str) -> None:
+    if step == "build":
+        running.build_by("echo begun; sleep 60")
+    else:
+        running.hold(step)
+    request_id = running.request(a_study(running, f"Cancelled at {step}"))
+    try:
+        running.wait(lambda: running.status(request_id) == "running", 60, lambda: running.told(request_id))
+        time.sleep(3)
+        running.platform.ledger.cancel(request_id, running.site.study_admin)
+        if step == "upload":
+            running.let_go()
+        seconds = running.wait(lambda: running.status(request_id) == "cancelled", 30, lambda: running.told(request_id))
+    finally:
+        running.build_by(GOOD_BUILD)
+    assert seconds < 15
+    running.assert_ended_once(request_id, "cancelled")
+    (log,) = running.site.logs(running.site.request(request_id).study_id)
+    assert log.extra["cancelled_by"] == "Study Admin"
+    running.wait(lambda: running.leftovers() == [], 30, "files are left")
+
+
+def test_a_code_location_that_is_killed_is_found_again_and_its_run_goes_on(running: Live) -> None:
+    running.hold("build")
+    request_id = running.request(a_study(running, "Code location killed"))
+    running.wait_until_held()
+    running.kill(CODE)
+    running.start(CODE)
+    running.let_go()
+    running.wait_for(request_id, "succeeded")
+    running.assert_ended_once(request_id, "succeeded")
+    again = running.request(a_study(running, "After the code location"), BuildKind.PREVIEW)
+    running.wait_for(again, "succeeded")
+
+
+@pytest.mark.parametrize(("step", "attempts"), [("upload", 2), ("finish", 1)])
+def test_everything_is_killed_and_started_anew(running: Live, step: str, attempts: int) -> None:
+    running.hold(step)
+    request_id = running.request(a_study(running, f"All killed at {step}"))
+    running.wait_until_held()
+    (run,) = running.runs_of(request_id)
+    running.kill_everything()
+    running.let_go()
+    running.start(CODE, DAEMON)
+    request = running.wait_for(request_id, "succeeded")
+    assert request.attempt == attempts
+    running.assert_ended_once(request_id, "succeeded")
+
+    def is_dead() -> bool:
+        with dg.DagsterInstance.get() as instance:
+            dead = instance.get_run_by_id(run.run_id)
+            return dead is not None and dead.status == dg.DagsterRunStatus.FAILURE
+
+    running.wait(is_dead, 60, "Dagster still takes the dead run for running")
+
+
+def test_a_storage_that_is_away_keeps_the_build_open_and_costs_an_attempt(running: Live) -> None:
+    away: Path = running.home / "storage-gone"
+    running.hold("upload")
+    study_id = a_study(running, "Storage away")
+    request_id = running.request(study_id)
+    running.wait_until_held()
+    away.touch()
+    running.let_go()
+    try:
+        time.sleep(15)  # longer than the lease: whether the page is live cannot be asked, so nobody decides
+        assert running.site.study(study_id).state == State.DEPLOYING
+    finally:
+        away.unlink()
+    request = running.wait_for(request_id, "succeeded", "failed")
+    assert request.status == "succeeded", running.told(request_id)
+    running.assert_ended_once(request_id, "succeeded")
+
+
+def test_a_player_that_does_not_build_is_not_tried_again(running: Live) -> None:
+    running.build_by("echo 'SyntaxError'; exit 1")
+    try:
+        request = running.wait_for(running.request(a_study(running, "Does not build")), "failed", "succeeded")
+    finally:
+        running.build_by(GOOD_BUILD)
+    assert (request.status, request.error_code, request.attempt) == ("failed", "player_build_failed", 1)
+    running.assert_ended_once(request.id, "failed")
+
+
+def test_a_worker_that_slept_changes_nothing_when_it_wakes(running: Live) -> None:
+    """SIGSTOP before the page; its lease ends, another run deploys, the sleeper goes on."""
+    study_id = a_study(running, "Slept")
+    running.hold("page")
+    request_id = running.request(study_id)
+    sleeper = running.wait_until_held()
+    os.kill(sleeper, signal.SIGSTOP)
+    running.let_go()
+    request = running.wait_for(request_id, "succeeded")
+    assert request.attempt == 2
+    page = running.page(study_id)
+    rows = (len(running.site.logs(study_id)), len(running.site.mails()))
+    os.kill(sleeper, signal.SIGCONT)
+    running.wait(lambda: sleeper not in running.run_processes(), 60, "the sleeper did not end")
+    assert running.page(study_id) == page
+    assert (len(running.site.logs(study_id)), len(running.site.mails())) == rows
+    running.assert_ended_once(request_id, "succeeded")

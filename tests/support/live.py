@@ -1,0 +1,228 @@
+"""A real Dagster with its daemon, code location and database, that can be killed piece by piece."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from domain.models import BuildKind, BuildRequest, RequestStatus, State
+from lookit_ops.dagster_home import prepare_dagster_home
+from lookit_ops.dagster_processes import dagster_programs
+from lookit_ops.demo.github_server import GitHubServer
+from lookit_ops.platform import Platform
+from lookit_ops.publish import folder_of
+from lookit_ops.settings import load_settings
+from lookit_ops.supervisor import Program
+from tests.support.databases import migrate
+from tests.support.site import Site, populate
+from tests.support.workshop import GOOD_BUILD, REPOSITORY, player
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = "tests.support.live_definitions"
+CODE, DAEMON, SECOND_DAEMON, WEBSERVER = "code location", "daemon", "second daemon", "webserver"
+
+
+@dataclass
+class Live:
+    """One home, its processes, and ways to look at what becomes of requests."""
+
+    home: Path
+    server: GitHubServer
+    programs: dict[str, Program]
+    platform: Platform
+    site: Site
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    # -- processes ------------------------------------------------------------------------------------------------
+
+    def start(self, *names: str) -> None:
+        """Start these, the code location first; each is a group of its own."""
+        for name in names:
+            program = self.programs[name]
+            log = (self.home / f"{name}.log").open("ab")
+            with log:
+                self.running[name] = subprocess.Popen(
+                    program.command,
+                    env={**os.environ, **program.environment},
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL one process, and nothing that it started."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+
+    def run_processes(self) -> list[int]:
+        """The processes that work on a run of this home."""
+        mark = f"LOOKIT_HOME={self.home}".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit():
+                try:
+                    command, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+                except OSError:
+                    continue
+                if b"multiprocessing.spawn" in command and mark in environment.split(b"\0"):
+                    found.append(int(folder.name))
+        return found
+
+    def kill_everything(self) -> None:
+        """As when the machine loses its power."""
+        for name in list(self.running):
+            self.kill(name)
+        for pid in self.run_processes():
+            os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        self.let_go()
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for pid in self.run_processes():
+            os.kill(pid, signal.SIGKILL)
+        self.platform.close()
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def hold(self, step: str) -> None:
+        """Let the next build wait at this step."""
+        (self.home / "held").unlink(missing_ok=True)
+        (self.home / "hold").write_text(step)
+
+    def wait_until_held(self, seconds: float = 60) -> int:
+        """Wait until a build stands at the step; returns its process."""
+        self.wait((self.home / "held").exists, seconds, "the step was not reached")
+        return int((self.home / "held").read_text())
+
+    def let_go(self) -> None:
+        (self.home / "hold").unlink(missing_ok=True)
+
+    def build_by(self, script: str) -> None:
+        """Replace the build's script."""
+        new = self.home / "build.new"
+        new.write_text(f'set -euo pipefail\n[ "$1" = build ] || exit 0\n{script}')
+        new.replace(self.home / "build.sh")
+
+    # -- requests -------------------------------------------------------------------------------------------------
+
+    def request(self, study_id: int | None = None, kind: BuildKind = BuildKind.DEPLOYMENT) -> int:
+        return self.platform.ledger.request(study_id or self.site.study_id, self.site.study_admin, kind)
+
+    def status(self, request_id: int) -> str:
+        return self.site.request(request_id).status
+
+    def wait_for(self, request_id: int, *statuses: str, seconds: float = 90) -> BuildRequest:
+        self.wait(lambda: self.status(request_id) in statuses, seconds, lambda: self.told(request_id))
+        return self.site.request(request_id)
+
+    def wait(self, what: Callable[[], Any], seconds: float, otherwise: str | Callable[[], str]) -> float:
+        """Wait until it is so; returns the seconds that took."""
+        began = time.monotonic()
+        while not what():
+            waited = time.monotonic() - began
+            assert waited < seconds, otherwise if isinstance(otherwise, str) else otherwise()
+            time.sleep(0.1)
+        return time.monotonic() - began
+
+    def told(self, request_id: int) -> str:
+        """What is known of a request that did not become what it should."""
+        request = self.site.request(request_id)
+        logs = "\n".join(f"== {name}\n{self.log_of(name)[-3000:]}" for name in self.programs)
+        return f"{request.status}, attempt {request.attempt}, {request.error_code}, {request.failed_attempts}\n{logs}"
+
+    def log_of(self, name: str) -> str:
+        file = self.home / f"{name}.log"
+        return file.read_text(errors="replace") if file.exists() else ""
+
+    def runs_of(self, request_id: int) -> list[dg.DagsterRun]:
+        with dg.DagsterInstance.get() as instance:
+            return list(instance.get_runs(dg.RunsFilter(tags={"lookit/request": str(request_id)})))
+
+    def leftovers(self) -> list[str]:
+        """Files of builds that should be gone."""
+        home = self.home / "ember_build"
+        places = [home / "scratch", home / "deployments"]
+        return [str(path) for place in places if place.exists() for path in place.iterdir()]
+
+    def page(self, study_id: int | None = None) -> bytes | None:
+        study = self.site.study(study_id)
+        page = self.platform.settings.local_bucket / folder_of(BuildKind.DEPLOYMENT, study.uuid) / "index.html"
+        return page.read_bytes() if page.exists() else None
+
+    def assert_ended_once(self, request_id: int, outcome: str, mails: int = 2) -> None:
+        """One log, one mail for each person, the study free, nothing left."""
+        request = self.site.request(request_id)
+        study = self.site.study(request.study_id)
+        logs = [log for log in self.site.logs(study.id) if log.build_request_id == request_id]
+        assert [log.extra["outcome"] for log in logs] == [outcome]
+        events = [mail.event for mail in self.site.mails() if mail.event.startswith(f"build_request:{request_id}:")]
+        assert events == [f"build_request:{request_id}:{outcome}"] * mails
+        assert study.state_before_build is None
+        assert study.state == (State.ACTIVE if outcome == "succeeded" else request.state_before)
+
+
+@contextmanager
+def live(home: Path, database_url: str = "", *, port: int, **settings: str) -> Iterator[Live]:
+    """A home with a site in its database; nothing runs yet."""
+    with (
+        GitHubServer({REPOSITORY: [player("1.0"), player("2.0")]}) as server,
+        _environment(
+            {
+                "LOOKIT_HOME": str(home),
+                "LOOKIT_DATABASE_URL": database_url,
+                "LOOKIT_GITHUB_API_URL": server.url,
+                "LOOKIT_GITHUB_WEB_URL": server.url,
+                "LOOKIT_PLAYER_REPO_URL": f"{server.url}/{REPOSITORY}",
+                "LOOKIT_TRUSTED_REPOSITORIES": f"{server.url}/{REPOSITORY}",
+                "LOOKIT_LEASE": "6",
+                "LOOKIT_RETRY_AFTER": "1",
+                **settings,
+            }
+        ),
+    ):
+        platform = Platform(load_settings())
+        (home / "tools").mkdir(parents=True)
+        migrate(platform.settings.database)
+        dagster_home = prepare_dagster_home(platform.settings)
+        code, daemon, webserver = dagster_programs(dagster_home, port, module=MODULE)
+        programs = {CODE: code, DAEMON: daemon, SECOND_DAEMON: daemon, WEBSERVER: webserver}
+        living = Live(home, server, programs, platform, populate(platform.sessions))
+        living.build_by(GOOD_BUILD)
+        try:
+            yield living
+        finally:
+            living.stop()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("LOOKIT_", "DAGSTER_"))]:
+        del os.environ[name]
+    os.environ.update({name: value for name, value in values.items() if value})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+ENDED = (RequestStatus.SUCCEEDED, RequestStatus.FAILED, RequestStatus.CANCELLED)

@@ -1,0 +1,119 @@
+"""The real definitions for a real Dagster, with a short build, and gates at which a step can be held.
+
+A step whose name stands in the file `hold` of the home writes its process into the file `held`, and waits until
+`hold` is gone.
+While a file `storage-gone` is there, the bucket answers nothing.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from domain.builds.ledger import BuildLedger
+from ember_build.builder import Builder
+from ember_build.github import GitHub
+from ember_build.local import LocalBuilder
+from ember_build.local_toolchain import Toolchain
+from lookit_ops.definitions import definitions
+from lookit_ops.platform import Platform
+from lookit_ops.settings import load_settings
+from lookit_ops.storage.experiments import ExperimentBucket, StorageError
+
+STEPS = ("claim", "checkout", "image", "build", "upload", "page")
+
+
+class Gate:
+    """Stands around a part: each call of a method waits where its step is to be held, before or after it."""
+
+    def __init__(self, platform: Platform, real: Any, before: dict[str, str], after: dict[str, str]) -> None:
+        self._platform, self._real = platform, real
+        self._before, self._after = before, after
+
+    def __getattr__(self, name: str) -> Any:
+        member = getattr(self._real, name)
+        if not callable(member):
+            return member
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self._pass(self._before.get(name))
+            answer = member(*arguments, **named)
+            self._pass(self._after.get(name))
+            return answer
+
+        return call
+
+    def _pass(self, step: str | None) -> None:
+        if step:
+            _wait_at(step, self._platform.settings.home_folder)
+
+
+def _wait_at(step: str, home: Path) -> None:
+    hold = home / "hold"
+    while hold.exists() and hold.read_text() == step:
+        (home / "held.new").write_text(str(os.getpid()))
+        (home / "held.new").replace(home / "held")
+        time.sleep(0.05)
+
+
+class GatedBucket(Gate):
+    """The bucket, which may also be away."""
+
+    def _pass(self, step: str | None) -> None:
+        super()._pass(step)
+        if (self._platform.settings.home_folder / "storage-gone").exists():
+            raise StorageError("the storage is gone")
+
+
+class GatedGitHub(GitHub):
+    """The GitHub client, which the job copies with other settings, so that it cannot stand behind a gate."""
+
+    def resolve(self, *arguments: Any, **named: Any) -> Any:
+        _wait_at("checkout", load_settings().home_folder)
+        return super().resolve(*arguments, **named)
+
+
+class LivePlatform(Platform):
+    """The platform with a short build and gates."""
+
+    @cached_property
+    def builder(self) -> Builder:
+        home = self.settings.home_folder
+        real = LocalBuilder(
+            home / "ember_build",
+            timedelta(seconds=self.settings.build_time_limit),
+            script=home / "build.sh",
+            toolchain=Toolchain(key="short", bin=home / "tools"),
+            grace=timedelta(seconds=0.5),
+        )
+        return Gate(self, real, {"prepare": "image", "build": "build"}, {})  # type: ignore[return-value]
+
+    @cached_property
+    def bucket(self) -> ExperimentBucket:
+        bucket = GatedBucket(self, self._open_bucket(), {"put": "upload", "write_page": "page"}, {})
+        bucket.claim_environment(self.settings.environment)
+        return bucket  # type: ignore[return-value]
+
+    @cached_property
+    def github(self) -> GitHub:
+        settings = self.settings
+        return GatedGitHub(settings.github_api_url, settings.github_web_url, attempts=2, sleep=lambda _seconds: None)
+
+    @cached_property
+    def ledger(self) -> BuildLedger:
+        return Gate(self, super().ledger, {"finish": "finish"}, {"claim": "claim", "launch": "claim"})  # type: ignore[return-value]
+
+
+@dg.resource
+def live_platform(_context: dg.InitResourceContext) -> Iterator[Platform]:
+    platform = LivePlatform(load_settings())
+    yield platform
+    platform.close()
+
+
+defs = definitions(live_platform)
