@@ -2,7 +2,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo dev test lint format bench lock clean
+.PHONY: demo dev test slow lint format bench lock clean
 
 demo: $(READY)            ## a request becomes a deployed study, on made-up data; LOOKIT_BUILDER=docker builds in containers
 	@if [ "$$LOOKIT_BUILDER" = docker ]; then engine=$$(scripts/docker.sh) && export $$engine; fi && $(BIN)/lookit-ops demo
@@ -13,7 +13,13 @@ dev: $(READY)             ## Dagster's UI and the built studies, on the data of 
 test: $(READY)            ## everything that is checked, tests last
 	scripts/browser.sh
 	$(MAKE) --no-print-directory lint
+	scripts/unzip.sh
+	@echo "Left out here: tests marked slow. \`make slow\` runs them."
 	$(BIN)/pytest
+
+slow: $(READY)            ## tests with gigabytes of videos, which `make test` leaves out; before a release
+	scripts/unzip.sh
+	$(BIN)/pytest -m slow
 
 lint: $(READY)            ## format, lint, types, walls between packages, definitions
 	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/ty check && $(BIN)/lint-imports

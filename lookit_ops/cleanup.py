@@ -1,4 +1,4 @@
-"""The nightly cleanups of this machine and of the Docker engine. What a running or waiting build uses is never touched.
+"""The nightly cleanups of this machine, the Docker engine and the archives. What somebody uses is never touched.
 
 | cleanup       | removes, if older than a day |
 | ---           | --- |
@@ -6,6 +6,7 @@
 | docker-images | images of earlier builds, ours by their labels, but for the newest ones |
 | checkouts     | the players' sources in `ember_build/checkouts` of the home |
 | dependencies  | shared dependencies and downloads, in Docker and in the home; older than two weeks |
+| archives      | archives of videos in their bucket; older than the settings say, and not asked for lately |
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 from domain.errors import InvalidRequest
 from ember_build.removal import Removal, remove_old
 from lookit_ops.platform import Platform
-from lookit_ops.running import is_running, output_folders, wanted_commits
+from lookit_ops.running import is_running, lately_asked_for, output_folders, wanted_commits
+from lookit_ops.storage.archives import PARTS
+from lookit_ops.storage.experiments import StorageError
 
 DAY = timedelta(days=1)
 SHORTEST, LONGEST = timedelta(hours=1), timedelta(days=3650)
@@ -73,19 +76,51 @@ def clean_dependencies(platform: Platform, older_than: datetime, *, dry_run: boo
     return removal
 
 
+def clean_archives(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
+    """Remove archives of videos, which can be made again, but those that somebody asked for within a day.
+
+    Their parts are the reconciler's. Raises StorageError if the bucket cannot be listed.
+    """
+    removal = Removal()
+    asked_for = lately_asked_for(platform, DAY)
+    old = [
+        file
+        for file in platform.archives.files()
+        if file.updated_at < older_than and not file.key.startswith((".", f"{PARTS}/"))
+    ]
+    for file in old:
+        if file.key in asked_for:
+            removal.in_use += 1
+            continue
+        try:
+            if not dry_run:
+                platform.archives.delete(file.key)
+        except StorageError as error:
+            removal.failed[file.key] = str(error)
+            continue
+        removal.removed.append(file.key)
+        removal.freed_bytes += file.size_bytes
+    return removal
+
+
 @dataclass(frozen=True, slots=True)
 class Cleanup:
-    """One of them: `name` for the command line and the asset, `at` the time of the night."""
+    """One of them: `name` for the command line and the asset, `at` the time of the night.
+
+    `older_than` is None where a setting says it.
+    """
 
     name: str
     description: str
     at: str
-    older_than: timedelta
+    older_than: timedelta | None
     clean: Callable[..., Removal]
 
     def run(self, platform: Platform, older_than: timedelta | None = None, *, dry_run: bool = False) -> Removal:
         """Clean up. Raises InvalidRequest for an age under an hour, BuildPlatformError if the engine is away."""
         age = self.older_than if older_than is None else older_than
+        if age is None:
+            age = timedelta(days=platform.settings.archives_kept_days)
         if not SHORTEST <= age <= LONGEST:
             raise InvalidRequest(
                 f"older_than is {age / timedelta(hours=1):g} hours; a build that has just begun may need what is"
@@ -105,6 +140,7 @@ CLEANUPS = (
         timedelta(days=14),
         clean_dependencies,
     ),
+    Cleanup("archives", "Remove archives of videos, which can be made again.", "04:45", None, clean_archives),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -14,6 +15,8 @@ from domain.models import ArchiveRequest, RequestStatus
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.platform import Platform
 from lookit_ops.terminal import plain
+
+LOOK_SECONDS = 1.0
 
 
 def run_archive(platform: Platform, request_id: int, console: Console | None) -> None:
@@ -30,8 +33,9 @@ def run_archive(platform: Platform, request_id: int, console: Console | None) ->
             instance=instance,
             raise_on_error=False,
         )
-    with platform.sessions.begin() as session:
-        request = session.get_one(ArchiveRequest, request_id)
+        # The daemon may have been quicker: then its run makes the archive, and this one waits for it.
+        while (request := _request(platform, request_id)).status == RequestStatus.RUNNING:
+            time.sleep(LOOK_SECONDS)
     if request.status == RequestStatus.QUEUED:
         raise InvalidRequest(
             f"archive request {request_id} failed for now ({request.error_code}), and waits for another attempt after"
@@ -39,6 +43,11 @@ def run_archive(platform: Platform, request_id: int, console: Console | None) ->
         )
     if request.status != RequestStatus.SUCCEEDED:
         raise InvalidRequest(f"archive request {request_id} is {request.status}: {request.error or request.error_code}")
+
+
+def _request(platform: Platform, request_id: int) -> ArchiveRequest:
+    with platform.sessions.begin() as session:
+        return session.get_one(ArchiveRequest, request_id)
 
 
 @contextmanager

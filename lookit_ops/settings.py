@@ -175,6 +175,9 @@ class Settings(BaseSettings):
         description="Seconds that a build stays claimed without a sign of life; its worker gives four in that time.",
     )
     builds_at_once: int = Field(2, ge=1, description="How many builds may run at the same time.")
+    archives_kept_days: float = Field(
+        30, gt=0, le=3650, description="Days after which archives of videos are removed; they can be made again."
+    )
     archives_at_once: int = Field(2, ge=1, description="How many archives of videos may be made at the same time.")
     attempts: int = Field(
         3, ge=1, le=20, description="How often work that fails by the platform's fault is tried in all."

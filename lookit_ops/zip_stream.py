@@ -2,7 +2,7 @@
 
 Members are stored, not deflated: video does not get smaller. What a part will hold is known before a byte of it is, to
 the byte, so parts can be sent at the same time and joined at the end. The same members give the same bytes. The format
-itself is the standard library's `zipfile`, writing to a place that cannot be wound back (ADR 9).
+itself is the standard library's `zipfile`, writing to a place that cannot be wound back (ADR 8).
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from zipfile import ZIP64_LIMIT, ZIP_STORED, ZipFile, ZipInfo
 
-PART_BYTES = 32 * 2**20
-"""A part is closed by the member with which it reaches this."""
-MOST_MEMBERS = 256
-"""Members in a part: thousands of small ones are to be read several at a time, too."""
+PART_BYTES = 16 * 2**20
+"""A part is closed by the member with which it reaches this, or a share of the whole, whichever is more."""
+PART_MEMBERS = 256
+"""The same in members: thousands of small ones are to be read several at a time, too."""
+_SHARES = 15
+MOST_PARTS = 2 * _SHARES + 1
+"""Google joins 32 objects in one request: these, and the directory."""
 
 _EARLIEST, _LATEST = datetime(1980, 1, 1, tzinfo=UTC), datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC)
 """What a zip can say of times."""
@@ -73,14 +76,14 @@ class Written:
     sha256: str
 
 
-def cut(
-    members: Iterable[Member], part_bytes: int = PART_BYTES, most_members: int = MOST_MEMBERS
-) -> list[list[Member]]:
-    """The members in parts, in their order. What comes behind a part does not change it."""
+def cut(members: Sequence[Member], part_bytes: int = PART_BYTES) -> list[list[Member]]:
+    """The members in at most MOST_PARTS parts, in their order."""
+    enough_bytes = max(part_bytes, sum(member.encoded_bytes for member in members) / _SHARES)
+    enough_members = max(PART_MEMBERS, len(members) / _SHARES)
     parts: list[list[Member]] = []
-    size = part_bytes
+    size = enough_bytes
     for member in members:
-        if size >= part_bytes or len(parts[-1]) >= most_members:
+        if size >= enough_bytes or len(parts[-1]) >= enough_members:
             parts.append([])
             size = 0
         parts[-1].append(member)

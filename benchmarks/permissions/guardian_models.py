@@ -42,7 +42,7 @@ def groups_of(user: Any) -> Any:
 
 def table_of(model: Any) -> str:
     """The name of the model's table."""
-    return model._meta.db_table  # noqa: SLF001 - public in all but its name
+    return model._meta.db_table  # public in all but its name
 
 
 def tables_of_permissions() -> list[str]:

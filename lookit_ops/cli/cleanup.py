@@ -13,7 +13,9 @@ from lookit_ops.cleanup import CLEANUPS, hours
 from lookit_ops.cli.options import Json, platform
 from lookit_ops.cli.show import as_json, console, plain, table
 
-app = typer.Typer(help="Remove what builds have left: bundles, images, checkouts, dependencies.", no_args_is_help=True)
+app = typer.Typer(
+    help="Remove what is needed no longer: bundles, images, checkouts, dependencies, archives.", no_args_is_help=True
+)
 
 OlderThan = Annotated[
     float | None, typer.Option(help="Hours since it was made or last wanted, at least 1; the night's by default.")
@@ -43,6 +45,12 @@ def checkouts(older_than_hours: OlderThan = None, dry_run: DryRun = False, json:
 def dependencies(older_than_hours: OlderThan = None, dry_run: DryRun = False, json: Json = False) -> None:
     """Remove shared dependencies and downloads, which the next build makes anew."""
     _clean("dependencies", older_than_hours, dry_run=dry_run, json=json)
+
+
+@app.command()
+def archives(older_than_hours: OlderThan = None, dry_run: DryRun = False, json: Json = False) -> None:
+    """Remove archives of videos that nobody asked for lately; they can be made again."""
+    _clean("archives", older_than_hours, dry_run=dry_run, json=json)
 
 
 @app.command()

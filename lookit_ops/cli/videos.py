@@ -37,7 +37,7 @@ def zip_videos(
     wait: Annotated[bool, typer.Option("--wait", help="Make it here and now, and print the link.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask for a zip of a study's videos; the job `build_zipfile_of_videos` makes it, or this command with --wait."""
+    """Ask for a zip of a study's videos; a run makes it when it is its turn, or this command at once with --wait."""
     outside = platform()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
@@ -47,21 +47,16 @@ def zip_videos(
         if json:
             as_json({"request_id": request_id})
             return
-        console.print(f"Archive request {request_id}: {kind.value} videos of {plain(found.name)}.", soft_wrap=True)
-        _say_how_to_run(request_id)
+        place = outside.archive_queue.places().get(request_id)
+        where = f"is queued, at place {place}" if place else "has been taken already"
+        console.print(
+            f"Archive request {request_id}: {kind.value} videos of {plain(found.name)} {where}.", soft_wrap=True
+        )
         return
     from lookit_ops.foreground import run_archive
 
     run_archive(outside, request_id, None if json else console)
     link(request_id, acting, json=json)
-
-
-def _say_how_to_run(request_id: int) -> None:
-    console.print(
-        "Nothing runs queued requests by itself yet: launch the job build_zipfile_of_videos in Dagster with"
-        f" `request_id: {request_id}`.",
-        soft_wrap=True,
-    )
 
 
 @app.command()
@@ -96,7 +91,7 @@ def list_archives(
     status: Annotated[str, typer.Option(help="Only requests with this status.")] = "",
     last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many requests, the newest.")] = 20,
 ) -> None:
-    """List archive requests, newest first."""
+    """List archive requests, newest first, with their place in the queue."""
     if status and status not in set(RequestStatus):
         raise InvalidRequest(f"there is no status {status!r}; there are {', '.join(RequestStatus)}")
     query = (
@@ -108,12 +103,19 @@ def list_archives(
     )
     if status:
         query = query.where(ArchiveRequest.status == status)
-    with platform().sessions.begin() as session:
+    outside = platform()
+    places = outside.archive_queue.places()
+    with outside.sessions.begin() as session:
         found = [(row, name, email) for row, name, email in session.execute(query)]
     if json:
         as_json(
             [
-                {**{name: getattr(row, name) for name in IN_JSON}, "study": study, "requested_by": email}
+                {
+                    **{name: getattr(row, name) for name in IN_JSON},
+                    "study": study,
+                    "requested_by": email,
+                    "place_in_queue": places.get(row.id),
+                }
                 for row, study, email in found
             ]
         )
@@ -123,7 +125,7 @@ def list_archives(
             str(row.id),
             plain(name),
             plain(row.kind + (f", {row.name_contains}" if row.name_contains else "")),
-            coloured(row.status),
+            coloured(row.status) + (f" (place {places[row.id]})" if row.id in places else ""),
             plain(email),
             when(row.requested_at),
             plain(row.error or _size(row) or row.error_code or ""),
@@ -135,8 +137,6 @@ def list_archives(
         ("id", "study", "videos", "status", "asked for by", "at (UTC)", "what is in it, or what went wrong"),
         rows,
     )
-    if queued := [row.id for row, _name, _email in found if row.status == RequestStatus.QUEUED]:
-        _say_how_to_run(min(queued))
 
 
 @app.command()

@@ -1,8 +1,9 @@
-"""The demonstration: a preview, a review, and a deployment, through the ledger and the Dagster job."""
+"""The demonstration: a preview, a review, a deployment and a zip of videos, through the ledgers and Dagster's jobs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 from dagster import DagsterInstance
@@ -13,19 +14,32 @@ from sqlalchemy import func, select
 from domain.errors import InvalidRequest
 from domain.mail.outbox import Delivery
 from domain.migrations import upgrade
-from domain.models import BuildKind, BuildRequest, OutboxMail, Study, StudyLog
+from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, OutboxMail, Study, StudyLog
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.demo.example import example_commits, example_port, example_server, keep_example_settings
-from lookit_ops.demo.people import Cast, new_study, populate
-from lookit_ops.foreground import progress
-from lookit_ops.platform import Platform
+from lookit_ops.demo.footage import film
+from lookit_ops.demo.people import RESEARCHER, Cast, new_study, populate
+from lookit_ops.foreground import progress, run_archive
+from lookit_ops.platform import LINK_VALID_FOR, Platform
 from lookit_ops.publish import folder_of
 from lookit_ops.settings import load_settings
 from lookit_ops.terminal import plain
+from lookit_ops.video_catalogue import refresh_catalogue
 
 FIRST = "the first build installs its tools and takes some minutes …"
+
+
+@dataclass(frozen=True, slots=True)
+class Zipped:
+    """The archive of the demonstration's videos."""
+
+    request_id: int
+    file: Path
+    videos: int
+    size_bytes: int
+    link: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +63,11 @@ def tell(console: Console, port: int) -> None:
     settings = load_settings()
     if settings.environment != "development":
         raise InvalidRequest(f"the demonstration makes people up: not in {settings.environment} (LOOKIT_ENVIRONMENT)")
+    if settings.s3_videos or settings.gcs_archives:
+        raise InvalidRequest(
+            "the demonstration makes videos up, and zips them in folders: not with LOOKIT_VIDEOS_BUCKET or"
+            " LOOKIT_ARCHIVES_BUCKET; give it an empty home, as in LOOKIT_HOME=/tmp/lookit-demo lookit-ops demo"
+        )
     port_of_these = example_port(settings)
     if port_of_these is None:
         raise InvalidRequest(
@@ -67,8 +86,10 @@ def tell(console: Console, port: int) -> None:
         preview = _build(console, platform, instance, cast, study.id, BuildKind.PREVIEW, "version 1.0")
         _review(console, platform, cast, study.id, second.sha)
         deployment = _build(console, platform, instance, cast, study.id, BuildKind.DEPLOYMENT, "version 2.0")
+    zipped = _zip_videos(console, platform, cast, study)
     mails = platform.deliver_mails()
     _show(console, platform, study.id, study.uuid, [preview, deployment], mails)
+    _show_archive(console, platform, zipped)
 
 
 def _build(
@@ -122,6 +143,38 @@ def _review(console: Console, platform: Platform, cast: Cast, study_id: int, sha
         transition(session, study, "submit", cast.researcher)
         transition(session, study, "approve", cast.admin)
     console.print(f"  {cast.researcher.name} chose version 2.0 and submitted, {cast.admin.name} approved [green]✓[/]")
+
+
+def _zip_videos(console: Console, platform: Platform, cast: Cast, study: Study) -> Zipped:
+    """Families take part, the catalogue finds their videos, and the researcher asks for all that consent lets out."""
+    filmed = film(platform, study, cast.researcher)
+    report = refresh_catalogue(platform, study)
+    console.print(
+        f"  {filmed.families} families took part, {filmed.accepted} consents accepted; the catalogue found"
+        f" {report.added} videos, {filmed.size_bytes / 1e6:,.1f} MB [green]✓[/]"
+    )
+    request_id = platform.archive_ledger.request(
+        study.id, cast.researcher.id, ArchiveKind.ALL, origin="the demonstration"
+    )
+    run_archive(platform, request_id, console)
+    offer = platform.archive_ledger.link(request_id, cast.researcher.id, origin="the demonstration")
+    download = platform.download(offer)
+    if download is None:
+        raise InvalidRequest(f"the archive of request {request_id} is not in {platform.archives.name}")
+    with platform.sessions.begin() as session:
+        request = session.get_one(ArchiveRequest, request_id)
+    console.print(f"  a zip of {request.video_count} videos was made and mailed [green]✓[/]")
+    file = platform.settings.local_archives / offer.archive_key
+    return Zipped(request_id, file, request.video_count or 0, offer.archive_bytes, download.url)
+
+
+def _show_archive(console: Console, platform: Platform, zipped: Zipped) -> None:
+    size = f"{zipped.videos} videos, {zipped.size_bytes / 1e6:,.1f} MB"
+    minutes = int(LINK_VALID_FOR.total_seconds() // 60)
+    console.print(f"  archive     {zipped.file} ({size})", soft_wrap=True, highlight=False)
+    console.print(f"\nIts link, for {minutes} minutes, while `make dev` or `lookit-ops serve` runs:", highlight=False)
+    console.print(f"  {zipped.link}", soft_wrap=True, highlight=False)
+    console.print(f"A new one: .venv/bin/lookit-ops videos link {zipped.request_id} --as {RESEARCHER}", highlight=False)
 
 
 def _show(console: Console, platform: Platform, study_id: int, uuid: UUID, acts: list[Act], mails: Delivery) -> None:

@@ -17,6 +17,7 @@ from lookit_ops.assets.disk import cleanup_assets, facts
 from lookit_ops.cleanup import CLEANUPS, Cleanup, hours
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.platform import Platform
+from lookit_ops.storage.experiments import StorageError
 
 NAMED_AT_MOST = 20
 
@@ -28,13 +29,14 @@ class CleanupConfig(dg.Config):
 
 
 def _config_of(cleanup: Cleanup) -> type[CleanupConfig]:
-    older_than = cleanup.older_than / timedelta(hours=1)
-    described = Field(older_than, description="Hours since it was made or last wanted; at least 1.")
+    older_than = cleanup.older_than and cleanup.older_than / timedelta(hours=1)
+    as_set = "" if older_than else "; by default as LOOKIT_ARCHIVES_KEPT_DAYS says"
+    described = Field(older_than, description=f"Hours since it was made or last wanted; at least 1{as_set}.")
     return create_model(
         f"Cleanup_{cleanup.name}",
         __base__=CleanupConfig,
         __doc__=CleanupConfig.__doc__,
-        older_than_hours=(float, described),
+        older_than_hours=(float if older_than else float | None, described),
     )
 
 
@@ -56,8 +58,9 @@ def _job(cleanup: Cleanup) -> dg.JobDefinition:
     def clean(context: dg.OpExecutionContext, config: config_type) -> None:  # ty: ignore[invalid-type-form]
         platform: Platform = context.resources.platform
         try:
-            done = cleanup.run(platform, hours(config.older_than_hours), dry_run=config.dry_run)
-        except (DomainError, BuildError) as error:
+            age = None if config.older_than_hours is None else hours(config.older_than_hours)
+            done = cleanup.run(platform, age, dry_run=config.dry_run)
+        except (DomainError, BuildError, StorageError) as error:
             raise as_dagster_failure(failure_of(f"clean_{cleanup.name}", error)) from None
         listed = dg.MetadataValue.md(_named(done.removed))
         if config.dry_run:

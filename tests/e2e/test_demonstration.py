@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 
 import pytest
+import requests
 from playwright.sync_api import Browser
 from sqlalchemy import select
 
 from domain.models import BuildKind, OutboxMail, State, Study, StudyLog
+from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.demo.example import example_commits
+from lookit_ops.demo.footage import FAMILIES, FRAMES
 from lookit_ops.demo.people import STUDY
 from lookit_ops.publish import folder_of
 from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.study_server import StudyServer
 from tests.e2e.conftest import Demonstration
+from tests.support.reels import opened
 
 pytestmark = pytest.mark.ember
 
@@ -46,6 +53,24 @@ def test_page_and_assets_are_in_the_bucket_with_the_studys_prefix_in_them(
         assert (folder / name).exists()
     player = next(folder.glob("assets/frameplayer-*.js")).read_text()
     assert f"/studies/{uuid}/assets/images/" in player, "pictures named in the code carry the prefix too"
+
+
+def test_the_videos_are_zipped_and_the_printed_link_gives_the_archive(demonstration: Demonstration) -> None:
+    settings = demonstration.platform.settings
+    (link,) = re.findall(rf"{settings.archives_url}\S+", demonstration.said)
+    bucket = demonstration.platform.archives
+    assert isinstance(bucket, LocalArchiveBucket)
+    with ArchiveServer(bucket) as server:
+        answer = requests.get(link.replace(settings.archives_url, server.url), timeout=10)
+    assert answer.status_code == 200
+    members, rows = opened(answer.content)
+    accepted = FAMILIES.count("accepted") * len(FRAMES)
+    assert len(rows) == len(members) == accepted
+    for row in rows:
+        contents = (settings.local_videos / row["object_key"]).read_bytes()
+        assert members[row["name"]] == contents
+        assert (row["sha256"], row["bytes"]) == (hashlib.sha256(contents).hexdigest(), str(len(contents)))
+        assert (row["consent_ruling"], row["status"]) == ("accepted", "included")
 
 
 @pytest.mark.browser
@@ -84,8 +109,10 @@ def test_log_mails_and_states_tell_the_story(demonstration: Demonstration) -> No
         ("submit", "created", "submitted"),
         ("approve", "submitted", "approved"),
         ("deployment", "approved", "active"),
+        ("video_archive", "active", "active"),
+        ("video_link", "active", "active"),
     ]
-    assert (logs[0].extra["sha"], logs[-1].extra["sha"]) == (first.sha, second.sha)
+    assert (logs[0].extra["sha"], logs[4].extra["sha"]) == (first.sha, second.sha)
     assert "==> ember build" in logs[0].extra["build_output"]
     assert {mail.status for mail in mails} == {"sent"}
     assert len(list(demonstration.platform.settings.mails.glob("*.eml"))) >= len(mails)
@@ -97,4 +124,7 @@ def test_the_log_on_the_command_line_has_real_line_breaks(demonstration: Demonst
     assert "\n==> ember build --environment=production\n" in shown.stdout
     assert "\\n" not in shown.stdout
     entries = json.loads(demonstration.command("study", "log", STUDY, "--json").stdout)
-    assert [entry["action"] for entry in entries] == ["preview", "edit", "submit", "approve", "deployment"]
+    assert [entry["action"] for entry in entries] == [
+        *("preview", "edit", "submit", "approve", "deployment"),
+        *("video_archive", "video_link"),
+    ]

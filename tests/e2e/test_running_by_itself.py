@@ -15,7 +15,6 @@ from domain.models import BuildKind, State
 from tests.e2e.conftest import free_port
 from tests.support.live import CODE, DAEMON, SECOND_DAEMON, Live, live
 from tests.support.live_definitions import STEPS
-from tests.support.workshop import GOOD_BUILD
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_cancelled_by_command_it_ends_within_seconds(running: Live, step: str) -
             running.let_go()
         seconds = running.wait(lambda: running.status(request_id) == "cancelled", 30, lambda: running.told(request_id))
     finally:
-        running.build_by(GOOD_BUILD)
+        running.build_well()
     assert seconds < 15
     running.assert_ended_once(request_id, "cancelled")
     (log,) = running.site.logs(running.site.request(request_id).study_id)
@@ -158,7 +157,7 @@ def test_a_player_that_does_not_build_is_not_tried_again(running: Live) -> None:
     try:
         request = running.wait_for(running.request(a_study(running, "Does not build")), "failed", "succeeded")
     finally:
-        running.build_by(GOOD_BUILD)
+        running.build_well()
     assert (request.status, request.error_code, request.attempt) == ("failed", "player_build_failed", 1)
     running.assert_ended_once(request.id, "failed")
 

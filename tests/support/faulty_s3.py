@@ -9,6 +9,7 @@ import http.client
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,8 +44,10 @@ class Fault:
 class FaultyS3:
     """The detour; use it as a context manager, and `url` as the endpoint."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, latency: float = 0.0, bytes_per_second: float = 0.0) -> None:
+        """As a network does, each request may take `latency` seconds longer, and a connection bring only so much."""
         self.upstream = urlsplit(upstream).netloc
+        self.latency, self.bytes_per_second = latency, bytes_per_second
         self.requests: list[str] = []
         """Method, path and range of all requests."""
         self._faults: list[Fault] = []
@@ -107,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path)
         detour.requests.append(f"{self.command} {path} {self.headers.get('Range', '')}".rstrip())
         fault = detour.fault_for(path)
+        time.sleep(detour.latency)
         if fault and fault.kind == "act":
             fault.act()
             fault = None
@@ -140,10 +144,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self, answer: http.client.HTTPResponse, whole: bytes, fault: Fault | None) -> None:
         left = fault.bytes if fault else None
+        rate, began, sent = self.server.detour.bytes_per_second, time.monotonic(), 0
         if whole:
             self.wfile.write(whole if left is None else whole[:left])
         while (left is None or left > 0) and (chunk := answer.read(_CHUNK if left is None else min(left, _CHUNK))):
             self.wfile.write(chunk)
+            sent += len(chunk)
+            if rate:
+                time.sleep(max(0.0, sent / rate - (time.monotonic() - began)))
             left = None if left is None else left - len(chunk)
         if fault is None:
             return

@@ -40,6 +40,7 @@ class Live:
     programs: dict[str, Program]
     platform: Platform
     site: Site
+    port: int
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     # -- processes ------------------------------------------------------------------------------------------------
@@ -120,6 +121,10 @@ class Live:
         new = self.home / "build.new"
         new.write_text(f'set -euo pipefail\n[ "$1" = build ] || exit 0\n{script}')
         new.replace(self.home / "build.sh")
+
+    def build_well(self) -> None:
+        """Let builds go well again, and be short."""
+        self.build_by(GOOD_BUILD)
 
     # -- requests -------------------------------------------------------------------------------------------------
 
@@ -204,8 +209,8 @@ def live(home: Path, database_url: str = "", *, port: int, **settings: str) -> I
         dagster_home = prepare_dagster_home(platform.settings)
         code, daemon, webserver = dagster_programs(dagster_home, port, module=MODULE)
         programs = {CODE: code, DAEMON: daemon, SECOND_DAEMON: daemon, WEBSERVER: webserver}
-        living = Live(home, server, programs, platform, populate(platform.sessions))
-        living.build_by(GOOD_BUILD)
+        living = Live(home, server, programs, platform, populate(platform.sessions), port)
+        living.build_well()
         try:
             yield living
         finally:

@@ -65,8 +65,13 @@ def test_every_benchmark_of_the_package_is_found():
         "build.warm_dependencies",
         "deploy.upload",
         "permissions",
+        "queue.busy_day",
+        "queue.recovery_s",
+        "queue.request_to_first_op_s",
+        "queue.tick_5000_waiting_s",
         "run.overhead",
         "run.overhead.launched",
+        "videos.zip",
     ]
 
 

@@ -121,6 +121,7 @@ CALLS: list[tuple[str, ...]] = [
     ("cleanup", "checkouts", "--dry-run"),
     ("cleanup", "dependencies", "--older-than-hours", "0"),
     ("cleanup", "docker-images"),
+    ("cleanup", "archives", "--dry-run"),
     ("cleanup", "usage"),
     ("build", "deployments", "STUDY"),
     ("build", "deployments", "STUDY", "--json"),

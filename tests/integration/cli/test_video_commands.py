@@ -36,12 +36,12 @@ def key(site: Site, home: Path) -> str:
 
 def test_zip_asks_and_list_shows_it(key: str, run: Run) -> None:
     assert (
-        "Archive request 1: all videos of Apples and oranges"
+        "Archive request 1: all videos of Apples and oranges is queued, at place 1."
         in run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all").out
     )
     (row,) = json.loads(run("videos", "list", "--json").out)
     assert (row["status"], row["kind"], row["requested_by"]) == ("queued", "all", ADMIN)
-    assert "request_id: 1" in run("videos", "list").out
+    assert "queued (place 1)" in run("videos", "list").out
 
 
 def test_zip_that_waits_prints_a_link_to_the_archive(key: str, run: Run, home: Path) -> None:

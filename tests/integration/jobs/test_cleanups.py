@@ -14,10 +14,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from sqlalchemy import insert
 
 from domain.builds.ledger import Claim
+from domain.db import database_now
 from domain.errors import InvalidRequest
-from domain.models import BuildKind, State
+from domain.models import ArchiveRequest, BuildKind, State
 from ember_build.removal import REMOVED, Removal
 from lookit_ops.assets.disk import build_disk_usage, room_check
 from lookit_ops.cleanup import CLEANUPS, Cleanup
@@ -290,3 +292,24 @@ def test_a_build_without_room_fails_as_ours_and_says_what_is_missing(workshop: W
     assert request.error_code == "platform_error" or request.status == "queued"
     assert "MB are missing" in str(request.error)
     assert workshop.site.study().state == State.APPROVED
+
+
+def test_old_archives_go_but_not_those_that_somebody_asked_for_lately(workshop: Workshop) -> None:
+    bucket, folder = workshop.platform.archives, workshop.platform.settings.local_archives
+    for name in ("old", "old-and-wanted", "new"):
+        part = bucket.put_part(f".parts/1-1/{name}", iter([b"zip"]), 3)
+        bucket.compose(f"u/{name}.zip", [part], ".parts/1-1")
+    for name in ("old", "old-and-wanted"):
+        (file,) = folder.rglob(f"{name}.zip")
+        aged(file, 24 * 31)
+    with workshop.site.sessions.begin() as session:
+        asked = {"study_id": workshop.site.study_id, "requested_by_id": workshop.site.study_admin, "kind": "all"}
+        made_by = {"archive_key": "u/old-and-wanted.zip", "archive_bytes": 3, "video_count": 1, "missing_count": 0}
+        rests_on = {"excluded_count": 0, "holds_families": True, "holds_previews": False, "rulings_up_to": 0}
+        ended = {"status": "succeeded", "finished_at": database_now()}
+        session.execute(insert(ArchiveRequest).values(**asked, **made_by, **rests_on, **ended))
+    planned = BY_NAME["archives"].run(workshop.platform, dry_run=True)
+    done = BY_NAME["archives"].run(workshop.platform)
+    assert planned.removed == done.removed == ["u/old.zip"]
+    assert (done.in_use, done.freed_bytes) == (1, 3)
+    assert [file.key for file in bucket.files("u/")] == ["u/new.zip", "u/old-and-wanted.zip"]
