@@ -115,7 +115,7 @@ class Reels:
                 "io_manager": dg.mem_io_manager,
             },
         )
-        return definitions.resolve_job_def("build_zipfile_of_videos").execute_in_process(
+        run = definitions.resolve_job_def("build_zipfile_of_videos").execute_in_process(
             run_config={
                 "ops": {"claim": {"config": config}},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -123,6 +123,8 @@ class Reels:
             instance=self.instance,
             raise_on_error=False,
         )
+        self.platform.deliver_mails()  # as the sensor does
+        return run
 
     def archive(self, kind: ArchiveKind = ArchiveKind.ALL) -> ArchiveRequest:
         """Ask for an archive and make it; the request as it is then."""
