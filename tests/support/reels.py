@@ -61,6 +61,8 @@ class Reels:
     settings: dict[str, Any] = field(default_factory=dict)
     videos_bucket: VideoBucket | None = None
     archives_bucket: ArchiveBucket | None = None
+    delivers: bool = True
+    """Whether mails leave after each run, as the sensor sends them."""
     written: dict[str, bytes] = field(default_factory=dict)
     """What the folder of videos holds, by key."""
 
@@ -123,7 +125,8 @@ class Reels:
             instance=self.instance,
             raise_on_error=False,
         )
-        self.platform.deliver_mails()  # as the sensor does
+        if self.delivers:
+            self.platform.deliver_mails()
         return run
 
     def archive(self, kind: ArchiveKind = ArchiveKind.ALL) -> ArchiveRequest:
