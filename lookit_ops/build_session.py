@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,7 @@ class BuildSession(WorkSession[Claim]):
         self.rolled_forward = False
         """Whether the build counts although a step failed."""
         self._pending: list[str] = []
+        self._showing = threading.Lock()
         self._shown_at = 0.0
 
     @property
@@ -104,18 +106,21 @@ class BuildSession(WorkSession[Claim]):
         """A place for the output of a build: kept in the transcript, shown on the run's page every few seconds."""
 
         def take(line: str) -> None:
-            self._pending.append(transcript.add(line))
+            kept = transcript.add(line)
+            with self._showing:
+                self._pending.append(kept)
             if time.monotonic() - self._shown_at > OUTPUT_INTERVAL:
                 self.flush_output()
 
         return take
 
     def flush_output(self) -> None:
-        """Show what has not been shown."""
-        if self._pending:
-            self._show(logging.INFO, "\n".join(self._pending))
-        self._pending.clear()
-        self._shown_at = time.monotonic()
+        """Show what has not been shown; from any thread, in the order in which it came."""
+        with self._showing:
+            if self._pending:
+                self._show(logging.INFO, "\n".join(self._pending))
+            self._pending.clear()
+            self._shown_at = time.monotonic()
 
     def finish(self, facts: dict[str, Any]) -> str:
         """The build succeeded. Returns the study's state. Raises LeaseLost."""

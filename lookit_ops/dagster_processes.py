@@ -25,7 +25,6 @@ def dagster_programs(
     dagster_home: Path, port: int, code_port: int | None = None, module: str = "lookit_ops.definitions"
 ) -> list[Program]:
     """What to keep running; the UI listens at `port`, the code location at `code_port` or any free one."""
-    _make_storage()
     code_port = code_port or _free_port()
     workspace = dagster_home / "workspace.yaml"
     server = {"grpc_server": {"host": LOOPBACK, "port": code_port, "location_name": LOCATION}}
@@ -46,7 +45,7 @@ def dagster_programs(
     ]
 
 
-def _make_storage() -> None:
+def make_storage() -> None:
     """Let one process make the tables of a new instance: several at once would be in each other's way."""
     from dagster import DagsterInstance  # takes seconds to load, and most commands do without
 

@@ -434,8 +434,9 @@ class Settings(BaseSettings):
         """
         if self.docker_deployment:
             return self.docker_deployment
-        address = make_url(self.database).set(username=None, password=None, query={}, drivername="any")
-        digest = hashlib.sha256(address.render_as_string().encode()).hexdigest()
+        url = make_url(self.database)
+        # Without whatever may change: driver, account, parameters.
+        digest = hashlib.sha256(f"{url.host}\n{url.port}\n{url.database}".encode()).hexdigest()
         return f"{self.environment}-{digest[:8]}"
 
     @property

@@ -148,6 +148,7 @@ class WorkSession(ABC, Generic[ClaimT]):
                 if self.ledger.heartbeat(claim, lease).cancel_requested:
                     self._cancel_requested = True
                     self.stop.set()
+                self.flush_output()  # the last line before a long silence must not wait for the next one
             except LeaseLost:
                 self.stop.set()
                 return

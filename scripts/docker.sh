@@ -62,15 +62,14 @@ start_engine() {
 
 find_engine() {
     need docker docker.io iptables
-    local candidate
-    for candidate in "${DOCKER_HOST:-unix:///var/run/docker.sock}" "$socket"; do
-        if answers "$candidate"; then
-            DOCKER_HOST=$candidate
-            return
-        fi
-    done
     # One that was named is meant; another in its place would only confuse.
-    [ -z "${DOCKER_HOST:-}" ] || fail "the engine at DOCKER_HOST ($DOCKER_HOST) does not answer"
+    if [ -n "${DOCKER_HOST:-}" ]; then
+        answers "$DOCKER_HOST" || fail "the engine at DOCKER_HOST ($DOCKER_HOST) does not answer"
+        return
+    fi
+    for DOCKER_HOST in unix:///var/run/docker.sock "$socket"; do
+        answers "$DOCKER_HOST" && return
+    done
     start_engine
     DOCKER_HOST=$socket
 }

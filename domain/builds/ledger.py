@@ -229,7 +229,7 @@ class BuildLedger:
         """
         with self.sessions.begin() as session:
             request, user = _request(session, request_id), session.get_one(User, user_id)
-            study = session.get_one(Study, request.study_id)
+            study = session.get_one(Study, request.study_id, with_for_update=True, populate_existing=True)
             if request.requested_by_id != user.id or not user.is_active:
                 require_permission(session, user, Permission.CHANGE_STUDY, study)
             wish = {"cancelled_by_id": user.id, "cancel_requested_at": database_now()}
@@ -250,11 +250,10 @@ class BuildLedger:
     def cancel_submitted(self, request_id: int, submission: int, cancelled_by: str) -> bool:
         """The run that was to claim this request was cancelled: so is the request. False if it no longer waits."""
         with self.sessions.begin() as session:
-            if not cancel_submission(session, BuildRequest, request_id, submission):
+            study = _hold_study_of(session, request_id)
+            if study is None or not cancel_submission(session, BuildRequest, request_id, submission):
                 return False
-            request = _request(session, request_id)
-            study = session.get_one(Study, request.study_id)
-            _log_cancelled_while_waiting(session, study, request, cancelled_by, None)
+            _log_cancelled_while_waiting(session, study, _request(session, request_id), cancelled_by, None)
             return True
 
     def not_started(self, request_id: int, submission: int, failure: Failure, run_id: str) -> RequestStatus | None:
@@ -265,10 +264,10 @@ class BuildLedger:
         """
         failed = failure.told(run_id)
         with self.sessions.begin() as session:
+            study = _hold_study_of(session, request_id)
             status = put_back(session, BuildRequest, request_id, submission, failed, self.retry_by)
-            if status is RequestStatus.FAILED:
+            if study is not None and status is RequestStatus.FAILED:
                 request = session.get_one(BuildRequest, request_id, populate_existing=True)
-                study = session.get_one(Study, request.study_id)
                 claim = _described(session, request, 0, study.state)  # which nobody ever held
                 facts = {"step": failed["step"], "error": failed["error"]}
                 _tell(session, claim, study, request, "failed", {}, facts)
@@ -465,6 +464,12 @@ def _request(session: Session, request_id: int) -> BuildRequest:
     if request is None:
         raise InvalidRequest(f"there is no build request {request_id}; `lookit-ops build list` shows them")
     return request
+
+
+def _hold_study_of(session: Session, request_id: int) -> Study | None:
+    """Read the request's study and hold its row: study first, as in every act, so that no two wait for each other."""
+    study = select(Study).join(BuildRequest, BuildRequest.study_id == Study.id).where(BuildRequest.id == request_id)
+    return session.scalar(study.with_for_update(of=Study).execution_options(populate_existing=True))
 
 
 def require_for(session: Session, user: User, study: Study, kind: BuildKind) -> None:

@@ -15,7 +15,7 @@ from lookit_ops.cli.options import platform
 from lookit_ops.cli.serve import serve_studies, why_not_served
 from lookit_ops.cli.show import console, plain
 from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.dagster_processes import LOOPBACK, dagster_programs
+from lookit_ops.dagster_processes import LOOPBACK, dagster_programs, make_storage
 from lookit_ops.demo.example import example_port, example_server
 from lookit_ops.platform import Platform
 from lookit_ops.supervisor import supervise
@@ -47,6 +47,7 @@ def dev(port: Port = 3000) -> None:
 def _run(outside: Platform, port: int, servers: ExitStack) -> None:
     upgrade(outside.engine)
     home = prepare_dagster_home(outside.settings)
+    make_storage()
     stop = servers.enter_context(_stopped_by_signals())
     address = f"http://{LOOPBACK}:{port}"
     console.print(f"Dagster             {address} (home: {plain(home)})", highlight=False, soft_wrap=True)

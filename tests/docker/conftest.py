@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
-from tests.support.docker_engine import Engine, Yard, find_engine
+from tests.support.docker_engine import Engine, EngineMissing, Yard, find_engine, start_engine
 
 DEPLOYMENT = "tests"
+
+
+LEFT_OUT = pytest.StashKey[str]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without an engine all of these tests are left out at once, to be told of in one line; but not in CI."""
+    wanted = [item for item in items if item.get_closest_marker("docker")]
+    if not wanted or config.option.collectonly or os.environ.get("CI"):
+        return
+    try:
+        start_engine()
+    except EngineMissing as reason:
+        config.stash[LEFT_OUT] = f"{len(wanted)} Docker tests were left out: {reason}"
+        config.hook.pytest_deselected(items=wanted)
+        items[:] = [item for item in items if item not in wanted]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if said := config.stash.get(LEFT_OUT, ""):
+        terminalreporter.write_line(said, yellow=True)
 
 
 @pytest.fixture(scope="session")

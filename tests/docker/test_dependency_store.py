@@ -65,11 +65,9 @@ def test_a_second_build_of_an_unchanged_lock_file_installs_nothing_and_opens_no_
     assert len(volumes(client, yard, "store")) == len(volumes(client, yard, "store-contents")) == 1
 
 
-@pytest.mark.parametrize("changed", ["yarn.lock", "package.json", "dep/postinstall.sh", ".npmrc"])
-def test_each_input_that_changes_makes_another_store(yard: Yard, client: docker.DockerClient, changed: str) -> None:
+def test_an_input_that_changes_makes_another_store(yard: Yard, client: docker.DockerClient) -> None:
     build(yard)
-    with (yard.player.folder / changed).open("a") as file:
-        file.write("\n")
+    yard.player.share(postinstall="exit 0 # changed")
     assert "==> yarn install --pure-lockfile, from the downloads" in build(yard)
     assert len(volumes(client, yard, "store")) == 2
 

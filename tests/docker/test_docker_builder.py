@@ -155,8 +155,8 @@ def test_an_installation_that_takes_too_long_is_the_platforms_fault_and_ember_bu
     yard: Yard, part: dict[str, str], fault: type[Exception]
 ) -> None:
     yard.player.write(**part)
-    with pytest.raises(fault, match="time limit of 0:00:10"):
-        yard.build(builder=yard.builder(seconds=10))
+    with pytest.raises(fault, match="time limit of 0:00:06"):
+        yard.build(builder=yard.builder(seconds=6))
     assert yard.nothing_is_left()
 
 

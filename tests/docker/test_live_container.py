@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +15,85 @@ import pytest
 
 from ember_build import container as container_module
 from ember_build import site
-from ember_build.confinement import MB, Confinement, check, host_config, seen_from_host
+from ember_build.confinement import MB, Confinement, Seen, check, host_config, seen_from_host
 from ember_build.errors import BuildPlatformError
 from tests.support.docker_engine import GOOD_DIST, SMALL, Engine, Yard
 
 pytestmark = pytest.mark.docker
 USER = "10001"
+KERNELS_OWN_TUNNELS = r"(tunl|sit|gre|gretap|erspan|ip6\w*|ip_vti)0"
 
 
-def container_of(client: docker.DockerClient, yard: Yard, phase: str) -> Any:
-    found = client.containers.list(filters={"label": f"lookit-ops.deployment={yard.deployment}", "name": f"-{phase}"})
-    assert len(found) == 1
-    return found[0]
+@dataclass(frozen=True)
+class Process:
+    """One process of a live container, as /proc of this machine tells of it."""
+
+    status: dict[str, str]
+    mountinfo: str
+    devices: list[str]
+    routes: list[str]
+    environment: bytes
+    limits: str
 
 
-def processes_of(container: Any) -> Iterator[Path]:
-    """The folders in /proc, as this machine sees them, of all that runs in a container."""
-    for row in container.top(ps_args="-eo pid")["Processes"]:
-        yield Path("/proc") / row[0]
+@dataclass(frozen=True)
+class Live:
+    """What was read from outside while a player ran in the container of a phase."""
+
+    phase: str
+    processes: list[Process]
+    first: Seen
+    configuration: str
 
 
-def while_it_runs(yard: Yard, client: docker.DockerClient, phase: str, look: Callable[[Any], None]) -> None:
-    looked: list[bool] = []
+def look_at(container: Any, phase: str) -> Live:
+    pids = [row[0] for row in container.top(ps_args="-eo pid")["Processes"]]
+    first = seen_from_host(container.id, int(pids[0]))
+    assert first is not None
+    processes = []
+    for folder in (Path("/proc") / pid for pid in pids):
+        lines = (folder / "status").read_text().splitlines()
+        devices = [line.split(":")[0].strip() for line in (folder / "net" / "dev").read_text().splitlines()[2:]]
+        processes.append(
+            Process(
+                status=dict(line.split(":\t", 1) for line in lines if ":\t" in line),
+                mountinfo=(folder / "mountinfo").read_text(),
+                devices=[name for name in devices if not re.fullmatch(KERNELS_OWN_TUNNELS, name)],
+                routes=(folder / "net" / "route").read_text().splitlines()[1:],
+                environment=(folder / "environ").read_bytes(),
+                limits=(folder / "limits").read_text(),
+            )
+        )
+    return Live(phase, processes, first, str(container.attrs))
+
+
+@pytest.fixture(scope="module")
+def local_engine(docker_engine: Engine) -> Engine:
+    if not docker_engine.url.startswith("unix://") or not Path("/proc/self/status").exists():
+        pytest.skip("the engine's processes are not on this machine")
+    return docker_engine
+
+
+@pytest.fixture(autouse=True)
+def _local(local_engine: Engine) -> None:
+    """All of this reads /proc."""
+
+
+@pytest.fixture(scope="module", params=["dependencies", "build"])
+def live(
+    request: pytest.FixtureRequest, local_engine: Engine, image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Live:
+    """One real build for each phase, looked at while it runs."""
+    phase: str = request.param
+    yard = Yard(local_engine, "tests", tmp_path_factory.mktemp("live"))
+    looked: list[Live] = []
 
     def listen(line: str) -> None:
         if line == "ready":
-            look(container_of(client, yard, phase))
-            looked.append(True)
+            with contextlib.closing(docker.DockerClient(base_url=local_engine.url)) as client:
+                wanted = {"label": f"lookit-ops.deployment={yard.deployment}", "name": f"-{phase}"}
+                (container,) = client.containers.list(filters=wanted)
+                looked.append(look_at(container, phase))
 
     script = "echo ready; sleep 2"
     if phase == "build":
@@ -47,98 +101,58 @@ def while_it_runs(yard: Yard, client: docker.DockerClient, phase: str, look: Cal
     else:
         yard.player.write(install=script)
     yard.build(on_line=listen, S3_SECRET_ACCESS_KEY="geheim")
-    assert looked
+    (found,) = looked
+    assert len(found.processes) >= 4  # init, timeout, bash, yarn or ember, the script, sleep
+    return found
 
 
-@pytest.fixture(autouse=True)
-def _local(docker_engine: Engine) -> None:
-    if not docker_engine.url.startswith("unix://") or not Path("/proc/self/status").exists():
-        pytest.skip("the engine's processes are not on this machine")
+def test_every_process_of_a_live_build_is_confined_by_the_kernel(live: Live) -> None:
+    for status in (process.status for process in live.processes):
+        assert status["Uid"].split() == [USER] * 4
+        assert status["Gid"].split() == [USER] * 4
+        assert set(status["Groups"].split()) <= {USER}
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
+        assert status["NoNewPrivs"] == "1"
+        assert status["Seccomp"] == "2"
 
 
-@pytest.mark.parametrize("phase", ["dependencies", "build"])
-def test_every_process_of_a_live_build_is_confined_by_the_kernel(
-    yard: Yard, client: docker.DockerClient, phase: str
-) -> None:
-    def look(container: Any) -> None:
-        folders = list(processes_of(container))
-        assert len(folders) >= 4  # init, timeout, bash, yarn or ember, the script, sleep
-        for folder in folders:
-            status = dict(
-                line.split(":\t", 1) for line in (folder / "status").read_text().splitlines() if ":\t" in line
-            )
-            assert status["Uid"].split() == [USER] * 4
-            assert status["Gid"].split() == [USER] * 4
-            assert set(status["Groups"].split()) <= {USER}
-            assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
-            assert status["NoNewPrivs"] == "1"
-            assert status["Seccomp"] == "2"
-
-    while_it_runs(yard, client, phase, look)
-
-
-@pytest.mark.parametrize("phase", ["dependencies", "build"])
-def test_a_live_build_sees_its_own_folders_and_nothing_else_of_the_host(
-    yard: Yard, client: docker.DockerClient, phase: str
-) -> None:
-    def look(container: Any) -> None:
-        folder = list(processes_of(container))[-1]
-        mounts = {}
-        for line in (folder / "mountinfo").read_text().splitlines():
-            before, _, after = line.partition(" - ")
-            mounts[before.split()[4]] = (before.split()[5].split(","), after)
-        ours = {path for path in mounts if not re.match(r"/(proc|sys|dev|etc)(/|$)|/usr/sbin/docker-init|/sbin/", path)}
-        assert ours == {"/", "/checkouts", "/work", "/tmp", "/egress" if phase == "dependencies" else "/deployments"}
-        assert "ro" in mounts["/"][0]
-        assert "ro" in mounts["/checkouts"][0]
-        writable = {path for path in ours if "rw" in mounts[path][0]}
-        assert writable == {"/work", "/tmp"} | ({"/deployments"} if phase == "build" else set())
-        sizes = {"/work": SMALL.work_mb, "/tmp": SMALL.temporary_mb, "/deployments": SMALL.output_mb}
-        for path in writable:
-            options, after = mounts[path]
-            assert {"nosuid", "nodev"} <= set(options)
-            size = re.search(r"size=(\d+)k", after)
-            assert after.startswith("tmpfs")
-            assert size
-            assert int(size[1]) * 1024 <= sizes[path] * MB
-
-    while_it_runs(yard, client, phase, look)
+def test_a_live_build_sees_its_own_folders_and_nothing_else_of_the_host(live: Live) -> None:
+    mounts = {}
+    for line in live.processes[-1].mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        mounts[before.split()[4]] = (before.split()[5].split(","), after)
+    ours = {path for path in mounts if not re.match(r"/(proc|sys|dev|etc)(/|$)|/usr/sbin/docker-init|/sbin/", path)}
+    assert ours == {"/", "/checkouts", "/work", "/tmp", "/egress" if live.phase == "dependencies" else "/deployments"}
+    assert "ro" in mounts["/"][0]
+    assert "ro" in mounts["/checkouts"][0]
+    writable = {path for path in ours if "rw" in mounts[path][0]}
+    assert writable == {"/work", "/tmp"} | ({"/deployments"} if live.phase == "build" else set())
+    sizes = {"/work": SMALL.work_mb, "/tmp": SMALL.temporary_mb, "/deployments": SMALL.output_mb}
+    for path in writable:
+        options, after = mounts[path]
+        assert {"nosuid", "nodev"} <= set(options)
+        size = re.search(r"size=(\d+)k", after)
+        assert after.startswith("tmpfs")
+        assert size
+        assert int(size[1]) * 1024 <= sizes[path] * MB
 
 
-@pytest.mark.parametrize("phase", ["dependencies", "build"])
-def test_a_live_build_has_its_limits_in_the_kernels_books(yard: Yard, client: docker.DockerClient, phase: str) -> None:
-    def look(container: Any) -> None:
-        pid = next(processes_of(container)).name
-        seen = seen_from_host(container.id, int(pid))
-        assert seen is not None
-        groups = {path.rpartition("/")[2]: text.strip() for path, text in seen.files.items() if "/cgroup/" in path}
-        assert {groups.get("memory.max"), groups.get("memory.limit_in_bytes")} >= {
-            str(SMALL.memory_mb * MB // 4096 * 4096)
-        }
-        assert groups["pids.max"] == str(SMALL.processes)
-        limits = (Path("/proc") / pid / "limits").read_text()
-        assert re.search(r"Max core file size\s+0\s+0", limits)
-        assert re.search(r"Max open files\s+16384\s+16384", limits)
-
-    while_it_runs(yard, client, phase, look)
+def test_a_live_build_has_its_limits_in_the_kernels_books(live: Live) -> None:
+    groups = {path.rpartition("/")[2]: text.strip() for path, text in live.first.files.items() if "/cgroup/" in path}
+    assert str(SMALL.memory_mb * MB // 4096 * 4096) in (groups.get("memory.max"), groups.get("memory.limit_in_bytes"))
+    assert groups["pids.max"] == str(SMALL.processes)
+    for process in live.processes:
+        assert re.search(r"Max core file size\s+0\s+0", process.limits)
+        assert re.search(r"Max open files\s+16384\s+16384", process.limits)
 
 
-@pytest.mark.parametrize("phase", ["dependencies", "build"])
-def test_a_live_build_has_no_network_and_only_ember_has_the_values(
-    yard: Yard, client: docker.DockerClient, phase: str
-) -> None:
-    def look(container: Any) -> None:
-        for folder in processes_of(container):
-            devices = [line.split(":")[0].strip() for line in (folder / "net" / "dev").read_text().splitlines()[2:]]
-            assert [
-                name for name in devices if not re.fullmatch(r"(tunl|sit|gre|gretap|erspan|ip6\w*|ip_vti)0", name)
-            ] == ["lo"]
-            assert (folder / "net" / "route").read_text().splitlines()[1:] == []
-        values = [b"geheim" in (folder / "environ").read_bytes() for folder in processes_of(container)]
-        assert any(values) == (phase == "build")
-        assert "geheim" not in str(container.attrs)
-
-    while_it_runs(yard, client, phase, look)
+def test_a_live_build_has_no_network_and_only_ember_has_the_values(live: Live) -> None:
+    for process in live.processes:
+        assert process.devices == ["lo"]
+        assert process.routes == []
+    values = [b"geheim" in process.environment for process in live.processes]
+    assert any(values) == (live.phase == "build")
+    assert "geheim" not in live.configuration
 
 
 def test_the_check_is_made_before_anything_of_the_player_runs(yard: Yard, client: docker.DockerClient) -> None:

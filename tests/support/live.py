@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import dagster as dg
 
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
 from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.dagster_processes import dagster_programs
+from lookit_ops.dagster_processes import dagster_programs, make_storage
 from lookit_ops.demo.github_server import GitHubServer
 from lookit_ops.platform import Platform
 from lookit_ops.publish import folder_of
@@ -60,6 +62,8 @@ class Live:
                     stderr=log,
                     start_new_session=True,
                 )
+            if program.listens_at:
+                self.wait(partial(_listens, program.listens_at), 60, partial(self.log_of, name))
 
     def kill(self, name: str) -> None:
         """SIGKILL one process, and nothing that it started."""
@@ -207,6 +211,7 @@ def live(home: Path, database_url: str = "", *, port: int, **settings: str) -> I
         (home / "tools").mkdir(parents=True)
         migrate(platform.settings.database)
         dagster_home = prepare_dagster_home(platform.settings)
+        make_storage()
         code, daemon, webserver = dagster_programs(dagster_home, port, module=MODULE)
         programs = {CODE: code, DAEMON: daemon, SECOND_DAEMON: daemon, WEBSERVER: webserver}
         living = Live(home, server, programs, platform, populate(platform.sessions), port)
@@ -228,6 +233,14 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 ENDED = (RequestStatus.SUCCEEDED, RequestStatus.FAILED, RequestStatus.CANCELLED)

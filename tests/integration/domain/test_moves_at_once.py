@@ -190,7 +190,7 @@ def test_of_two_who_end_a_build_the_second_finds_the_lease_lost(
     claimed = site.ledger.claim(request_id, "run-1", timedelta(seconds=-1))
 
     def end(how: str) -> Act:
-        return lambda sessions: ENDS[how](BuildLedger(sessions), claimed)
+        return lambda sessions: ENDS[how](BuildLedger(sessions, site.ledger.retry_by), claimed)
 
     one, other = one_after_the_other(database_url, end(first), end(second))
     assert one is None
@@ -243,3 +243,28 @@ def test_who_leaves_with_the_old_lab_takes_nothing_along(
         study, user = session.get_one(Study, site.study_id), session.get_one(User, lab_admin)
         assert permissions_of(session, user, study) == frozenset()
         assert (study.state, study.purpose) == ("created", "")
+
+
+# -- who waits for whom is the same everywhere: the study first, then its request ------------------------------------
+
+
+def cancel(site: Site, request_id: int) -> Act:
+    return lambda sessions: BuildLedger(sessions).cancel(request_id, site.study_admin)
+
+
+def take(request_id: int) -> Act:
+    return lambda sessions: BuildLedger(sessions).claim(request_id, "run-1", MINUTE)
+
+
+def ask_again(site: Site) -> Act:
+    return lambda sessions: BuildLedger(sessions).request(site.study_id, site.study_admin, PREVIEW)
+
+
+@pytest.mark.parametrize("other", ["claim", "ask again"])
+def test_who_cancels_and_who_takes_never_wait_for_each_other(site: Site, database_url: str, other: str) -> None:
+    for number in range(3 * ROUNDS):
+        here = replace(site, study_id=site.another_study("Another", State.APPROVED))
+        request_id = here.ledger.request(here.study_id, here.study_admin, PREVIEW)
+        acts = {"claim": take(request_id), "ask again": ask_again(here)}
+        outcomes = together(database_url, cancel(here, request_id), acts[other])
+        assert None in outcomes, (number, outcomes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from domain.errors import InvalidRequest
 from domain.models import RequestStatus
 from ember_build.errors import BuildPlatformError
 from ember_build.github import Repository, ResolvedCommit
@@ -54,6 +55,16 @@ def test_an_entry_of_another_web_base_trusts_nothing_and_hides_no_other(url):
     assert not platform(**settings).trusts(Repository("lookit", "ember-lookit-frameplayer"))
     assert not platform(**settings).trusts(Repository("x", "y"))
     assert platform(**settings).trusts(Repository("lab", "player"))
+
+
+# --- who builds
+
+
+def test_production_builds_in_containers_only():
+    with pytest.raises(InvalidRequest, match="LOOKIT_BUILDER=docker"):
+        _ = platform(environment="production").builder
+    assert platform(environment="production", builder="docker").builder.is_isolated
+    assert not platform().builder.is_isolated
 
 
 # --- commits

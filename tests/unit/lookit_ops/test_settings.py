@@ -147,6 +147,17 @@ def test_an_operator_may_trust_no_repository_at_all(monkeypatch: pytest.MonkeyPa
         ("LOOKIT_MAIL_SENDER", "two words@example.org"),
         ("LOOKIT_SMTP_PORT", "65536"),
         ("LOOKIT_SMTP_SECURITY", "ssl"),
+        ("LOOKIT_BUILDER", "podman"),
+        ("LOOKIT_DOCKER_ENGINE", "/var/run/docker.sock"),
+        ("LOOKIT_DOCKER_DEPLOYMENT", "Two Words"),
+        ("LOOKIT_DOCKER_DEPLOYMENT", "-a"),
+        ("LOOKIT_BUILD_REGISTRY", "npm.lab.example"),
+        ("LOOKIT_BUILD_OPEN_NETWORKS", "http://npm.lab.example"),
+        ("LOOKIT_BUILD_OPEN_NETWORKS", "npm.lab.example, two words"),
+        ("LOOKIT_BUILD_CPUS", "0"),
+        ("LOOKIT_BUILD_CPUS", "inf"),
+        ("LOOKIT_BUILD_PROCESSES", "-1"),
+        ("LOOKIT_FREE_DISK_MB", "-1"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -364,6 +375,45 @@ def test_every_setting_is_described() -> None:
     for name, field in Settings.model_fields.items():
         assert field.description, name
         assert field.description.endswith("."), name
+
+
+def test_a_build_needs_memory_for_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKIT_BUILD_WORK_MB", "6000")
+    with pytest.raises(InvalidRequest, match=r"LOOKIT_BUILD_MEMORY_MB is 7000.*give it 9300 or more"):
+        load_settings()
+    monkeypatch.setenv("LOOKIT_BUILD_MEMORY_MB", "9300")
+    assert load_settings().build_work_mb == 6000
+
+
+def test_a_registry_holds_no_password_since_every_build_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKIT_BUILD_REGISTRY", "https://user:pass-word@npm.lab.example")
+    with pytest.raises(InvalidRequest, match="LOOKIT_BUILD_REGISTRY: must hold no password") as refused:
+        load_settings()
+    assert "pass-word" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "npm.lab.example", "10.1.2.0/24:4873, [fd00::1]:443,fd00::/64", "192.168.1.7", "registry:5000"]
+)
+def test_networks_may_be_opened_in_each_notation(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LOOKIT_BUILD_OPEN_NETWORKS", value)
+    assert load_settings().build_open_networks == [entry.strip() for entry in value.split(",") if entry]
+
+
+def test_installations_on_one_engine_are_told_apart_by_environment_and_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def name(url: str, environment: str = "staging", given: str = "") -> str:
+        values = {"ENVIRONMENT": environment, "DATABASE_URL": url, "DOCKER_DEPLOYMENT": given}
+        set_all(monkeypatch, {f"{PREFIX}{key}": value for key, value in values.items()})
+        return load_settings().deployment
+
+    one = name("postgresql://lookit:old@db.test/lookit")
+    assert one.startswith("staging-")
+    assert name("postgresql+psycopg://someone:new@db.test/lookit?sslmode=require") == one
+    others = {name("postgresql://db.test/other"), name("postgresql://db.test/lookit", "production"), name("")}
+    assert len({one, *others}) == 4
+    assert name("", given="lab-a") == "lab-a"
 
 
 def test_videos_and_archives_are_in_folders_until_their_buckets_are_named(
