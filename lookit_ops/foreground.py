@@ -36,6 +36,7 @@ def run_archive(platform: Platform, request_id: int, console: Console | None) ->
         # The daemon may have been quicker: then its run makes the archive, and this one waits for it.
         while (request := _request(platform, request_id)).status == RequestStatus.RUNNING:
             time.sleep(LOOK_SECONDS)
+    platform.deliver_mails()
     if request.status == RequestStatus.QUEUED:
         raise InvalidRequest(
             f"archive request {request_id} failed for now ({request.error_code}), and waits for another attempt after"

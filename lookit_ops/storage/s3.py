@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
-from botocore import UNSIGNED
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from urllib3.exceptions import HTTPError
@@ -43,7 +42,6 @@ class S3Access:
     access_key_id: str = ""
     """Empty: what Amazon's library finds, in the environment, in `~/.aws` or on its own machines."""
     secret_access_key: str = ""
-    anonymous: bool = False
     read_timeout: float = READ_TIMEOUT
     attempts: int = ATTEMPTS
 
@@ -57,7 +55,7 @@ class S3Access:
             # Checksums would be of whole objects, and we read on from the middle: ETag and length are what we check.
             response_checksum_validation="when_required",
             s3={"addressing_style": "path" if self.endpoint else "auto"},
-            signature_version=UNSIGNED if self.anonymous else "s3v4",
+            signature_version="s3v4",
         )
         try:
             return boto3.session.Session().client(

@@ -61,6 +61,8 @@ class Reels:
     settings: dict[str, Any] = field(default_factory=dict)
     videos_bucket: VideoBucket | None = None
     archives_bucket: ArchiveBucket | None = None
+    delivers: bool = True
+    """Whether mails leave after each run, as the sensor sends them."""
     written: dict[str, bytes] = field(default_factory=dict)
     """What the folder of videos holds, by key."""
 
@@ -115,7 +117,7 @@ class Reels:
                 "io_manager": dg.mem_io_manager,
             },
         )
-        return definitions.resolve_job_def("build_zipfile_of_videos").execute_in_process(
+        run = definitions.resolve_job_def("build_zipfile_of_videos").execute_in_process(
             run_config={
                 "ops": {"claim": {"config": config}},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
@@ -123,6 +125,9 @@ class Reels:
             instance=self.instance,
             raise_on_error=False,
         )
+        if self.delivers:
+            self.platform.deliver_mails()
+        return run
 
     def archive(self, kind: ArchiveKind = ArchiveKind.ALL) -> ArchiveRequest:
         """Ask for an archive and make it; the request as it is then."""

@@ -10,8 +10,10 @@ from email.message import EmailMessage
 from email.policy import default
 
 import dagster as dg
+from sqlalchemy import select
 
-from domain.models import ArchiveKind, RequestStatus
+from domain.models import ArchiveKind, RequestStatus, Response
+from domain.permissions.codes import Permission
 from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.storage.local_archives import LocalArchiveBucket
 from tests.integration.jobs.test_build_experiment import metadata_of, what_failed
@@ -145,6 +147,45 @@ def test_the_runs_page_tells_how_much_there_was(reels: Reels) -> None:
     assert metadata_of(run, "stream")["videos read"] == 3
     log = reels.site.logs()[-1].extra["log"]
     assert "3 of 3 videos" in log
+
+
+def made_but_not_mailed(reels: Reels) -> int:
+    """An archive of somebody who may see families' videos; returns who."""
+    reels.delivers = False
+    person = reels.footage.person_with(Permission.VIEW_STUDY_RESPONSES)
+    request_id = reels.ledger.request(reels.site.study_id, person, ArchiveKind.ALL)
+    assert reels.run(request_id=request_id).success
+    return person
+
+
+def test_who_loses_the_permission_before_the_mail_leaves_gets_no_link(reels: Reels) -> None:
+    reels.film(2)
+    person = made_but_not_mailed(reels)
+    reels.footage.take_away_from(person)
+    assert reels.platform.deliver_mails().withdrawn == 1
+    assert mails_of(reels) == []
+    log = reels.site.logs()[-1]
+    assert (log.action, log.extra["outcome"], log.user_id) == ("video_archive", "withdrawn", person)
+    assert "lacks studies.view_study_responses" in log.extra["error"]
+
+
+def test_an_archive_with_a_withdrawn_consent_is_linked_to_nobody(reels: Reels) -> None:
+    reels.film(2)
+    made_but_not_mailed(reels)
+    with reels.site.sessions.begin() as session:
+        response_id = session.scalars(select(Response.id)).first() or 0
+    reels.footage.rule(response_id, "rejected")
+    assert reels.platform.deliver_mails().withdrawn == 1
+    assert mails_of(reels) == []
+
+
+def test_an_archive_that_is_gone_is_linked_to_nobody(reels: Reels) -> None:
+    reels.film(2)
+    made_but_not_mailed(reels)
+    (key,) = reels.visible()
+    reels.platform.archives.delete(key)
+    assert reels.platform.deliver_mails().withdrawn == 1
+    assert "ask for the archive again" in reels.site.logs()[-1].extra["error"]
 
 
 def test_a_cancelled_request_leaves_nothing(reels: Reels) -> None:

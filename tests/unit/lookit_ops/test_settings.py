@@ -19,6 +19,8 @@ SECRETS = {
     "LOOKIT_DATABASE_URL": "postgresql://lookit:db%2Fpass-word@db.test/lookit",
     "LOOKIT_GITHUB_TOKEN": "github-token-0815",
     "LOOKIT_SMTP_PASSWORD": "smtp-password-0815",
+    "LOOKIT_VIDEOS_ACCESS_KEY_ID": "videos-key-0815",
+    "LOOKIT_VIDEOS_SECRET_ACCESS_KEY": "videos-secret-0815",
     "LOOKIT_PLAYER_S3_ACCESS_KEY_ID": "access-key-0815",
     "LOOKIT_PLAYER_S3_SECRET_ACCESS_KEY": "secret-key-0815",
 }
@@ -412,3 +414,43 @@ def test_installations_on_one_engine_are_told_apart_by_environment_and_database(
     others = {name("postgresql://db.test/other"), name("postgresql://db.test/lookit", "production"), name("")}
     assert len({one, *others}) == 4
     assert name("", given="lab-a") == "lab-a"
+
+
+def test_videos_and_archives_are_in_folders_until_their_buckets_are_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings()
+    assert (settings.s3_videos, settings.gcs_archives) == (None, None)
+    assert settings.local_videos == home / "videos" / "development"
+    assert settings.local_archives == home / "archives" / "development"
+    named = {"LOOKIT_VIDEOS_BUCKET": "s3://lookit-videos", "LOOKIT_ARCHIVES_BUCKET": "gs://lookit-archives"}
+    set_all(monkeypatch, {**named, "LOOKIT_VIDEOS_ENDPOINT": "http://s3.test/"})
+    settings = load_settings()
+    assert (settings.s3_videos, settings.gcs_archives) == ("lookit-videos", "lookit-archives")
+    assert settings.videos_endpoint == "http://s3.test"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"LOOKIT_VIDEOS_BUCKET": "lookit-videos"},
+            "LOOKIT_VIDEOS_BUCKET: must be the address of a bucket in Amazon S3",
+        ),
+        ({"LOOKIT_VIDEOS_BUCKET": "s3://lookit/videos"}, "LOOKIT_VIDEOS_BUCKET: .*without a path"),
+        ({"LOOKIT_ARCHIVES_BUCKET": "s3://x-y-z"}, "LOOKIT_ARCHIVES_BUCKET: must be .* Google Cloud Storage"),
+        ({"LOOKIT_ARCHIVES_URL": "localhost:8003"}, "LOOKIT_ARCHIVES_URL: must begin with http"),
+        ({"LOOKIT_VIDEOS_ENDPOINT": "s3.test"}, "LOOKIT_VIDEOS_ENDPOINT: must begin with http"),
+        ({"LOOKIT_GCS_CREDENTIALS_FILE": "nowhere.json"}, "LOOKIT_GCS_CREDENTIALS_FILE: .*no such file"),
+        ({"LOOKIT_VIDEOS_BUCKET": "s3://a-b-c", "LOOKIT_VIDEOS_FOLDER": "v"}, "LOOKIT_VIDEOS_BUCKET .*both set"),
+        ({"LOOKIT_ARCHIVES_BUCKET": "gs://a-b-c", "LOOKIT_ARCHIVES_FOLDER": "v"}, "LOOKIT_ARCHIVES_FOLDER .*both set"),
+        ({"LOOKIT_VIDEOS_ACCESS_KEY_ID": "half of a pair"}, "LOOKIT_VIDEOS_SECRET_ACCESS_KEY belong together"),
+    ],
+)
+def test_a_wrong_place_for_videos_or_archives_is_named(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], said: str
+) -> None:
+    set_all(monkeypatch, values)
+    with pytest.raises(InvalidRequest, match=said) as refused:
+        load_settings()
+    assert "half of a pair" not in str(refused.value)
