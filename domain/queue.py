@@ -19,7 +19,7 @@ from domain.errors import QueueIsFull
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study
 from domain.models.studies import LOCK_STATES
 
-START_WITHIN = timedelta(minutes=5)
+START_WITHIN = timedelta(minutes=2)
 """How long a run may take from being asked for until it claims its request, before another one is asked for."""
 
 Model = type[BuildRequest] | type[ArchiveRequest]

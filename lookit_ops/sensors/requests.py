@@ -27,6 +27,8 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
 ]
 
+NEVER_BEGAN = "this run did not begin to work on its request within minutes; another one is asked for"
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -64,7 +66,7 @@ def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         platform: Platform = context.resources.platform
         queue, at_once = kind.queue(platform), kind.at_once(platform)
-        _wait_for_those_that_come(context.instance, kind, queue)
+        _look_after_those_that_do_not_come(context.instance, kind, queue)
         submissions = queue.submit(limit=A_TICK, at_once=at_once)
         if not submissions:
             return dg.SkipReason(_why_nothing(kind, queue.state(), at_once))
@@ -92,12 +94,20 @@ def _run(kind: Kind, submission: Submission) -> dg.RunRequest:
     )
 
 
-def _wait_for_those_that_come(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
-    """A run may sit in Dagster's own queue for long: it is not asked for twice."""
+def _look_after_those_that_do_not_come(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
+    """A run may sit in Dagster's queue for long, and is not asked for twice; any other is dead, whatever Dagster thinks.
+
+    Between a run's start and its claim there is no lease that could run out, and Dagster does not always notice; such
+    a run would hold a place among those that may run at once for as long as a run may take.
+    """
     for request_id in queue.overdue():
         tags = {KIND_TAG: kind.name, REQUEST_TAG: str(request_id)}
-        if instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED), limit=1):
+        runs = instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED))
+        if any(run.status == dg.DagsterRunStatus.QUEUED for run in runs):
             queue.still_coming(request_id)
+            continue
+        for run in runs:
+            instance.report_run_failed(run, NEVER_BEGAN)
 
 
 def _why_nothing(kind: Kind, state: QueueState, at_once: int) -> str:

@@ -80,11 +80,11 @@ def test_a_run_that_does_not_come_is_asked_for_again_unless_it_is_still_coming(s
     (request_id,) = ask(site, 1)
     (first,) = queue.submit(limit=1, at_once=1)
     assert (first.number, first.attempt) == (1, 1)
-    wind(site, submitted_at=timedelta(minutes=6))
+    wind(site, submitted_at=timedelta(minutes=3))
     assert queue.overdue() == [request_id]
     queue.still_coming(request_id)
     assert (queue.overdue(), submit(queue)) == ([], [])
-    wind(site, submitted_at=timedelta(minutes=6))
+    wind(site, submitted_at=timedelta(minutes=3))
     (second,) = queue.submit(limit=1, at_once=1)
     assert (second.number, second.attempt) == (2, 1)
 

@@ -20,7 +20,7 @@ from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
 from lookit_ops.sensors.leases import leases
 from lookit_ops.sensors.outbox import outbox
-from lookit_ops.sensors.requests import build_requests
+from lookit_ops.sensors.requests import BUILDS, _look_after_those_that_do_not_come, build_requests
 from lookit_ops.sensors.runs import IN_DAGSTER, end_requests_of
 from lookit_ops.sensors.watch import watch
 from tests.support.workshop import Workshop
@@ -97,15 +97,32 @@ def test_a_tick_that_does_nothing_says_why(workshop: Workshop) -> None:
 
 def test_a_run_that_dagster_still_queues_is_not_asked_for_twice(workshop: Workshop) -> None:
     workshop.request()
-    (asked,) = requests_of(workshop.tick(build_requests))
-    the_run_for(workshop, asked, status=dg.DagsterRunStatus.STARTING)
+    assert len(requests_of(workshop.tick(build_requests))) == 1
     move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
+    queued = unittest.mock.Mock()  # Dagster queues a run only together with the address of its code location
+    queued.get_runs.return_value = [unittest.mock.Mock(status=dg.DagsterRunStatus.QUEUED)]
+    _look_after_those_that_do_not_come(queued, BUILDS, workshop.platform.build_queue)
+    queued.report_run_failed.assert_not_called()
     assert requests_of(workshop.tick(build_requests)) == []
-    (run,) = workshop.instance.get_runs()
-    workshop.instance.delete_run(run.run_id)
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+def test_a_run_that_died_unnoticed_before_its_claim_is_told_to_be_dead_and_followed(
+    workshop: Workshop, status: dg.DagsterRunStatus
+) -> None:
+    """Without a claim it has no lease, and a Dagster whose code location died with it would wait for an hour."""
+    workshop.request()
+    (asked,) = requests_of(workshop.tick(build_requests))
+    run = the_run_for(workshop, asked, status=status)
+    assert requests_of(workshop.tick(build_requests)) == []
     move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
     (again,) = requests_of(workshop.tick(build_requests))
     assert again.run_key == str(asked.run_key)[:-1] + "2"
+    dead = workshop.instance.get_run_by_id(run.run_id)
+    assert dead is not None
+    assert dead.status == dg.DagsterRunStatus.FAILURE
+    end_requests_of(workshop.instance, workshop.platform, dead, None)
+    assert workshop.site.request(1).submissions == 2, "the run that was asked for since is waited for"
 
 
 def test_a_run_that_finds_no_room_gives_its_turn_back(workshop: Workshop) -> None:
