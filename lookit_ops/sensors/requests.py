@@ -95,7 +95,7 @@ def _run(kind: Kind, submission: Submission) -> dg.RunRequest:
 
 
 def _look_after_those_that_do_not_come(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
-    """A run may sit in Dagster's queue for long, and is not asked for twice; any other is dead, whatever Dagster thinks.
+    """A run may sit in Dagster's queue for long, and is not asked for twice. Any other is dead, whatever it is called.
 
     Between a run's start and its claim there is no lease that could run out, and Dagster does not always notice; such
     a run would hold a place among those that may run at once for as long as a run may take.
