@@ -116,13 +116,13 @@ class RequestQueue:
                 update(model)
                 .where(model.id.in_(ids), model.status == RequestStatus.QUEUED)
                 .values(submitted_at=database_now(), submissions=model.submissions + 1)
+                .returning(model.id)
                 .execution_options(synchronize_session=False)
             )
-            session.execute(marked)
             rows = session.execute(
                 select(model.id, Study.uuid, model.kind, model.attempt, model.submissions)
                 .join(Study, Study.id == model.study_id)
-                .where(model.id.in_(ids))
+                .where(model.id.in_(list(session.scalars(marked))))
                 .order_by(model.id)
             )
             return [Submission(id_, uuid, kind, attempt + 1, number) for id_, uuid, kind, attempt, number in rows]

@@ -51,13 +51,14 @@ def reconcile_builds(platform: Platform) -> Reconciled:
                 platform.ledger.expire(claim, {"note": f"nothing of this {claim.act} is live"})
                 logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
             (forward if is_live else expired).append(claim.request_id)
-            clear_away_after(platform, claim)
             runs += [run_id] if run_id else []
         except LeaseLost:
             logger.info("build request %s ended by itself", claim.request_id)
         except Exception:  # its trouble is not the others'
             logger.exception("build request %s, whose worker died, cannot be ended now", claim.request_id)
             failed.append(claim.request_id)
+        else:
+            clear_away_after(platform, claim)
     return Reconciled(tuple(forward), tuple(expired), tuple(failed), tuple(runs))
 
 
@@ -70,6 +71,8 @@ def end_build_of_run(platform: Platform, run_id: str, cancelled_by: str | None) 
     claim = platform.ledger.held_by(run_id)
     if claim is None:
         return None
+    if cancelled_by is not None:  # remembered first: should the bucket be away now, it must not be tried again later
+        platform.ledger.note_wish(claim)
     try:
         if not _roll_forward_or_fence(platform, claim):
             note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}

@@ -28,7 +28,10 @@ def clear_away_after(platform: Platform, claim: Claim) -> None:
     """Remove what a worker that died has left on this machine and on the engine. Its request has its end already."""
     folder = platform.settings.home_folder / "ember_build" / "deployments" / output_folder(claim)
     shutil.rmtree(folder, ignore_errors=True)
-    sweep_dead_builds(platform)
+    try:
+        sweep_dead_builds(platform)
+    except Exception:  # the next cleanup finds it
+        logger.exception("what build request %s has left cannot be removed now", claim.request_id)
 
 
 def sweep_dead_builds(platform: Platform) -> None:

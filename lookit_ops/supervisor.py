@@ -24,6 +24,7 @@ SETTLED = 60.0
 """Seconds after which a process counts as running, so that its next death is the first again."""
 LOOK = 0.5
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded before any fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class _Kept:
         self.pause = SHORTEST_PAUSE
 
     def start(self) -> None:
+        self.groups = [group for group in self.groups if _exists(group)]
         self.process = subprocess.Popen(
             self.program.command,
             env={**os.environ, **self.program.environment},
@@ -76,16 +78,21 @@ class _Kept:
         """Whether nothing of it runs any more."""
         if self.process is not None:
             self.process.poll()
-        for group in self.groups:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, 0)
-                return False
-        return True
+        return not any(map(_exists, self.groups))
+
+
+def _exists(group: int) -> bool:
+    """Whether any process of the group runs."""
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def _die_with_parent() -> None:
     """In the new process: let the kernel end it when its parent is gone."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def supervise(
@@ -97,7 +104,7 @@ def supervise(
 ) -> None:
     """Run the programs until `stop` is set; then end them, the last first, and what is left after `stop_time` seconds.
 
-    `tell` is told of each start and each death, in a sentence.
+    `tell` is told of each death, in a sentence.
     """
     kept = [_Kept(program) for program in programs]
     try:
@@ -125,7 +132,12 @@ def _wait_for(each: _Kept, stop: threading.Event) -> None:
 def _look_after(each: _Kept, tell: Callable[[str], None]) -> None:
     if each.process is None:
         if time.monotonic() >= each.due:
-            each.start()
+            try:
+                each.start()
+            except OSError as error:  # no room for a process now
+                tell(
+                    f"{each.program.name} cannot be started ({error}); trying again in {each.wait_for_restart():.0f} s"
+                )
         return
     status = each.process.poll()
     if status is None:

@@ -48,6 +48,7 @@ class Ledger(Protocol[LedgerClaim]):
 
     def heartbeat(self, claim: LedgerClaim, lease: timedelta) -> Beat: ...
     def canceller(self, claim: LedgerClaim) -> str | None: ...
+    def note_wish(self, claim: LedgerClaim) -> None: ...
     def cancelled(self, claim: LedgerClaim, cancelled_by: str, extra: dict[str, Any]) -> None: ...
 
 
@@ -133,7 +134,14 @@ class WorkSession(ABC, Generic[ClaimT]):
         self._claim = claim
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._beats.start()
+        # A thread of its own: Dagster's storage may hang, and the lease must not run out for that.
+        threading.Thread(target=self._show_regularly, name="output", daemon=True).start()
         return claim
+
+    def _show_regularly(self) -> None:
+        """The last line before a long silence must not wait for the next one."""
+        while not self._quiet.wait(LONGEST_PAUSE):
+            self.flush_output()
 
     def held(self) -> ClaimT:
         """The claim. Raises LeaseLost when there is none."""
@@ -148,7 +156,6 @@ class WorkSession(ABC, Generic[ClaimT]):
                 if self.ledger.heartbeat(claim, lease).cancel_requested:
                     self._cancel_requested = True
                     self.stop.set()
-                self.flush_output()  # the last line before a long silence must not wait for the next one
             except LeaseLost:
                 self.stop.set()
                 return
@@ -203,9 +210,12 @@ class WorkSession(ABC, Generic[ClaimT]):
             return
         extra = self._extra({"exception": self._redacted(exception_for_log(error))})
         try:
+            is_wish = self._is_wish(error)
+            if is_wish:  # remembered first: should the bucket be away now, whoever ends this later must not try again
+                self.ledger.note_wish(self._claim)
             if self._counts_all_the_same(self._claim, error, extra):
                 pass
-            elif self._is_wish(error):
+            elif is_wish:
                 canceller = self.ledger.canceller(self._claim) or "an operator, in Dagster"
                 self.ledger.cancelled(self._claim, canceller, extra)
             else:
@@ -234,11 +244,13 @@ class WorkSession(ABC, Generic[ClaimT]):
         self.flush_output()
         if self._beats:
             self._beats.join(timeout=5)
-        self.end_with(self._error or DagsterExecutionInterruptedError())
-        if self._claim:
-            self._tidy(self._claim)
-        for package in PACKAGES:
-            logging.getLogger(package).removeHandler(self._handler)
+        try:
+            self.end_with(self._error or DagsterExecutionInterruptedError())
+            if self._claim:
+                self._tidy(self._claim)
+        finally:
+            for package in PACKAGES:
+                logging.getLogger(package).removeHandler(self._handler)
 
     def _redacted(self, texts: dict[str, str]) -> dict[str, str]:
         return {name: self.platform.redact(text) for name, text in texts.items()}

@@ -7,7 +7,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,15 +81,20 @@ def one_build_each() -> Generator[None]:
         raise
 
 
-def ask(session: Session, study_id: int, user_id: int, kind: BuildKind, origin: str) -> BuildRequest:
-    """A new request, in place of one that waits. Raises PermissionDenied, TransitionNotAllowed or StudyIsLocked."""
+def ask(
+    session: Session, study_id: int, user_id: int, kind: BuildKind, origin: str
+) -> tuple[BuildRequest, Sequence[int]]:
+    """A new request, and the ids of those whose place it took.
+
+    Raises PermissionDenied, TransitionNotAllowed or StudyIsLocked.
+    """
     study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
     user = session.get_one(User, user_id)
     require_for(session, user, study, kind)
     state = study.state_before_build or study.state
     if state not in MAY_START_FROM[kind]:
         raise _forbidden(study, kind, state)
-    _make_way(session, study, kind, user)
+    replaced = _make_way(session, study, kind, user)
     request = BuildRequest(study_id=study.id, requested_by_id=user.id, kind=kind.value, origin=origin)
     session.add(request)
     try:
@@ -100,10 +105,10 @@ def ask(session: Session, study_id: int, user_id: int, kind: BuildKind, origin: 
                 f"somebody else has asked for a {kind} of {study.name!r} at the same moment; theirs is waiting"
             ) from error
         raise
-    return request
+    return request, replaced
 
 
-def _make_way(session: Session, study: Study, kind: BuildKind, user: User) -> None:
+def _make_way(session: Session, study: Study, kind: BuildKind, user: User) -> list[int]:
     """Cancel the request that waits, if one does; its person is told, unless they themselves ask again."""
     replaced = (
         update(BuildRequest)
@@ -116,7 +121,8 @@ def _make_way(session: Session, study: Study, kind: BuildKind, user: User) -> No
         .returning(BuildRequest.id, BuildRequest.requested_by_id)
         .execution_options(synchronize_session=False)
     )
-    for request_id, asked_by in session.execute(replaced).all():
+    rows = session.execute(replaced).all()
+    for request_id, asked_by in rows:
         asker = session.get_one(User, asked_by)
         if asker.id != user.id and asker.is_active:
             enqueue(
@@ -131,6 +137,7 @@ def _make_way(session: Session, study: Study, kind: BuildKind, user: User) -> No
                 recipients=[asker],
                 study=study,
             )
+    return [row.id for row in rows]
 
 
 def _claimable(kind: BuildKind) -> ColumnElement[bool]:
@@ -238,13 +245,16 @@ def who_holds(session: Session, study: Study) -> str:
     return f"the study {study.name!r} is {study.state}{by}: wait until that build has ended, or cancel it"
 
 
-def end_waiting(session: Session, request_id: int, code: str, message: str) -> None:
-    """End a request that still waits as failed; one that does not stays as it is."""
-    session.execute(
+def end_waiting(session: Session, request_id: int, code: str, message: str) -> bool:
+    """End a request that still waits as failed; False if it does not wait."""
+    ended = (
         update(BuildRequest)
         .where(BuildRequest.id == request_id, BuildRequest.status == RequestStatus.QUEUED)
         .values(status=RequestStatus.FAILED, finished_at=database_now(), error_code=code, error=storable(message))
+        .returning(BuildRequest.id)
+        .execution_options(synchronize_session=False)
     )
+    return session.scalar(ended) is not None
 
 
 def claim_of(session: Session, request: BuildRequest) -> Claim:

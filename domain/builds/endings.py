@@ -5,6 +5,7 @@ All within the caller's transaction. Whoever ends a request must match its fenci
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.builds.claims import LOCK_STATE, Claim
+from domain.builds.claims import LOCK_STATE, Claim, described, end_waiting
 from domain.db import database_now, is_violated, storable
 from domain.errors import LeaseLost
 from domain.mail.audience import Audience, people
@@ -211,10 +212,40 @@ def _record(
     return what
 
 
+def refuse(session: Session, request_id: int, code: str, message: str) -> None:
+    """End a waiting request that cannot run: in silence if no worker ever had it, else with its log and mails."""
+    if end_waiting(session, request_id, code, message):
+        request = session.get_one(BuildRequest, request_id, populate_existing=True)
+        if request.attempt:
+            study = session.get_one(Study, request.study_id)
+            facts = {"step": "claim", "error": request.error}
+            tell(session, described(session, request, 0, study.state), study, request, "failed", {}, facts)
+
+
+def log_replaced(session: Session, request_ids: Sequence[int]) -> None:
+    """The logs of those that waited for another attempt when a newer request took their place."""
+    for request_id in request_ids:
+        request = session.get_one(BuildRequest, request_id, populate_existing=True)
+        if request.attempt:
+            study = session.get_one(Study, request.study_id)
+            note = {"note": "a newer request took its place while it waited for another attempt"}
+            _record(session, described(session, request, 0, study.state), study, request, "replaced", {}, note)
+
+
 def log_cancelled_while_waiting(
     session: Session, study: Study, request: BuildRequest, cancelled_by: str, user_id: int | None
 ) -> None:
-    """The one log of a request that no worker ever took."""
+    """The one log of a request that was cancelled while no worker had it."""
+    when = " for another attempt" if request.attempt else "; nothing had begun"
+    extra: dict[str, Any] = {
+        "outcome": "cancelled",
+        "kind": request.kind,
+        "request_id": request.id,
+        "cancelled_by": cancelled_by,
+        "note": f"cancelled while it waited{when}",
+    }
+    if request.failed_attempts:
+        extra["failed_attempts"] = request.failed_attempts
     record(
         session,
         study,
@@ -222,12 +253,6 @@ def log_cancelled_while_waiting(
         user_id=user_id,
         state_before=study.state,
         state_after=study.state,
-        extra={
-            "outcome": "cancelled",
-            "kind": request.kind,
-            "request_id": request.id,
-            "cancelled_by": cancelled_by,
-            "note": "cancelled while it waited; nothing had begun",
-        },
+        extra=extra,
         build_request_id=request.id,
     )

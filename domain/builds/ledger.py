@@ -19,14 +19,22 @@ from domain.builds.claims import (
     ask,
     claim_of,
     described,
-    end_waiting,
     hold_study_of,
     one_build_each,
     player_repo_url,
     request_by_id,
     take,
 )
-from domain.builds.endings import close, give_back, is_held, log_cancelled_while_waiting, lost, tell
+from domain.builds.endings import (
+    close,
+    give_back,
+    is_held,
+    log_cancelled_while_waiting,
+    log_replaced,
+    lost,
+    refuse,
+    tell,
+)
 from domain.db import Sessions, database_now, storable
 from domain.errors import InvalidRequest, PermissionDenied, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
@@ -56,7 +64,9 @@ class BuildLedger:
         Raises PermissionDenied, or TransitionNotAllowed where the study's state can never lead to this build.
         """
         with self.sessions.begin() as session:
-            return ask(session, study_id, user_id, kind, origin).id
+            request, replaced = ask(session, study_id, user_id, kind, origin)
+            log_replaced(session, replaced)
+            return request.id
 
     def launch(
         self,
@@ -76,7 +86,9 @@ class BuildLedger:
         with self.sessions.begin() as session, one_build_each():
             if at_once is not None:
                 require_room(session, BuildRequest, at_once)
-            return take(session, ask(session, study_id, user_id, kind, origin).id, run_id, lease)
+            request, replaced = ask(session, study_id, user_id, kind, origin)
+            log_replaced(session, replaced)
+            return take(session, request.id, run_id, lease)
 
     # -- working --------------------------------------------------------------------------------------------------
 
@@ -93,14 +105,14 @@ class BuildLedger:
             try:
                 return take(session, request_id, run_id, lease)
             except REFUSALS as refusal:
-                end_waiting(session, request_id, refusal.code, str(refusal))
+                refuse(session, request_id, refusal.code, str(refusal))
                 refused = refusal
         raise refused
 
     def refuse(self, request_id: int, code: str, message: str) -> None:
-        """End a waiting request that cannot run, with neither log nor mail; its status says why."""
+        """End a waiting request that cannot run; with a log and mails only if a worker had it before."""
         with self.sessions.begin() as session:
-            end_waiting(session, request_id, code, message)
+            refuse(session, request_id, code, message)
 
     def heartbeat(self, claim: Claim, lease: timedelta) -> Beat:
         """Prolong the lease from now. Raises LeaseLost when somebody else ended the request."""
@@ -182,6 +194,12 @@ class BuildLedger:
             values = {"error_code": "cancelled"}
             study, request = close(session, claim, RequestStatus.CANCELLED, claim.state_before, values)
             tell(session, claim, study, request, "cancelled", extra, {"cancelled_by": cancelled_by})
+
+    def note_wish(self, claim: Claim) -> None:
+        """Remember that this is to be cancelled, whoever ends it and whenever: then it is not tried again."""
+        wanted = update(BuildRequest).where(*is_held(claim), BuildRequest.cancel_requested_at.is_(None))
+        with self.sessions.begin() as session:
+            session.execute(wanted.values(cancel_requested_at=database_now()))
 
     def cancel(self, request_id: int, user_id: int) -> RequestStatus:
         """Cancel a request: at once while it waits; a running one is told to stop at its next heartbeat.

@@ -39,7 +39,10 @@ def outcomes(sessions: Sessions, within: timedelta) -> Outcomes:
     since = database_now(-within)
     ended = (
         select(BuildRequest.status, BuildRequest.error_code, func.count(BuildRequest.id))
-        .where(BuildRequest.finished_at >= since, BuildRequest.claimed_at.is_not(None))
+        .where(
+            BuildRequest.finished_at >= since,
+            BuildRequest.claimed_at.is_not(None) | (BuildRequest.error_code == "run_not_started"),
+        )
         .group_by(BuildRequest.status, BuildRequest.error_code)
     )
     # Few: only requests of which an attempt failed, and of those the latest.

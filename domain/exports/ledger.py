@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.db import Sessions, database_now, is_violated
+from domain.db import Sessions, database_now, is_violated, storable
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied
 from domain.exports.archive_name import download_name
 from domain.exports.selection import Basis, Source, require_basis, require_videos
@@ -159,16 +159,16 @@ class ArchiveLedger:
             try:
                 require_videos(session, user, study, ArchiveKind(request.kind), request.name_contains)
             except REFUSALS as refusal:
-                _end_waiting(session, request_id, refusal.code, str(refusal))
+                _refuse(session, request_id, refusal.code, str(refusal))
                 refused: DomainError = refusal
             else:
                 return _take(session, request_id, run_id, lease)
         raise refused
 
     def refuse(self, request_id: int, code: str, message: str) -> None:
-        """End a waiting request that cannot run, with neither log nor mail; its status says why."""
+        """End a waiting request that cannot run; with a log and a mail only if a worker had it before."""
         with self.sessions.begin() as session:
-            _end_waiting(session, request_id, code, message)
+            _refuse(session, request_id, code, message)
 
     def heartbeat(self, claim: ArchiveClaim, lease: timedelta) -> Beat:
         """Prolong the lease from now. Raises LeaseLost when somebody else ended the request."""
@@ -247,6 +247,12 @@ class ArchiveLedger:
         """The worker has stopped on somebody's wish. Raises LeaseLost."""
         with self.sessions.begin() as session:
             _cancelled(session, claim, cancelled_by, extra)
+
+    def note_wish(self, claim: ArchiveClaim) -> None:
+        """Remember that this is to be cancelled, whoever ends it and whenever: then it is not tried again."""
+        wanted = update(ArchiveRequest).where(*_is_held(claim), ArchiveRequest.cancel_requested_at.is_(None))
+        with self.sessions.begin() as session:
+            session.execute(wanted.values(cancel_requested_at=database_now()))
 
     def cancel(self, request_id: int, user_id: int) -> RequestStatus:
         """Cancel a request: at once while it waits; a running one is told to stop at its next heartbeat.
@@ -454,12 +460,21 @@ def _request(session: Session, request_id: int) -> ArchiveRequest:
     return request
 
 
-def _end_waiting(session: Session, request_id: int, code: str, message: str) -> None:
-    session.execute(
+def _refuse(session: Session, request_id: int, code: str, message: str) -> None:
+    """End a waiting request that cannot run: in silence if no worker ever had it, else with its log and mail."""
+    refused = (
         update(ArchiveRequest)
         .where(ArchiveRequest.id == request_id, _waiting())
-        .values(status=RequestStatus.FAILED, finished_at=database_now(), error_code=code, error=message)
+        .values(status=RequestStatus.FAILED, finished_at=database_now(), error_code=code, error=storable(message))
+        .returning(ArchiveRequest.id)
+        .execution_options(synchronize_session=False)
     )
+    if session.scalar(refused) is not None:
+        request = session.get_one(ArchiveRequest, request_id, populate_existing=True)
+        if request.attempt:
+            what = {"step": "claim", "error": request.error}
+            _log(session, _claim_of(session, request), request, "failed", what, {})
+            _tell(session, _claim_of(session, request), "archive_failed", "failed", what)
 
 
 def _claim_of(session: Session, request: ArchiveRequest) -> ArchiveClaim:
@@ -520,6 +535,7 @@ def _fail(
     extra: dict[str, Any],
     more: dict[str, Any] | None = None,
 ) -> None:
+    failure = replace(failure, message=storable(failure.message))
     values = {"error_code": failure.code, "error": failure.message, **(more or {})}
     request = _close(session, claim, RequestStatus.FAILED, values)
     what = {"step": failure.step, "error": failure.message}
