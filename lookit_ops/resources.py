@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -36,14 +37,23 @@ def archive_session_resource(context: dg.InitResourceContext) -> Iterator[Archiv
     yield from _session(context, ArchiveSession)
 
 
+def is_cancelled_by_somebody(record: dg.RunRecord) -> bool:
+    """Whether a person had the run cancelled. Dagster does it too, with the same status, to one that took too long."""
+    run = record.dagster_run
+    if run.status not in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED):
+        return False
+    longest = float(run.tags.get("dagster/max_runtime", "inf"))
+    return record.start_time is None or time.time() - record.start_time < longest
+
+
 def _session(context: dg.InitResourceContext, kind: type[SessionT]) -> Iterator[SessionT]:
     run_id = context.run.run_id if context.run else "no run"
     log = context.log
     instance = context.instance
 
     def is_canceling() -> bool:
-        run = instance.get_run_by_id(run_id) if instance else None
-        return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+        record = instance.get_run_record_by_id(run_id) if instance else None
+        return record is not None and is_cancelled_by_somebody(record)
 
     show = log.log if log else lambda _level, _text: None
     session = kind(context.resources.platform, run_id, show, is_canceling)

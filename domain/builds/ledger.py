@@ -266,6 +266,15 @@ class BuildLedger:
         with self.sessions.begin() as session:
             return request_by_id(session, request_id).status == RequestStatus.SUCCEEDED
 
+    def works_for(self, run_id: str, lately: timedelta) -> bool:
+        """Whether the run holds a request, or ended one so long ago or less."""
+        ended_lately = BuildRequest.finished_at >= database_now(-lately)
+        query = select(BuildRequest.id).where(
+            BuildRequest.run_id == run_id, (BuildRequest.status == RequestStatus.RUNNING) | ended_lately
+        )
+        with self.sessions.begin() as session:
+            return session.scalar(query.limit(1)) is not None
+
     def run_of(self, claim: Claim) -> str | None:
         """The run that works, or worked last, on this claim's request."""
         with self.sessions.begin() as session:

@@ -319,6 +319,15 @@ class ArchiveLedger:
             request = session.scalar(query)
             return _claim_of(session, request) if request else None
 
+    def works_for(self, run_id: str, lately: timedelta) -> bool:
+        """Whether the run holds a request, or ended one so long ago or less."""
+        ended_lately = ArchiveRequest.finished_at >= database_now(-lately)
+        query = select(ArchiveRequest.id).where(
+            ArchiveRequest.run_id == run_id, (ArchiveRequest.status == RequestStatus.RUNNING) | ended_lately
+        )
+        with self.sessions.begin() as session:
+            return session.scalar(query.limit(1)) is not None
+
     def run_of(self, claim: ArchiveClaim) -> str | None:
         """The run that works, or worked last, on this claim's request."""
         with self.sessions.begin() as session:

@@ -50,6 +50,7 @@ def test_two_daemons_start_one_run_for_each_request(running: Live) -> None:
             running.wait_for(request_id, "succeeded")
             running.assert_ended_once(request_id, "succeeded")
             assert len(running.runs_of(request_id)) == 1
+        assert running.running[SECOND_DAEMON].poll() is None
     finally:
         running.kill(SECOND_DAEMON)
 

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from domain.builds.claims import Claim
 from domain.builds.ledger import BuildLedger
 from domain.db import database_now
-from domain.errors import LeaseLost, QueueIsFull
+from domain.errors import LeaseLost, QueueIsFull, TransitionNotAllowed
 from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, RequestStatus, State
 from domain.queue import Failure, RequestQueue, Retry
@@ -210,6 +210,28 @@ def test_a_newer_request_that_waits_takes_the_place_of_another_attempt(site: Sit
     (log,) = site.logs()
     assert log.extra["outcome"] == "replaced"
     assert site.mails() == []
+
+
+def test_what_was_worked_on_once_never_ends_in_silence(site: Site, ledger: BuildLedger) -> None:
+    """Refused, replaced or cancelled while it waits for another attempt: one log that tells of the first."""
+
+    def given_back(name: str) -> int:
+        study_id = site.another_study(name, State.APPROVED)
+        request_id = ledger.request(study_id, site.study_admin, DEPLOYMENT)
+        ledger.retry(claimed(site, ledger, request_id), CUT_OFF, {})
+        return request_id
+
+    refused, replaced, cancelled = given_back("Refused"), given_back("Replaced"), given_back("Cancelled")
+    site.set_state(State.REJECTED, site.request(refused).study_id)
+    with pytest.raises(TransitionNotAllowed):
+        claimed(site, ledger, refused)
+    ledger.request(site.request(replaced).study_id, site.study_admin, DEPLOYMENT)
+    ledger.cancel(cancelled, site.study_admin)
+    for request_id, outcome in ((refused, "failed"), (replaced, "replaced"), (cancelled, "cancelled")):
+        (log,) = site.logs(site.request(request_id).study_id)
+        assert log.extra["outcome"] == outcome
+        assert [failed["code"] for failed in log.extra["failed_attempts"]] == ["storage_error"]
+    assert {mail.template for mail in site.mails()} == {"build_failed"}
 
 
 # -- runs that end before their claim ---------------------------------------------------------------------------------

@@ -354,6 +354,8 @@ class LifeOfAStudy(RuleBasedStateMachine):
         assert found is wanted, (asked, must.at)
         if ends and asked.status == "queued":
             asked.status = "failed"
+            if asked.attempt:  # it had been worked on, so people are told
+                must.log(asked.kind, must.at, must.at)
         for claim in claims:
             self.begun(claim)
 
@@ -386,6 +388,8 @@ class LifeOfAStudy(RuleBasedStateMachine):
         for asked in self.must.requests.values():
             if (asked.kind, asked.status) == (kind, "queued"):
                 asked.status = "cancelled"
+                if asked.attempt:
+                    self.must.log(asked.kind, self.must.at, self.must.at)
 
     def begun(self, claim: Claim) -> None:
         must, asked = self.must, self.must.requests[claim.request_id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import unittest.mock
 from datetime import timedelta
 from typing import Any
@@ -17,12 +18,14 @@ from lookit_ops.build_session import BuildSession
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.deliver_mails import deliver_mails
 from lookit_ops.jobs.prune_runs import prune_runs
+from lookit_ops.resources import is_cancelled_by_somebody
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
-from lookit_ops.sensors.leases import leases
+from lookit_ops.sensors.leases import idle_runs, leases
 from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.requests import BUILDS, _look_after_those_that_do_not_come, build_requests
 from lookit_ops.sensors.runs import IN_DAGSTER, end_requests_of
 from lookit_ops.sensors.watch import watch
+from lookit_ops.storage.experiments import StorageError
 from tests.support.workshop import Workshop
 
 PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
@@ -207,11 +210,45 @@ def test_a_lease_that_ran_out_is_ended_and_dagster_is_told_of_the_dead_run(works
     request_id = workshop.request()
     workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
     workshop.site.end_leases()
-    assert reason_of(workshop.tick(leases)) == f"ended what dead workers had left open; builds given up: {request_id}"
+    assert reason_of(workshop.tick(leases)) == f"ended what dead workers had left open; builds given up: {request_id}; dead runs: 1"
     ended = workshop.instance.get_run_by_id(run.run_id)
     assert ended is not None
     assert ended.status == dg.DagsterRunStatus.FAILURE
     assert workshop.site.study().state == State.APPROVED
+
+
+def test_a_run_that_holds_nothing_for_minutes_is_dead(workshop: Workshop) -> None:
+    idle = workshop.instance.create_run_for_job(build_experiment, status=dg.DagsterRunStatus.STARTED)
+    works = workshop.instance.create_run_for_job(build_experiment, status=dg.DagsterRunStatus.STARTED)
+    claim = workshop.platform.ledger.claim(workshop.request(), works.run_id, timedelta(minutes=1))
+    at_once = timedelta(seconds=-1)
+    assert idle_runs(workshop.instance, workshop.platform) == [], "it may just have begun"
+    assert idle_runs(workshop.instance, workshop.platform, at_once) == [idle.run_id]
+    workshop.platform.ledger.finish(claim, {})
+    assert workshop.platform.ledger.works_for(works.run_id, timedelta(minutes=1)), "it is tearing down"
+    assert not workshop.platform.ledger.works_for(works.run_id, at_once)
+
+
+def test_a_wish_to_cancel_outlives_a_bucket_that_is_away(workshop: Workshop) -> None:
+    workshop.settings["attempts"] = 3
+    run = workshop.instance.create_run_for_job(build_experiment)
+    request_id = workshop.request()
+    workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
+    workshop.faults.refuse("page")
+    with pytest.raises(StorageError):
+        end_requests_of(workshop.instance, workshop.platform, run, IN_DAGSTER)
+    workshop.faults.allow("page")
+    workshop.site.end_leases()
+    workshop.tick(leases)
+    assert workshop.site.request(request_id).status == RequestStatus.CANCELLED
+    assert [log.extra["outcome"] for log in workshop.site.logs()] == ["cancelled"]
+
+
+@pytest.mark.parametrize(("ran_for", "by_somebody"), [(10, True), (3601, False)])
+def test_what_ran_for_too_long_was_cancelled_by_nobody(ran_for: float, by_somebody: bool) -> None:
+    run = unittest.mock.Mock(status=dg.DagsterRunStatus.CANCELING, tags={"dagster/max_runtime": "3600"})
+    record = unittest.mock.Mock(dagster_run=run, start_time=time.time() - ran_for)
+    assert is_cancelled_by_somebody(record) is by_somebody
 
 
 # -- mails ------------------------------------------------------------------------------------------------------------
@@ -269,6 +306,17 @@ def test_the_watch_warns_of_what_needs_somebody(workshop: Workshop) -> None:
 
 
 # -- history ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_success_of_each_study_outlives_the_history(workshop: Workshop) -> None:
+    assert workshop.build(DEPLOYMENT).success
+    workshop.site.set_state(State.PAUSED)
+    assert workshop.build(DEPLOYMENT).success
+    prune = {"ops": {"prune": {"config": {"older_than_days": 1e-9}}}}
+    assert prune_runs.execute_in_process(instance=workshop.instance, run_config=prune).success
+    key = dg.AssetKey("experiment_deployment")
+    assert workshop.instance.get_materialized_partitions(key) == {str(workshop.site.study().uuid)}
+    assert len(workshop.instance.fetch_materializations(key, limit=10).records) == 1
 
 
 def test_old_runs_are_forgotten_and_new_and_running_ones_stay(workshop: Workshop) -> None:
