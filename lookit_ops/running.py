@@ -34,6 +34,21 @@ def clear_away_after(platform: Platform, claim: Claim) -> None:
         logger.exception("what build request %s has left cannot be removed now", claim.request_id)
 
 
+def remove_dead_outputs(platform: Platform) -> int:
+    """Remove the bundles that no running build is making: of killed workers, or of children that outlived them.
+
+    The folders are listed first: a build that is claimed later has none among them. Returns how many there were.
+    """
+    deployments = platform.settings.home_folder / "ember_build" / "deployments"
+    found = sorted(deployments.iterdir()) if deployments.is_dir() else []
+    alive = output_folders(platform) if found else set()
+    # While it is checked, a bundle has a hidden name that holds the folder's.
+    dead = [path for path in found if not any(name in path.name for name in alive)]
+    for path in dead:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(dead)
+
+
 def sweep_dead_builds(platform: Platform) -> None:
     """Remove what builds have left whose worker died. That it cannot be done now stops nobody."""
     try:

@@ -19,6 +19,7 @@ from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.reconcile_archives import reconcile_archives
+from lookit_ops.running import remove_dead_outputs
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ def leases(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     builds, archives = reconcile_builds(platform), reconcile_archives(platform, look_for_parts=False)
     for request_id in builds.rolled_forward:
         report_build(context.instance, platform, request_id)
+    remove_dead_outputs(platform)
     dead = {*builds.runs, *archives.runs, *idle_runs(context.instance, platform)}
     tell_dagster(context.instance, dead)
     if not builds and not archives and not dead:

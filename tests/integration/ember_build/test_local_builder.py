@@ -745,6 +745,9 @@ def test_dependencies_that_come_from_the_repository_itself_are_not_reused(player
 )
 def test_nor_where_another_file_leads_into_the_repository(player: Bench, name: str, text: str) -> None:
     (player.checkout / name).write_text(text)
+    if name == ".bowerrc":  # else bower does not run
+        (player.checkout / "bower.json").write_text("{}")
+        player.tool("bower", "mkdir -p bower_components")
     build_with_script(player)
     assert stored(player) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import unittest.mock
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from lookit_ops.jobs.deliver_mails import deliver_mails
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.resources import is_cancelled_by_somebody
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
+from lookit_ops.running import output_folder
 from lookit_ops.sensors.leases import idle_runs, leases
 from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.requests import BUILDS, _look_after_those_that_do_not_come, build_requests
@@ -210,7 +212,10 @@ def test_a_lease_that_ran_out_is_ended_and_dagster_is_told_of_the_dead_run(works
     request_id = workshop.request()
     workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
     workshop.site.end_leases()
-    assert reason_of(workshop.tick(leases)) == f"ended what dead workers had left open; builds given up: {request_id}; dead runs: 1"
+    assert (
+        reason_of(workshop.tick(leases))
+        == f"ended what dead workers had left open; builds given up: {request_id}; dead runs: 1"
+    )
     ended = workshop.instance.get_run_by_id(run.run_id)
     assert ended is not None
     assert ended.status == dg.DagsterRunStatus.FAILURE
@@ -227,6 +232,16 @@ def test_a_run_that_holds_nothing_for_minutes_is_dead(workshop: Workshop) -> Non
     workshop.platform.ledger.finish(claim, {})
     assert workshop.platform.ledger.works_for(works.run_id, timedelta(minutes=1)), "it is tearing down"
     assert not workshop.platform.ledger.works_for(works.run_id, at_once)
+
+
+def test_a_bundle_that_nobody_makes_any_more_goes_and_that_of_a_running_build_stays(workshop: Workshop) -> None:
+    claim = workshop.platform.ledger.claim(workshop.request(), "a run", timedelta(minutes=1))
+    folder = workshop.platform.settings.home_folder / "ember_build" / "deployments"
+    alive, dead = folder / output_folder(claim), folder / output_folder(replace(claim, fencing_token=7))
+    for path in (alive, dead):
+        path.mkdir(parents=True)
+    workshop.tick(leases)
+    assert list(folder.iterdir()) == [alive]
 
 
 def test_a_wish_to_cancel_outlives_a_bucket_that_is_away(workshop: Workshop) -> None:
