@@ -98,9 +98,10 @@ class Live:
             process.terminate()
         for process in self.running.values():
             try:
-                process.wait(20)
+                process.wait(5)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         for pid in self.run_processes():
             os.kill(pid, signal.SIGKILL)
         self.platform.close()

@@ -48,6 +48,7 @@ def seaweedfs(folder: Path) -> Generator[S3Server]:
     """The server; its data are in the folder."""
     port = free_port()
     options = {"s3.port": port, "s3.port.iceberg": 0, "s3.port.lance": 0, "webdav": "false", "admin.ui": "false"}
+    options["volume.max"] = 10_000  # each bucket takes volumes of its own, and each test a bucket
     options |= {f"{part}.port": free_port() for part in ("master", "volume", "filer", "admin")}
     options |= {f"{part}.port.grpc": free_port() for part in ("s3", "master", "volume", "filer", "admin")}
     command = [
