@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from domain.errors import InvalidRequest
+from lookit_ops.local_server import LocalServer
 from lookit_ops.storage.archives import ZIP
 from lookit_ops.storage.local_archives import LocalArchiveBucket
 
@@ -17,34 +15,11 @@ _CHUNK_BYTES = 2**20
 _REFUSED = b"This link is not good, or no longer: ask for a new one.\n"
 
 
-class ArchiveServer:
+class ArchiveServer(LocalServer):
     """One origin that answers the links of one bucket, and nothing else. A context manager."""
 
     def __init__(self, bucket: LocalArchiveBucket, host: str = "127.0.0.1", port: int = 0) -> None:
-        try:
-            self._server = ThreadingHTTPServer((host, port), _handler(bucket))
-        except OSError as error:
-            raise InvalidRequest(
-                f"{host}:{port} cannot be listened on: {error.strerror}; is it running already?"
-            ) from error
-        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name="archive-server", daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The base address, with a closing slash."""
-        host, port = self._server.server_address[:2]
-        return f"http://{host}:{port}/"
-
-    def __enter__(self) -> Self:
-        """Begin to serve."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop serving and free the port."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(_handler(bucket), "archive-server", host, port)
 
 
 def _handler(bucket: LocalArchiveBucket) -> type[BaseHTTPRequestHandler]:

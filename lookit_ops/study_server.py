@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import PurePosixPath
-from threading import Thread
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from domain.errors import InvalidRequest
 from domain.models import BuildKind
+from lookit_ops.local_server import LocalServer
 from lookit_ops.publish import REVALIDATED, content_type_of, folder_of
 from lookit_ops.storage.experiments import StorageError, check_key
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
@@ -21,35 +19,12 @@ _STUDY = re.compile(r"/studies/(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{
 INDEX = "index.html"
 
 
-class StudyServer:
+class StudyServer(LocalServer):
     """One origin: `/studies/{uuid}/…` is that study's folder in the bucket, deployed or preview. A context manager."""
 
     def __init__(self, bucket: LocalExperimentBucket, kind: BuildKind, host: str = "127.0.0.1", port: int = 0) -> None:
         self._bucket, self._kind = bucket, kind
-        try:
-            self._server = ThreadingHTTPServer((host, port), self._handler())
-        except OSError as error:
-            raise InvalidRequest(
-                f"{host}:{port} cannot be listened on: {error.strerror}; is it running already?"
-            ) from error
-        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name=f"{kind}-server", daemon=True)
-
-    @property
-    def url(self) -> str:
-        """The base address, with a closing slash."""
-        host, port = self._server.server_address[:2]
-        return f"http://{host}:{port}/"
-
-    def __enter__(self) -> Self:
-        """Begin to serve."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop serving and free the port."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(self._handler(), f"{kind}-server", host, port)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         bucket, kind = self._bucket, self._kind
