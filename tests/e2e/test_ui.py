@@ -17,6 +17,7 @@ from tests.support.live import CODE, DAEMON, WEBSERVER, Live, live
 pytestmark = pytest.mark.browser
 
 LOCATION = "locations/__repository__@lookit_ops"
+NOTHING_WAITS = "no build request waits"
 CONFIG = """ops:
   claim:
     config:
@@ -96,9 +97,10 @@ def test_a_build_is_cancelled_in_the_ui_and_the_study_is_free_within_seconds(
 
 
 def test_a_sensors_tick_says_why_it_did_nothing(running: Live, page: Page, pictures: Path) -> None:
+    running.wait(lambda: running.last_tick_of("build_requests") == NOTHING_WAITS, 60, "the sensor did not come to rest")
     page.goto(f"http://127.0.0.1:{running.port}/{LOCATION}/sensors/build_requests")
     page.get_by_role("button", name="0 runs requested").first.click(timeout=90_000)
-    expect(page.get_by_text("no build request waits").first).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(NOTHING_WAITS).first).to_be_visible(timeout=30_000)
     page.screenshot(path=pictures / "sensor.png")
 
 

@@ -166,6 +166,17 @@ class Live:
         with dg.DagsterInstance.get() as instance:
             return list(instance.get_runs(dg.RunsFilter(tags={"lookit/request": str(request_id)})))
 
+    def last_tick_of(self, sensor: str) -> str | None:
+        """Why the newest tick of a sensor asked for no run; None when it did, or there is none."""
+        with dg.DagsterInstance.get() as instance:
+            states = [state for state in instance.all_instigator_state() if state.instigator_name == sensor]
+            ticks = [
+                tick
+                for state in states
+                for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+            ]
+            return ticks[0].skip_reason if ticks else None
+
     def leftovers(self) -> list[str]:
         """Files of builds that should be gone."""
         home = self.home / "ember_build"

@@ -13,6 +13,7 @@ import pytest
 from domain.models import BuildKind, RequestStatus, State
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.storage.experiments import GenerationMismatch, NoAnswer
+from tests.support.leases import give_up
 from tests.support.workshop import GOOD_BUILD, Workshop
 
 
@@ -90,8 +91,7 @@ def test_a_worker_that_slept_before_its_page_can_no_longer_write_it(workshop: Wo
 
     def sleep_until_given_up(_key: str) -> None:
         workshop.faults.allow("write_page")
-        workshop.site.end_leases()
-        assert len(reconcile_builds(workshop.platform).expired) == 1
+        assert len(give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.platform).expired)) == 1
 
     workshop.faults.before("write_page", sleep_until_given_up)
     assert not workshop.build().success

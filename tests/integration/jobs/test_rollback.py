@@ -19,6 +19,7 @@ from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.rollback import NotRestorable
 from lookit_ops.rollback_session import RolledBack, roll_back
 from lookit_ops.storage.experiments import NoAnswer, StorageError
+from tests.support.leases import give_up
 from tests.support.workshop import GOOD_BUILD, Workshop
 
 
@@ -283,8 +284,7 @@ def test_killed_after_the_page_it_is_rolled_forward(workshop: Workshop, three) -
 def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop: Workshop, three) -> None:
     def sleep_until_given_up(_key: str) -> None:
         workshop.faults.allow("write_page")
-        workshop.site.end_leases()
-        assert reconcile_builds(workshop.platform).expired == (4,)
+        assert give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.platform).expired) == (4,)
         deploy(workshop, "version_4")
 
     workshop.faults.before("write_page", sleep_until_given_up)
@@ -298,8 +298,7 @@ def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop:
 def test_one_that_was_given_up_before_its_last_look_hears_it(workshop: Workshop, three) -> None:
     def give_up(_key: str) -> None:
         workshop.faults.after("put", lambda _key: None)
-        workshop.site.end_leases()
-        assert reconcile_builds(workshop.platform).expired == (4,)
+        assert give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.platform).expired) == (4,)
 
     workshop.faults.after("put", give_up)
     with pytest.raises(LeaseLost):
