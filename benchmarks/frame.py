@@ -39,8 +39,9 @@ class Result:
     ratio: float | None
     runs: int
     """How often each side was measured."""
-    spread: float
-    """(largest - smallest) / median of the repetitions; of ours or the peer's, whichever is worse."""
+    spread: float | None
+    """(largest - smallest) / median of the repetitions; of ours or the peer's, whichever is worse. None where a median
+    is zero."""
     note: str
 
     @classmethod
@@ -58,7 +59,7 @@ class Result:
             peer_name=peer_name if peer else None,
             ratio=None if theirs is None else _rounded(mine / theirs if unit.endswith(_RATE) else theirs / mine),
             runs=len(ours),
-            spread=round(max(_spread(values) for values in (ours, peer) if values), 3),
+            spread=_spread([values for values in (ours, peer) if values]),
             note=note,
         )
 
@@ -155,7 +156,7 @@ def table(results: Sequence[Result]) -> str:
             _shown(result.peer),
             _shown(result.ratio),
             str(result.runs),
-            f"{result.spread:.0%}",
+            "–" if result.spread is None else f"{result.spread:.0%}",
             result.peer_name or "–",
             result.note,
         )
@@ -180,8 +181,11 @@ def _replace(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def _spread(values: Sequence[float]) -> float:
-    return (max(values) - min(values)) / statistics.median(values)
+def _spread(sides: Iterable[Sequence[float]]) -> float | None:
+    medians = [(statistics.median(values), values) for values in sides]
+    if any(median == 0 for median, _ in medians):
+        return None
+    return round(max((max(values) - min(values)) / abs(median) for median, values in medians), 3)
 
 
 def _rounded(value: float) -> float:

@@ -10,8 +10,9 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from lookit_ops.archive_plan import ArchivePlan
@@ -99,18 +100,20 @@ def stream_archive(
         if halted.is_set() or (stop is not None and stop.is_set()):
             raise Halted
 
-    def read(member: Member) -> Iterator[bytes]:
-        for block in read_video(videos, listed[member.name], check=check):
-            yield block
-            progress.add(size_bytes=len(block))
+    def read(member: Member) -> Generator[bytes]:
+        with closing(read_video(videos, listed[member.name], check=check)) as blocks:
+            for block in blocks:
+                yield block
+                progress.add(size_bytes=len(block))
         progress.add(files=1)
 
     def send(place: int, members: Sequence[Member]) -> tuple[StoredPart, list[Written]]:
         check()
         written: list[Written] = []
-        blocks = part_blocks(members, read, written.append)
         size = sum(member.encoded_bytes for member in members)
-        return archives.put_part(f"{scratch}/{place:06}", blocks, size), written
+        # Closed here: a connection that an error keeps alive in its traceback would stay open until that is collected.
+        with closing(part_blocks(members, read, written.append)) as blocks:
+            return archives.put_part(f"{scratch}/{place:06}", blocks, size), written
 
     def give_up() -> None:
         if stop is not None and stop.is_set():

@@ -8,17 +8,21 @@ itself is the standard library's `zipfile`, writing to a place that cannot be wo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from zipfile import ZIP64_LIMIT, ZIP_STORED, ZipFile, ZipInfo
 
 PART_BYTES = 16 * 2**20
-"""A part is closed by the member with which it reaches this, or a share of the whole, whichever is more."""
-PART_MEMBERS = 256
-"""The same in members: thousands of small ones are to be read several at a time, too."""
-_SHARES = 15
-MOST_PARTS = 2 * _SHARES + 1
+"""A part is closed by the member with which it reaches this, or its share, whichever is more."""
+_MEMBER_BYTES = 64 * 2**10
+"""What a member counts for beside its bytes: it is a request of its own, and thousands of small ones are to be read
+several at a time, too."""
+_SHARE, _SMALLEST_SHARE = 10, 60
+"""A part's share is a tenth of what is left, so that the last ones are small and end at about the same time; but a
+sixtieth of the whole at least, or they would be too many."""
+MOST_PARTS = 31
 """Google joins 32 objects in one request: these, and the directory."""
 
 _EARLIEST, _LATEST = datetime(1980, 1, 1, tzinfo=UTC), datetime(2107, 12, 31, 23, 59, 58, tzinfo=UTC)
@@ -78,32 +82,38 @@ class Written:
 
 def cut(members: Sequence[Member], part_bytes: int = PART_BYTES) -> list[list[Member]]:
     """The members in at most MOST_PARTS parts, in their order."""
-    enough_bytes = max(part_bytes, sum(member.encoded_bytes for member in members) / _SHARES)
-    enough_members = max(PART_MEMBERS, len(members) / _SHARES)
+    left = whole = sum(_weight(member) for member in members)
     parts: list[list[Member]] = []
-    size = enough_bytes
+    weight = enough = 0.0
     for member in members:
-        if size >= enough_bytes or len(parts[-1]) >= enough_members:
+        if weight >= enough:
             parts.append([])
-            size = 0
+            weight, enough = 0.0, max(part_bytes, left / _SHARE, whole / _SMALLEST_SHARE)
         parts[-1].append(member)
-        size += member.encoded_bytes
+        weight += _weight(member)
+        left -= _weight(member)
     return parts
 
 
+def _weight(member: Member) -> int:
+    """How much work a member is, as if it were bytes."""
+    return member.encoded_bytes + _MEMBER_BYTES
+
+
 def part_blocks(
-    members: Sequence[Member], read: Callable[[Member], Iterator[bytes]], done: Callable[[Written], None]
-) -> Iterator[bytes]:
+    members: Sequence[Member], read: Callable[[Member], Generator[bytes]], done: Callable[[Written], None]
+) -> Generator[bytes]:
     """The bytes of a part, of exactly the sum of `encoded_bytes`; `done` hears of each member once it is through.
 
-    `read` gives the contents of a member in blocks. Raises WrongLength, and whatever `read` raises.
+    `read` gives the contents of a member in blocks, and is closed with this. Raises WrongLength, and whatever `read`
+    raises.
     """
     sink = _Sink()
     archive = ZipFile(sink, "w", ZIP_STORED)  # never closed: its directory is not wanted
     for member in members:
         info, sha256, length = member.info(), hashlib.sha256(), 0
-        with archive.open(info, "w") as file:
-            for block in read(member):
+        with archive.open(info, "w") as file, closing(read(member)) as contents:
+            for block in contents:
                 length += len(block)
                 if length > member.size_bytes:
                     break

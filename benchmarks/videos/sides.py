@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -29,7 +29,6 @@ from domain.models.responses import Ruling
 from lookit_ops.archive_plan import ArchivePlan, PlannedVideo
 from lookit_ops.archive_stream import PARTS_AT_ONCE, stream_archive
 from lookit_ops.parallel import in_parallel
-from lookit_ops.storage.archives import StoredPart
 from lookit_ops.storage.gcs_archives import GcsArchiveBucket
 from lookit_ops.storage.gcs_client import GcsAccess
 from lookit_ops.storage.s3 import S3VideoBucket
@@ -47,8 +46,6 @@ class Measured:
     cpu_seconds: float
     peak_rss_bytes: int
     disk_bytes: int
-    join_seconds: float
-    """Of `seconds`: joining the parts, which Google does without moving a byte, and the emulators by copying."""
 
     @property
     def mb_per_second(self) -> float:
@@ -157,7 +154,6 @@ def measure(side: str, s3: str, bucket: str, gcs: str, archives: str, count: int
         raise ValueError(f"{bucket} holds {len(videos)} videos, and {count} were to be zipped")
     task = Task(s3, bucket, gcs, archives, videos, source, target)
     target.size_of("connects")
-    joining = _timed(target)
     written, cpu, began = _written(), time.process_time(), time.monotonic()
     SIDES[side](task)
     measured = Measured(
@@ -166,25 +162,10 @@ def measure(side: str, s3: str, bucket: str, gcs: str, archives: str, count: int
         cpu_seconds=time.process_time() - cpu,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         disk_bytes=_written() - written,
-        join_seconds=sum(joining),
     )
     source.close()
     target.close()
     return measured
-
-
-def _timed(target: GcsArchiveBucket) -> list[float]:
-    """How long each join takes, from now on."""
-    seconds: list[float] = []
-    compose = target.compose
-
-    def timed(key: str, parts: Sequence[StoredPart], scratch: str) -> None:
-        began = time.monotonic()
-        compose(key, parts, scratch)
-        seconds.append(time.monotonic() - began)
-
-    target.compose = timed
-    return seconds
 
 
 def _written() -> int:

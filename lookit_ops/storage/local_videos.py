@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class LocalVideoBucket:
             raise self._unreadable(prefix, error) from error
         yield from sorted(found, key=lambda video: video.key)
 
-    def blocks(self, video: ListedVideo, offset: int) -> Iterator[bytes]:
+    def blocks(self, video: ListedVideo, offset: int) -> Generator[bytes]:
         """See `VideoBucket.blocks`."""
         try:
             with (self.root / check_key(video.key)).open("rb", buffering=0) as file:

@@ -6,7 +6,7 @@ Import this module only where the bucket is used: Amazon's library takes a secon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class S3VideoBucket:
         except (ClientError, BotoCoreError, HTTPError, OSError) as error:
             raise self._translated(f"the listing of {prefix!r}", error) from error
 
-    def blocks(self, video: ListedVideo, offset: int) -> Iterator[bytes]:
+    def blocks(self, video: ListedVideo, offset: int) -> Generator[bytes]:
         """See `VideoBucket.blocks`."""
         asked: dict[str, Any] = {"Range": f"bytes={offset}-"} if offset else {}
         try:

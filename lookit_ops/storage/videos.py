@@ -7,7 +7,8 @@ StorageError
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -50,10 +51,11 @@ class VideoBucket(Protocol):
         """All objects whose key begins with these characters, by key."""
         ...
 
-    def blocks(self, video: ListedVideo, offset: int) -> Iterator[bytes]:
+    def blocks(self, video: ListedVideo, offset: int) -> Generator[bytes]:
         """The bytes of the video from `offset` on, once: what breaks off raises StorageError, or just ends.
 
-        Raises VideoChanged if the object is gone or no longer has the ETag of the listing.
+        Closing it lets go of the connection. Raises VideoChanged if the object is gone or no longer has the ETag of the
+        listing.
         """
         ...
 
@@ -64,7 +66,7 @@ def read_video(
     *,
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """All bytes of the video, exactly as many as the listing said; read on where a read breaks off.
 
     `check` is asked before each block and after each pause, and may raise. Raises VideoChanged, or StorageError when
@@ -74,15 +76,16 @@ def read_video(
     while True:
         trouble: StorageError | None = None
         try:
-            for block in bucket.blocks(video, at):
-                check()
-                at += len(block)
-                if at > video.size_bytes:
-                    raise VideoChanged(
-                        f"{video.key} in {bucket.name} is longer than the {video.size_bytes} bytes of its listing"
-                    )
-                failures = 0
-                yield block
+            with closing(bucket.blocks(video, at)) as blocks:
+                for block in blocks:
+                    check()
+                    at += len(block)
+                    if at > video.size_bytes:
+                        raise VideoChanged(
+                            f"{video.key} in {bucket.name} is longer than the {video.size_bytes} bytes of its listing"
+                        )
+                    failures = 0
+                    yield block
         except VideoChanged:
             raise
         except StorageError as error:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -102,8 +103,13 @@ class Account:
 
 @dataclass(frozen=True)
 class StoredObject:
-    content: bytes
+    pieces: tuple[bytes, ...]
+    """Its content, as it arrived or was composed: as with Google, composing moves no byte."""
     resource: Mapping[str, Any]
+
+    @cached_property
+    def content(self) -> bytes:
+        return b"".join(self.pieces)
 
     @property
     def generation(self) -> int:
@@ -117,7 +123,8 @@ class _Session:
     bucket: str
     resource: dict[str, Any]
     query: dict[str, str]
-    content: bytearray = field(default_factory=bytearray)
+    pieces: list[bytes] = field(default_factory=list)
+    length: int = 0
     answer: tuple[int, bytes] | None = None
 
 
@@ -131,12 +138,19 @@ class StrictGcs:
     """The server; use it as a context manager."""
 
     def __init__(
-        self, *buckets: str, latency: float = 0.0, bytes_per_second: float = 0.0, account: Account | None = None
+        self,
+        *buckets: str,
+        latency: float = 0.0,
+        bytes_per_second: float = 0.0,
+        account: Account | None = None,
+        tells_md5: bool = True,
     ) -> None:
         """`latency` is how many seconds each request takes longer, as on a real network.
 
-        `bytes_per_second` is what one connection brings, 0 for as much as it can.
+        `bytes_per_second` is what one connection brings, 0 for as much as it can. `tells_md5` is off where the server
+        shares the client's CPU and the client is measured: MD5 takes longer than all else that is done here.
         """
+        self._tells_md5 = tells_md5
         self.latency = latency
         self.bytes_per_second = bytes_per_second
         self.account = account
@@ -204,7 +218,7 @@ class StrictGcs:
     def insert(self, bucket: str, name: str, content: bytes) -> StoredObject:
         """Store an object as another program would have done."""
         with self._lock:
-            return self._keep(bucket, name, content, {})
+            return self._keep(bucket, name, (content,), {})
 
     # -- for the handler ------------------------------------------------------------------------------------------
 
@@ -346,7 +360,7 @@ class StrictGcs:
         if query.get("uploadType") == "multipart":
             resource, content_type, content = _multipart(request)
             resource.setdefault("contentType", content_type)
-            stored = self._insert(bucket, resource, content, query, request.headers, spoiled=spoiled)
+            stored = self._insert(bucket, resource, (content,), query, request.headers, spoiled=spoiled)
             return _json(200, stored.resource)
         if query.get("uploadType") == "resumable":
             self._objects_of(bucket)
@@ -375,20 +389,22 @@ class StrictGcs:
             first, last = int(asked[1]), int(asked[2])
             if last - first + 1 != len(request.body):
                 raise _Refused(400, "the piece has another length than its Content-Range says")
-            if first > len(session.content):
-                raise _Refused(503, f"{len(session.content)} bytes are here; the piece begins at {first}")
+            if first > session.length:
+                raise _Refused(503, f"{session.length} bytes are here; the piece begins at {first}")
             if total is None and (last + 1) % CHUNK_MULTIPLE:
                 raise _Refused(400, "a piece that is not the last must end at a multiple of 256 KiB")
             # A piece that was sent before: what is here stays, and only what is new is added.
-            session.content += request.body[len(session.content) - first :]
-        if total is None or len(session.content) < total:
-            headers = {"Range": f"bytes=0-{len(session.content) - 1}"} if session.content else {}
+            new = request.body[session.length - first :]
+            session.pieces.append(new)
+            session.length += len(new)
+        if total is None or session.length < total:
+            headers = {"Range": f"bytes=0-{session.length - 1}"} if session.length else {}
             return _Answer(308, b"", headers)
         stored = self._insert(
-            session.bucket, session.resource, bytes(session.content), session.query, request.headers, spoiled=spoiled
+            session.bucket, session.resource, tuple(session.pieces), session.query, request.headers, spoiled=spoiled
         )
         session.answer = (200, json.dumps(stored.resource).encode())
-        session.content.clear()
+        session.pieces.clear()
         return _json(200, stored.resource)
 
     def _cancel(self, upload_id: str) -> _Answer:
@@ -400,7 +416,7 @@ class StrictGcs:
         self,
         bucket: str,
         resource: Mapping[str, Any],
-        content: bytes,
+        pieces: tuple[bytes, ...],
         query: Mapping[str, str],
         headers: Mapping[str, str],
         *,
@@ -412,18 +428,18 @@ class StrictGcs:
         objects = self._objects_of(bucket)
         self._check_preconditions(objects.get(name), query)
         if spoiled == "damaged":
-            content = _turned(content)
+            pieces = _turned(pieces)
         said = {"crc32c": resource.get("crc32c"), "md5": resource.get("md5Hash")}
         for pair in filter(None, headers.get("x-goog-hash", "").split(",")):
             kind, _, value = pair.strip().partition("=")
             said[kind] = value
-        for kind, value in (("crc32c", _crc32c(content)), ("md5", _md5(content))):
-            if said[kind] not in {None, value}:
+        for kind, digest in (("crc32c", _crc32c), ("md5", _md5)):
+            if said[kind] is not None and said[kind] != (value := digest(pieces)):
                 raise _Refused(400, f'Provided {kind} "{said[kind]}" doesn\'t match calculated {kind} "{value}".')
-        return self._keep(bucket, name, _turned(content) if spoiled == "altered" else content, resource)
+        return self._keep(bucket, name, _turned(pieces) if spoiled == "altered" else pieces, resource)
 
     def _keep(
-        self, bucket: str, name: str, content: bytes, resource: Mapping[str, Any], *, composed: int = 0
+        self, bucket: str, name: str, pieces: tuple[bytes, ...], resource: Mapping[str, Any], *, composed: int = 0
     ) -> StoredObject:
         self._generation = max(self._generation + 1, time.time_ns() // 1000)
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -438,16 +454,16 @@ class StrictGcs:
             "cacheControl": resource.get("cacheControl"),
             "contentDisposition": resource.get("contentDisposition"),
             "metadata": dict(resource["metadata"]) if resource.get("metadata") else None,
-            "size": str(len(content)),
-            "crc32c": _crc32c(content),
-            "md5Hash": None if composed else _md5(content),
+            "size": str(sum(map(len, pieces))),
+            "crc32c": _crc32c(pieces),
+            "md5Hash": _md5(pieces) if self._tells_md5 and not composed else None,
             "componentCount": composed or None,
             "etag": base64.b64encode(str(self._generation).encode()).decode(),
             "timeCreated": now,
             "updated": now,
             "storageClass": "STANDARD",
         }
-        stored = StoredObject(content, {key: value for key, value in kept.items() if value is not None})
+        stored = StoredObject(pieces, {key: value for key, value in kept.items() if value is not None})
         self._objects_of(bucket)[name] = stored
         return stored
 
@@ -511,7 +527,7 @@ class StrictGcs:
         resource["metageneration"] = str(int(resource["metageneration"]) + 1)
         resource["updated"] = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         resource = {key: value for key, value in resource.items() if value is not None}
-        self._buckets[bucket][name] = StoredObject(found.content, resource)
+        self._buckets[bucket][name] = StoredObject(found.pieces, resource)
         return _json(200, resource)
 
     def _copy(
@@ -532,7 +548,7 @@ class StrictGcs:
         self._check_preconditions(self._objects_of(to_bucket).get(to_name), query)
         # A body replaces the metadata of the source as a whole; without one they are copied.
         resource = changes or source.resource
-        stored = self._keep(to_bucket, to_name, source.content, resource)
+        stored = self._keep(to_bucket, to_name, source.pieces, resource)
         if not rewrite:
             return _json(200, stored.resource)
         done = {"done": True, "totalBytesRewritten": stored.resource["size"], "objectSize": stored.resource["size"]}
@@ -553,8 +569,8 @@ class StrictGcs:
         if not 1 <= len(sources) <= 32:
             raise _Refused(400, "The number of source components provided must be from 1 to 32.")
         self._check_preconditions(self._objects_of(bucket).get(name), query)
-        content = b"".join(source.content for source in sources)
-        return _json(200, self._keep(bucket, name, content, body.get("destination", {}), composed=components).resource)
+        pieces = tuple(piece for source in sources for piece in source.pieces)
+        return _json(200, self._keep(bucket, name, pieces, body.get("destination", {}), composed=components).resource)
 
 
 @dataclass(frozen=True)
@@ -690,17 +706,24 @@ def _multipart(request: _Request) -> tuple[dict[str, Any], str, bytes]:
     return json.loads(said), content_type[1].decode() if content_type else "", content
 
 
-def _turned(content: bytes) -> bytes:
+def _turned(pieces: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """With one bit turned over; what is empty gets a byte."""
+    content = b"".join(pieces)
     if not content:
-        return b"?"
+        return (b"?",)
     at = len(content) // 2
-    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    return content[:at], bytes([content[at] ^ 1]), content[at + 1 :]
 
 
-def _crc32c(content: bytes) -> str:
-    return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
+def _crc32c(pieces: Iterable[bytes]) -> str:
+    checksum = google_crc32c.Checksum()
+    for piece in pieces:
+        checksum.update(piece)
+    return base64.b64encode(checksum.digest()).decode()
 
 
-def _md5(content: bytes) -> str:
-    return base64.b64encode(hashlib.md5(content, usedforsecurity=False).digest()).decode()
+def _md5(pieces: Iterable[bytes]) -> str:
+    checksum = hashlib.md5(usedforsecurity=False)
+    for piece in pieces:
+        checksum.update(piece)
+    return base64.b64encode(checksum.digest()).decode()

@@ -40,6 +40,8 @@ def test_medians_are_compared_and_the_worse_spread_is_told():
     assert (measured.ours, measured.peer, measured.ratio, measured.runs) == (2.0, 4.0, 2.0, 3)
     assert measured.spread == 49.5
     assert Result.of("a", "s", [2.0, 2.0], [1.0, 3.0], "the peer").spread == 1.0
+    assert Result.of("a", "MB", [-1.0, 0.0, 1.0], [], None).spread is None
+    assert Result.of("a", "MB", [-1.0, -2.0, -3.0], [], None).spread == 1.0
 
 
 def test_without_a_peer_there_is_no_ratio():

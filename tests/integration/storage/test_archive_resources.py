@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 import pytest
 import requests
 
+from benchmarks.videos.network import cloud
 from benchmarks.videos.sides import Measured
 from domain.exports.keys import VideoKey
 from tests.support.gcs_servers import BUCKET
@@ -33,15 +34,10 @@ FIRST_MS = 1_772_359_200_000
 
 
 @pytest.fixture
-def gcs(s3: S3Server) -> Iterator[str]:
+def gcs() -> Iterator[str]:
     """A strict Google Cloud Storage in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.videos.network", s3.url, BUCKET, "0", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-        yield process.stdout.readline().split()[1]
-        process.stdin.close()
-        process.wait(30)
+    with cloud("gcs", BUCKET) as url:
+        yield url
 
 
 def film(s3: S3Server, count: int, contents: Callable[[int], bytes]) -> str:

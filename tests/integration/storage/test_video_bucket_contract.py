@@ -190,6 +190,22 @@ def test_a_network_that_gives_nothing_more_ends_the_read(far: tuple[S3VideoBucke
         list(read_video(bucket, video, sleep=lambda _: None))
 
 
+def test_a_read_that_is_given_up_closes_its_connection_at_once(far: tuple[S3VideoBucket, bytes]) -> None:
+    """Not when its error is collected: that may be late, and a warning."""
+    bucket, _ = far
+
+    def give_up() -> None:
+        raise ZeroDivisionError
+
+    bodies = []
+    get_object = bucket._client.get_object
+    bucket._client.get_object = lambda **asked: (answer := get_object(**asked), bodies.append(answer["Body"]))[0]
+    with pytest.raises(ZeroDivisionError) as raised:
+        list(read_video(bucket, listed(bucket, "a.mp4"), check=give_up))
+    assert raised.tb is not None, "what it holds is still held"
+    assert [body._raw_stream.closed for body in bodies] == [True]
+
+
 def test_wrong_credentials_and_a_missing_bucket_say_what_to_check(s3: S3Server) -> None:
     bucket = S3VideoBucket("videos", s3.access(secret_access_key="wrong"))
     with pytest.raises(StorageError, match="does not let these credentials"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -31,7 +31,7 @@ def contents_of(member: Member) -> bytes:
     return (member.name.encode() * (member.size_bytes // len(member.name) + 1))[: member.size_bytes]
 
 
-def read(member: Member) -> Iterator[bytes]:
+def read(member: Member) -> Generator[bytes]:
     contents = contents_of(member)
     yield from (contents[begin : begin + 1000] for begin in range(0, len(contents), 1000))
 
@@ -92,6 +92,18 @@ def test_the_parts_are_never_more_than_can_be_joined_at_once(count: int, size: i
     assert all(parts)
 
 
+def test_the_last_parts_are_small_so_that_no_connection_waits_long_for_another() -> None:
+    sizes = [
+        sum(file.size_bytes for file in part) for part in cut([Member(f"{n}.mp4", 10**7, DAY) for n in range(500)])
+    ]
+    free_at = [0] * 8  # each part goes to the connection that is free first
+    for size in sizes:
+        free_at.sort()
+        free_at[0] += size
+    assert max(free_at) < 1.1 * sum(sizes) / 8
+    assert sizes == sorted(sizes, reverse=True)
+
+
 def test_more_members_than_sixteen_bits_can_count() -> None:
     files = [Member(f"{number:05}.mp4", number % 7, DAY) for number in range(66_000)]
     with zipfile.ZipFile(io.BytesIO(zipped(cut(files)))) as opened:
@@ -104,7 +116,7 @@ def test_a_member_beyond_32_bits_gets_the_longer_header_and_its_length_is_still_
     size = 4 * 2**30 + 5
     block = bytes(2**20)
 
-    def zeros(_member: Member) -> Iterator[bytes]:
+    def zeros(_member: Member) -> Generator[bytes]:
         for _ in range(size // len(block)):
             yield block
         yield block[: size % len(block)]
@@ -120,5 +132,20 @@ def test_a_member_beyond_32_bits_gets_the_longer_header_and_its_length_is_still_
 def test_a_member_of_another_length_stops_its_part(given: int) -> None:
     done: list[Written] = []
     with pytest.raises(WrongLength, match=r"a\.mp4 should have 100 bytes"):
-        list(part_blocks([Member("a.mp4", 100, DAY)], lambda _: iter([bytes(given)]), done.append))
+        list(part_blocks([Member("a.mp4", 100, DAY)], lambda _: (block for block in [bytes(given)]), done.append))
     assert done == []
+
+
+def test_who_gives_a_part_up_closes_what_it_reads() -> None:
+    closed: list[str] = []
+
+    def opened(member: Member) -> Generator[bytes]:
+        try:
+            yield from read(member)
+        finally:
+            closed.append(member.name)
+
+    blocks = part_blocks([Member("a.mp4", 5000, DAY)], opened, [].append)
+    next(blocks)
+    blocks.close()
+    assert closed == ["a.mp4"]
