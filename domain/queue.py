@@ -234,6 +234,19 @@ def put_back(
     return status if end_submission(session, model, request_id, submission, values) else None
 
 
+def waiting_again(code: str, wait: timedelta) -> dict[str, Any]:
+    """What is written to a request that was claimed and is to be tried again, by a run that is yet to be asked for."""
+    return {
+        "status": RequestStatus.QUEUED,
+        "run_id": None,
+        "claimed_at": None,
+        "lease_expires_at": None,
+        "submitted_at": None,
+        "next_attempt_at": database_now(wait),
+        "error_code": code,
+    }
+
+
 def _busy(session: Session, model: Model, start_within: timedelta) -> int:
     """How many run, or are about to."""
     is_coming = and_(model.status == RequestStatus.QUEUED, model.submitted_at >= database_now(-start_within))

@@ -20,7 +20,7 @@ from domain.mail.audience import Audience, people
 from domain.mail.outbox import enqueue
 from domain.models import BuildRequest, RequestStatus, Study, User
 from domain.models.requests import ONE_WAITING_BUILD
-from domain.queue import Failure, Retry
+from domain.queue import Failure, Retry, waiting_again
 from domain.studies.log import record
 
 
@@ -123,16 +123,7 @@ def give_back(
         request = _end(session, claim, {**ended, **values})
         tell(session, claim, study, request, "failed", extra, {"step": failure.step, "error": message})
         return RequestStatus.FAILED
-    waits = {
-        "status": RequestStatus.QUEUED,
-        "run_id": None,
-        "claimed_at": None,
-        "lease_expires_at": None,
-        "submitted_at": None,
-        "next_attempt_at": database_now(retry_by.wait(request.attempt)),
-        "error_code": failure.code,
-        **failed,
-    }
+    waits = {**waiting_again(failure.code, retry_by.wait(request.attempt)), **failed}
     try:
         with session.begin_nested():
             _end(session, claim, waits)

@@ -27,7 +27,7 @@ from domain.models import ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus
 from domain.models.requests import ONE_WAITING_ARCHIVE
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room, waiting_again
 from domain.studies.log import record
 
 RETRY = Retry(attempts=5)
@@ -586,19 +586,9 @@ def _give_back(
         message = f"tried {request.attempt} times; the last time: {failure.message}"
         _fail(session, claim, replace(failure, message=message), extra, failed)
         return RequestStatus.FAILED
-    queued = {
-        "status": RequestStatus.QUEUED,
-        "run_id": None,
-        "claimed_at": None,
-        "lease_expires_at": None,
-        "submitted_at": None,
-        "next_attempt_at": database_now(retry_by.wait(claim.attempt)),
-        "error_code": failure.code,
-        **failed,
-    }
     try:
         with session.begin_nested():
-            _write(session, claim, queued)
+            _write(session, claim, {**waiting_again(failure.code, retry_by.wait(claim.attempt)), **failed})
     except IntegrityError as error:
         if not is_violated(error, ONE_WAITING_ARCHIVE):
             raise

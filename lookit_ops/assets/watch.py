@@ -1,4 +1,4 @@
-"""What an operator watches, as assets with checks: the queue, what became of builds, the outbox, dead workers.
+"""What an operator watches, as assets with checks: the queue, what became of requests, the outbox, dead workers.
 
 The sensor `watch` reports numbers and checks without any run; a check can also be run by hand.
 """
@@ -12,9 +12,10 @@ from typing import Any
 
 import dagster as dg
 
-from domain.builds.outcomes import outcomes
 from domain.mail.outbox import outbox_state
-from domain.queue import QueueState
+from domain.models import ArchiveRequest, BuildRequest
+from domain.outcomes import outcomes
+from domain.queue import Model, QueueState
 from lookit_ops.failures import RETRIED
 from lookit_ops.platform import Platform
 
@@ -24,7 +25,7 @@ OUR_FAULTS = RETRIED | {"worker_died", "run_not_started"}
 LONGEST_WAIT = timedelta(minutes=30)
 """A request that could have been worked on for this long is worth a look."""
 LARGEST_SHARE, FEWEST = 0.2, 5
-"""So many of a day's builds may fail by our fault; fewer builds than that say nothing."""
+"""So many of a day's builds or archives may fail by our fault; fewer of them than that say nothing."""
 LONGEST_IN_OUTBOX = timedelta(hours=1)
 
 
@@ -81,14 +82,22 @@ def _look_at_the_queue(platform: Platform) -> Seen:
     return Seen(facts, is_well, f"the oldest request has waited for {oldest:g} minutes")
 
 
-def _look_at_outcomes(platform: Platform) -> Seen:
-    seen = outcomes(platform.sessions, A_DAY)
+def _look_at_outcomes(platform: Platform, model: Model, what: str) -> Seen:
+    seen = outcomes(platform.sessions, model, A_DAY)
     share = seen.share_failed_by(OUR_FAULTS)
     facts: dict[str, Any] = {"succeeded": seen.succeeded, "cancelled": seen.cancelled, "tried again": seen.tried_again}
     facts |= {f"failed: {code}": count for code, count in sorted(seen.failed.items())}
     facts["share failed by the platform's fault"] = round(share, 3)
     is_well = seen.ended < FEWEST or share <= LARGEST_SHARE
-    return Seen(facts, is_well, f"of {seen.ended} builds within a day, {share:.0%} failed by the platform's fault")
+    return Seen(facts, is_well, f"of {seen.ended} {what} within a day, {share:.0%} failed by the platform's fault")
+
+
+def _look_at_builds(platform: Platform) -> Seen:
+    return _look_at_outcomes(platform, BuildRequest, "builds")
+
+
+def _look_at_archives(platform: Platform) -> Seen:
+    return _look_at_outcomes(platform, ArchiveRequest, "archives")
 
 
 def _look_at_the_outbox(platform: Platform) -> Seen:
@@ -101,8 +110,13 @@ def _look_at_the_outbox(platform: Platform) -> Seen:
 
 
 def _look_at_workers(platform: Platform) -> Seen:
-    died = outcomes(platform.sessions, A_DAY).workers_died
-    return Seen({"died within a day": died}, not died, f"{died} workers stopped answering within a day")
+    died = {
+        what: outcomes(platform.sessions, model, A_DAY).workers_died
+        for what, model in (("builds", BuildRequest), ("archives", ArchiveRequest))
+    }
+    facts = {f"of {what}, died within a day": count for what, count in died.items()}
+    count = sum(died.values())
+    return Seen(facts, not count, f"{count} workers stopped answering within a day")
 
 
 def _watched(name: str, description: str, check: str, look: Callable[[Platform], Seen]) -> Watched:
@@ -111,7 +125,8 @@ def _watched(name: str, description: str, check: str, look: Callable[[Platform],
 
 WATCHED = (
     _watched("request_queue", "How many requests wait, and how long the oldest has.", "is_moving", _look_at_the_queue),
-    _watched("build_outcomes", "What became of a day's builds, by cause.", "few_faults_of_ours", _look_at_outcomes),
+    _watched("build_outcomes", "What became of a day's builds, by cause.", "few_faults_of_ours", _look_at_builds),
+    _watched("archive_outcomes", "The same of the archives of videos.", "few_faults_of_ours", _look_at_archives),
     _watched("outbox", "Mails that wait, and those that cannot be delivered.", "is_delivered", _look_at_the_outbox),
     _watched("workers", "Workers that died and whose work had to be ended for them.", "live", _look_at_workers),
 )

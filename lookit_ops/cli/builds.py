@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from sqlalchemy import select
 
 from domain.builds.claims import player_repo_url
-from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
-from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
-from lookit_ops.cli.options import LARGEST_ID, MOST_ROWS, Acting, Json, StudyName, platform
+from domain.models import BuildKind, BuildRequest, RequestStatus
+from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
+from lookit_ops.cli.requests import Last, OnlyStatus, newest
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.reconcile import reconcile_builds
@@ -44,25 +43,13 @@ def request(
 @app.command("list")
 def list_builds(
     json: Json = False,
-    status: Annotated[str, typer.Option(help="Only requests with this status.")] = "",
-    last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many requests, the newest.")] = 20,
+    status: OnlyStatus = "",
+    last: Last = 20,
 ) -> None:
     """List build requests, newest first, with their place in the queue."""
-    if status and status not in set(RequestStatus):
-        raise InvalidRequest(f"there is no status {status!r}; there are {', '.join(RequestStatus)}")
-    query = (
-        select(BuildRequest, Study.name, User.email)
-        .join(Study, Study.id == BuildRequest.study_id)
-        .join(User, User.id == BuildRequest.requested_by_id)
-        .order_by(BuildRequest.id.desc())
-        .limit(last)
-    )
-    if status:
-        query = query.where(BuildRequest.status == status)
     outside = platform()
     places = outside.build_queue.places()
-    with outside.sessions.begin() as session:
-        found = [(row, name, email) for row, name, email in session.execute(query)]
+    found = newest(outside, BuildRequest, status, last)
     if json:
         as_json(
             [

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from sqlalchemy import select
 
 from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
-from domain.models import ArchiveKind, ArchiveRequest, RequestStatus, Study, User
-from lookit_ops.cli.options import LARGEST_ID, MOST_ROWS, Acting, Json, StudyName, platform
+from domain.models import ArchiveKind, ArchiveRequest
+from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
+from lookit_ops.cli.requests import Last, OnlyStatus, newest
 from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
 from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 
@@ -88,25 +88,13 @@ def link(request_id: RequestId, acting: Acting, json: Json = False) -> None:
 @app.command("list")
 def list_archives(
     json: Json = False,
-    status: Annotated[str, typer.Option(help="Only requests with this status.")] = "",
-    last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many requests, the newest.")] = 20,
+    status: OnlyStatus = "",
+    last: Last = 20,
 ) -> None:
     """List archive requests, newest first, with their place in the queue."""
-    if status and status not in set(RequestStatus):
-        raise InvalidRequest(f"there is no status {status!r}; there are {', '.join(RequestStatus)}")
-    query = (
-        select(ArchiveRequest, Study.name, User.email)
-        .join(Study, Study.id == ArchiveRequest.study_id)
-        .join(User, User.id == ArchiveRequest.requested_by_id)
-        .order_by(ArchiveRequest.id.desc())
-        .limit(last)
-    )
-    if status:
-        query = query.where(ArchiveRequest.status == status)
     outside = platform()
     places = outside.archive_queue.places()
-    with outside.sessions.begin() as session:
-        found = [(row, name, email) for row, name, email in session.execute(query)]
+    found = newest(outside, ArchiveRequest, status, last)
     if json:
         as_json(
             [

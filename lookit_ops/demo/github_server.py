@@ -20,11 +20,11 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
-from typing import Self
 from urllib.parse import unquote, urlsplit
+
+from lookit_ops.local_server import LocalServer
 
 SKIPPED_FOLDERS = frozenset({".git", "bower_components", "dist", "node_modules", "tmp"})
 
@@ -101,8 +101,8 @@ Hook = Callable[[str, Mapping[str, str], Answer], Answer | None]
 """Sees path, request headers and the true answer; returns the one to send, or None to hang up without a word."""
 
 
-class GitHubServer:
-    """Serves repositories, by full name, from the first to the newest commit. Use it as a context manager.
+class GitHubServer(LocalServer):
+    """Serves repositories, by full name, from the first to the newest commit. A context manager, as every LocalServer.
 
     `fork_commits` are those that somebody pushed to a fork of a repository, and that its default branch lacks.
     """
@@ -122,25 +122,12 @@ class GitHubServer:
         self._fork_commits = {name.lower(): tuple(commits) for name, commits in (fork_commits or {}).items()}
         self._default_branch = default_branch
         self._on_request = on_request
-        self._server = ThreadingHTTPServer((host, port), self._handler())
-        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name="github-server", daemon=True)
+        super().__init__(self._handler(), "github-server", host, port)
 
     @property
     def url(self) -> str:
-        """The base address, without a closing slash."""
-        host, port = self._server.server_address[:2]
-        return f"http://{host}:{port}"
-
-    def __enter__(self) -> Self:
-        """Begin to serve."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop serving and free the port."""
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        """The base address, without a closing slash: so the settings have it."""
+        return super().url.rstrip("/")
 
     def answer(self, path: str) -> Answer:
         """What GitHub would say to a GET of this path."""

@@ -14,7 +14,16 @@ import pytest
 from sqlalchemy import update
 
 from domain.db import database_now
-from domain.models import BuildKind, BuildRequest, MailStatus, OutboxMail, RequestStatus, State
+from domain.models import (
+    ArchiveKind,
+    ArchiveRequest,
+    BuildKind,
+    BuildRequest,
+    MailStatus,
+    OutboxMail,
+    RequestStatus,
+    State,
+)
 from lookit_ops.build_session import BuildSession
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.deliver_mails import deliver_mails
@@ -28,6 +37,7 @@ from lookit_ops.sensors.requests import BUILDS, _look_after_those_that_do_not_co
 from lookit_ops.sensors.runs import IN_DAGSTER, end_requests_of
 from lookit_ops.sensors.watch import watch
 from lookit_ops.storage.experiments import StorageError
+from tests.support.footage import Footage
 from tests.support.workshop import Workshop
 
 PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
@@ -284,40 +294,55 @@ def test_due_mails_start_one_run_that_delivers_them_all(workshop: Workshop) -> N
 
 # -- what an operator watches -----------------------------------------------------------------------------------------
 
+WATCHED_ASSETS = ("request_queue", "build_outcomes", "archive_outcomes", "outbox", "workers")
+
 
 def verdicts(result: Any) -> dict[str, bool]:
+    """What was found of each asset."""
     return {
-        event.check_name: event.passed for event in result.asset_events if isinstance(event, dg.AssetCheckEvaluation)
+        event.asset_key.to_user_string(): event.passed
+        for event in result.asset_events
+        if isinstance(event, dg.AssetCheckEvaluation)
     }
 
 
 def test_the_watch_reports_at_first_and_then_what_changes(workshop: Workshop) -> None:
     first = workshop.tick(watch)
-    assert verdicts(first) == {"is_moving": True, "few_faults_of_ours": True, "is_delivered": True, "live": True}
+    assert verdicts(first) == dict.fromkeys(WATCHED_ASSETS, True)
     assert verdicts(workshop.tick(watch, first.cursor)) == {}
     workshop.request()
     second = workshop.tick(watch, first.cursor)
-    assert list(verdicts(second)) == ["is_moving"]
+    assert list(verdicts(second)) == ["request_queue"]
 
 
 def test_the_watch_warns_of_what_needs_somebody(workshop: Workshop) -> None:
     workshop.settings["attempts"] = 1
+    user, lease, dead = workshop.site.study_admin, timedelta(minutes=1), []
+    builds, archives, footage = workshop.ledger, workshop.platform.archive_ledger, Footage(workshop.site)
     for number in range(5):
         study = workshop.site.another_study(f"Study {number}", State.APPROVED)
-        claim = workshop.ledger.claim(
-            workshop.ledger.request(study, workshop.site.study_admin, PREVIEW), "a run", timedelta(minutes=1)
-        )
-        workshop.site.end_leases()
-        workshop.ledger.expire(claim, {})
+        dead.append((builds, builds.claim(builds.request(study, user, PREVIEW), "a run", lease)))
+        footage.video(footage.response("accepted", study_id=study))
+        dead.append((archives, archives.claim(archives.request(study, user, ArchiveKind.ALL), "a run", lease)))
+    for model in (BuildRequest, ArchiveRequest):
+        move(workshop, model, claimed_at=timedelta(minutes=3), lease_expires_at=timedelta(minutes=2))
+    for ledger, claim in dead:
+        ledger.expire(claim, {})
     workshop.request()
     move(workshop, BuildRequest, next_attempt_at=timedelta(hours=2))
     with workshop.site.sessions.begin() as session:
         session.execute(update(OutboxMail).values(status=MailStatus.FAILED, last_error="refused"))
     seen = workshop.tick(watch)
-    assert verdicts(seen) == {"is_moving": False, "few_faults_of_ours": False, "is_delivered": False, "live": False}
-    told = {event.check_name: event.description for event in seen.asset_events if hasattr(event, "check_name")}
-    assert told["few_faults_of_ours"] == "of 5 builds within a day, 100% failed by the platform's fault"
-    assert "mail list" in told["is_delivered"]
+    assert verdicts(seen) == dict.fromkeys(WATCHED_ASSETS, False)
+    told = {
+        event.asset_key.to_user_string(): event.description
+        for event in seen.asset_events
+        if isinstance(event, dg.AssetCheckEvaluation)
+    }
+    assert told["build_outcomes"] == "of 5 builds within a day, 100% failed by the platform's fault"
+    assert told["archive_outcomes"] == "of 5 archives within a day, 100% failed by the platform's fault"
+    assert told["workers"] == "10 workers stopped answering within a day"
+    assert "mail list" in told["outbox"]
 
 
 # -- history ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What became of the builds of late: how many went well, how many failed by which cause, how many workers died."""
+"""What became of the requests of late: how many went well, how many failed by which cause, how many workers died."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from datetime import timedelta
 from sqlalchemy import func, select
 
 from domain.db import Sessions, database_now
-from domain.models import BuildRequest, RequestStatus
-from domain.queue import WORKER_DIED
+from domain.models import RequestStatus
+from domain.queue import WORKER_DIED, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +34,24 @@ class Outcomes:
         return sum(self.failed.get(code, 0) for code in codes) / self.ended if self.ended else 0.0
 
 
-def outcomes(sessions: Sessions, within: timedelta) -> Outcomes:
-    """The builds that ended, or failed to, so long ago or less. Those refused before their claim do not count."""
+def outcomes(sessions: Sessions, model: Model, within: timedelta) -> Outcomes:
+    """The requests of a kind that ended, or failed to, so long ago or less. Those refused before their claim do not
+    count.
+    """
     since = database_now(-within)
     ended = (
-        select(BuildRequest.status, BuildRequest.error_code, func.count(BuildRequest.id))
+        select(model.status, model.error_code, func.count(model.id))
         .where(
-            BuildRequest.finished_at >= since,
-            BuildRequest.claimed_at.is_not(None) | (BuildRequest.error_code == "run_not_started"),
+            model.finished_at >= since,
+            model.claimed_at.is_not(None) | (model.error_code == "run_not_started"),
         )
-        .group_by(BuildRequest.status, BuildRequest.error_code)
+        .group_by(model.status, model.error_code)
     )
     # Few: only requests of which an attempt failed, and of those the latest.
-    tried = select(BuildRequest.failed_attempts).where(
-        BuildRequest.attempt > 0,
-        func.coalesce(BuildRequest.finished_at, BuildRequest.next_attempt_at) >= since,
-        BuildRequest.error_code.is_not(None) | (BuildRequest.attempt > 1),
+    tried = select(model.failed_attempts).where(
+        model.attempt > 0,
+        func.coalesce(model.finished_at, model.next_attempt_at) >= since,
+        model.error_code.is_not(None) | (model.attempt > 1),
     )
     with sessions.begin() as session:
         counts = session.execute(ended).all()
