@@ -36,7 +36,7 @@ MEMORY_COUNTS, QUICK_MEMORY_COUNTS = (20, 200), (10, 60)
 VIDEOS = "videos"
 ROWS = {"deflating": "deflating_stream", "disk": "disk", "bare_copy": "bare_copy", "one_stream": "one_stream"}
 """What the sides are called in the names of the results."""
-DEFLATING, BARE_COPY = "sequential read into a deflating stream", "the same bytes without a zip, eight at once"
+DEFLATING, BARE_COPY = "sequential read into a deflating stream", "the same bytes without a zip, as many at once"
 _ROOT = Path(__file__).resolve().parents[1]
 
 

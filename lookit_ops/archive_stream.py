@@ -24,7 +24,7 @@ from lookit_ops.zip_stream import PART_BYTES, Member, Written, cut, end_blocks, 
 
 logger = logging.getLogger(__name__)
 
-PARTS_AT_ONCE = 8
+PARTS_AT_ONCE = 12
 REPORT_SECONDS = 5.0
 """Between two lines of progress."""
 LOOK_SECONDS = 0.5

@@ -3,11 +3,11 @@
 `python -m benchmarks.videos.sides SIDE S3 BUCKET GCS ARCHIVES COUNT` zips the first COUNT videos of a bucket of S3 into
 a bucket of Google Cloud Storage, and prints a `Measured` as JSON. The sides:
 
-    ours          eight parts at once
+    ours          as many parts at once as in production
     one_stream    the same, one part at a time
     deflating     the predecessor's second way: each video read to its end, into a deflating zip that is being uploaded
     disk          the predecessor's first way: download everything, zip it on the disk, upload the file
-    bare_copy     no zip at all: the same bytes from bucket to bucket by the same clients, eight videos at once
+    bare_copy     no zip at all: the same bytes from bucket to bucket by the same clients, as many videos at once
 """
 
 from __future__ import annotations

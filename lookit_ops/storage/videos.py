@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from lookit_ops.storage.experiments import StorageError
 
-BLOCK_BYTES = 2**18
+BLOCK_BYTES = 2**20
 """The most that `blocks` gives at once."""
 MOST_FAILURES = 6
 """How often in a row a video may fail to give another byte before its reader gives up."""
