@@ -207,7 +207,8 @@ class Platform:
 
     def require_room(self) -> None:
         """Make sure that a build's files find room in the home. Raises BuildPlatformError, saying what is missing."""
-        require_room(self.settings.home_folder, self.settings.free_disk_mb)
+        # Where they are written: a disk of its own may be mounted there.
+        require_room(self.settings.home_folder / "ember_build", self.settings.free_disk_mb)
 
     @cached_property
     def redact(self) -> Redactor:

@@ -226,7 +226,10 @@ def log_replaced(session: Session, request_ids: Sequence[int]) -> None:
 def log_cancelled_while_waiting(
     session: Session, study: Study, request: BuildRequest, cancelled_by: str, user_id: int | None
 ) -> None:
-    """The one log of a request that was cancelled while no worker had it."""
+    """The one log of a request that was cancelled while no worker had it.
+
+    And a mail to who asked, if it was somebody else: who cancels their own has just been answered.
+    """
     when = " for another attempt" if request.attempt else "; nothing had begun"
     extra: dict[str, Any] = {
         "outcome": "cancelled",
@@ -246,4 +249,19 @@ def log_cancelled_while_waiting(
         state_after=study.state,
         extra=extra,
         build_request_id=request.id,
+    )
+    requester = session.get_one(User, request.requested_by_id)
+    enqueue(
+        session,
+        event=f"build_request:{request.id}:cancelled",
+        template="build_cancelled",
+        context={
+            **extra,
+            "study": {"name": study.name, "uuid": str(study.uuid)},
+            "requested_by": requester.name,
+            "state_after": study.state,
+            "deployed": study.deployed_at is not None,
+        },
+        recipients=[requester] if requester.is_active and requester.id != user_id else [],
+        study=study,
     )

@@ -51,7 +51,7 @@ def usage(platform: Platform) -> dict[str, float]:
         for part in PARTS
         if (home / "ember_build" / part).exists()
     }
-    told["home: free MB"] = free_mb(home)
+    told["home: free MB"] = free_mb(home / "ember_build")
     if platform.settings.builder == "docker":
         used, host = platform.docker_builder.usage()
         told |= {

@@ -1,4 +1,4 @@
-"""`lookit-ops videos`: ask for archives of videos, get links to them, look at the requests, list the bucket."""
+"""`lookit-ops videos`: ask for archives of videos, get links, look at the requests, cancel them, list the bucket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from lookit_ops.cli.requests import Last, OnlyStatus, newest
 from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
 from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 
-app = typer.Typer(help="Videos: zip them, get a link, list the requests, catalogue the bucket.", no_args_is_help=True)
+app = typer.Typer(
+    help="Videos: zip them, get a link, list or cancel requests, catalogue the bucket.", no_args_is_help=True
+)
 
 IN_JSON = (
     *("id", "kind", "name_contains", "status", "attempt", "requested_at", "next_attempt_at", "finished_at", "run_id"),
@@ -125,6 +127,18 @@ def list_archives(
         ("id", "study", "videos", "status", "asked for by", "at (UTC)", "what is in it, or what went wrong"),
         rows,
     )
+
+
+@app.command()
+def cancel(request_id: RequestId, acting: Acting) -> None:
+    """Cancel an archive request, waiting or running."""
+    outside = platform()
+    with outside.sessions.begin() as session:
+        user = find_user(session, acting)
+    if outside.archive_ledger.cancel(request_id, user.id) is RequestStatus.CANCELLED:
+        console.print(f"Archive request {request_id} is cancelled.")
+    else:
+        console.print(f"Archive request {request_id} is running; its worker stops within some seconds.")
 
 
 @app.command()

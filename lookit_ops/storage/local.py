@@ -28,7 +28,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -48,6 +48,7 @@ from lookit_ops.storage.experiments import (
 
 _CHUNK_BYTES = 2**20
 _KEEP_SUPERSEDED_MICROSECONDS = 3600 * 10**6
+_KEEP_UNFINISHED_SECONDS = 24 * 3600
 
 
 class LocalExperimentBucket:
@@ -69,6 +70,7 @@ class LocalExperimentBucket:
         """See `ExperimentBucket.claim_environment`."""
         mark = self._hidden / "environment"
         with self._translated("environment"), self._alone("environment"):
+            self._remove_unfinished()
             with contextlib.suppress(FileNotFoundError):
                 owner = mark.read_text(encoding="utf-8").strip()
                 if owner != environment:
@@ -95,15 +97,23 @@ class LocalExperimentBucket:
             digest = _sha256(source)
         except OSError as error:
             raise StorageError(f"cannot read {source}, which should go to {key}: {error.strerror or error}") from error
-        with self._translated(key), self._alone(key):
+
+        def is_there() -> bool:
             # The file itself is asked, not what we noted of it: after a crash only the file is certain.
-            present = path.is_file() and _sha256(path) == digest
+            return path.is_file() and _sha256(path) == digest
+
+        with self._translated(key), contextlib.ExitStack() as stack:
+            arrived = None if is_there() else stack.enter_context(self._arriving(source))
+            stack.enter_context(self._alone(key))
+            present = is_there()
             if not present and not replace and os.path.lexists(path):
                 raise NameTaken(
                     f"{key} in {self.name} already has other contents and is never replaced, since a page in use may "
                     "name it; was the bucket changed by hand, or does the build not name files by their contents?"
                 )
-            if not present:
+            if not present and arrived:
+                self._place(arrived, path)
+            elif not present:  # deleted since the first look
                 self._write(path, source)
             self._note_headers(key, content_type, cache_control, digest)
         return not present
@@ -204,9 +214,9 @@ class LocalExperimentBucket:
         """See `ExperimentBucket.copy`."""
         source = self._path(source_key)
         destination = self._path(destination_key)
-        with self._translated(source_key), self._alone(destination_key):
+        with self._translated(source_key), self._arriving(source) as arrived, self._alone(destination_key):
             headers = self.headers(source_key)
-            self._write(destination, source)
+            self._place(arrived, destination)
             self._note_headers(
                 destination_key,
                 headers.get("content_type", "application/octet-stream"),
@@ -269,29 +279,51 @@ class LocalExperimentBucket:
 
     def _write(self, target: Path, source: Path | bytes) -> None:
         """Put a whole file in place by a rename, once its bytes are on disk."""
+        with self._arriving(source) as arrived:
+            self._place(arrived, target)
 
-        def fill(temporary: Path) -> None:
+    def _link(self, target: Path, leads_to: Path) -> None:
+        """Put a relative symbolic link in place by a rename."""
+        with self._incoming() as temporary:
+            temporary.symlink_to(os.path.relpath(leads_to, target.parent))
+            self._place(temporary, target)
+
+    @contextlib.contextmanager
+    def _arriving(self, source: Path | bytes) -> Generator[Path]:
+        """A file of these bytes, on disk, to be put in place; removed if it was not.
+
+        No lock is needed for it, and none should be held: whoever is suspended over many bytes must hold up nobody.
+        """
+        with self._incoming() as temporary:
             with temporary.open("xb") as file:
                 _pour(source, file)
                 file.flush()
                 os.fsync(file.fileno())
+            yield temporary
 
-        self._place(target, fill)
-
-    def _link(self, target: Path, leads_to: Path) -> None:
-        """Put a relative symbolic link in place by a rename."""
-        self._place(target, lambda temporary: temporary.symlink_to(os.path.relpath(leads_to, target.parent)))
-
-    def _place(self, target: Path, make: Callable[[Path], None]) -> None:
+    @contextlib.contextmanager
+    def _incoming(self) -> Generator[Path]:
+        """A name for a file that is to be renamed; removed if it was not."""
         incoming = self._hidden / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
         temporary = incoming / uuid4().hex
         try:
-            make(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(target)
+            yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _remove_unfinished(self) -> None:
+        """Remove what killed processes were writing, a day ago: by then no living one is at it."""
+        before = time.time() - _KEEP_UNFINISHED_SECONDS
+        for temporary in (self._hidden / "incoming").glob("*"):
+            with contextlib.suppress(FileNotFoundError):  # in place by now, or removed by another process
+                if temporary.lstat().st_mtime < before:
+                    temporary.unlink()
+
+    def _place(self, arrived: Path, target: Path) -> None:
+        """Put a file or link in place by a rename."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        arrived.replace(target)
         self._sync(target.parent)
 
     def _sync(self, folder: Path) -> None:

@@ -60,7 +60,7 @@ class LocalArchiveBucket:
         """See `ArchiveBucket.put_part`."""
         target = self.path(key)
         generation = time.time_ns() // 1000
-        incoming = self._incoming(key)
+        incoming = self._incoming(target.parent, key)
         try:
             length = 0
             with incoming.open("xb") as file:
@@ -75,11 +75,10 @@ class LocalArchiveBucket:
 
     def compose(self, key: str, parts: Sequence[StoredPart], scratch: str) -> None:
         """See `ArchiveBucket.compose`. The bytes are copied: a file system joins no files."""
-        del scratch
         size = sum(part.size_bytes for part in parts)
         if self._is_there(key, size):
             return
-        incoming = self._incoming(key)
+        incoming = self._incoming(self.path(scratch), key)
         try:
             with incoming.open("xb") as file:
                 for part in parts:
@@ -160,8 +159,8 @@ class LocalArchiveBucket:
             )
         return there is not None
 
-    def _incoming(self, key: str) -> Path:
-        folder = self.root / HIDDEN / "incoming"
+    def _incoming(self, folder: Path, key: str) -> Path:
+        """A name for what is being written: among the parts, with which it is removed if its writer is killed."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

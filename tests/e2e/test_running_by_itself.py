@@ -17,6 +17,10 @@ from tests.e2e.conftest import free_port
 from tests.support.databases import Outage, create_database, start_postgresql
 from tests.support.live import CODE, DAEMON, SECOND_DAEMON, Live, live
 from tests.support.live_definitions import STEPS
+from tests.support.workshop import GOOD_BUILD
+
+ANOTHER_BUILD = GOOD_BUILD.replace("<html>", "<html>another").replace("User-agent: *", "User-agent: another")
+"""A build whose script is the same, as in a second attempt, but not the files that have no fingerprint."""
 
 
 @pytest.fixture(scope="module")
@@ -165,23 +169,32 @@ def test_a_player_that_does_not_build_is_not_tried_again(running: Live) -> None:
     running.assert_ended_once(request.id, "failed")
 
 
-def test_a_worker_that_slept_changes_nothing_when_it_wakes(running: Live) -> None:
-    """SIGSTOP before the page; its lease ends, another run deploys, the sleeper goes on."""
-    study_id = a_study(running, "Slept")
-    running.hold("page")
+@pytest.mark.parametrize(("step", "attempts"), [("upload", 2), ("put", 2), ("page", 2), ("finish", 1)])
+def test_a_worker_that_slept_changes_nothing_when_it_wakes(running: Live, step: str, attempts: int) -> None:
+    """SIGSTOP before the upload, within a file, before the page, behind it; its lease ends, another run deploys."""
+    study_id = a_study(running, f"Slept at {step}")
+    running.hold(step)
     request_id = running.request(study_id)
     sleeper = running.wait_until_held()
     os.kill(sleeper, signal.SIGSTOP)
     running.let_go()
-    request = running.wait_for(request_id, "succeeded")
-    assert request.attempt == 2
-    page = running.page(study_id)
-    rows = (len(running.site.logs(study_id)), len(running.site.mails()))
+    running.build_by(ANOTHER_BUILD)
+    try:
+        request = running.wait_for(request_id, "succeeded")
+        assert request.attempt == attempts
+        running.assert_ended_once(request_id, "succeeded")
+        if attempts == 1:  # the sleeper's own page was live, and its build was finished for it
+            running.wait_for(running.request(study_id), "succeeded")
+    finally:
+        running.build_well()
+    assert b"another" in (running.page(study_id) or b"")
+    files, rows = running.files_of(study_id), running.rows_of(study_id)
+    assert b"User-agent: another" in files["robots.txt"]
     os.kill(sleeper, signal.SIGCONT)
     running.wait(lambda: sleeper not in running.run_processes(), 60, "the sleeper did not end")
-    assert running.page(study_id) == page
-    assert (len(running.site.logs(study_id)), len(running.site.mails())) == rows
-    running.assert_ended_once(request_id, "succeeded")
+    now = running.files_of(study_id)
+    assert {path: now.get(path) for path in files} == files, "it may add files of its own, and touch no other"
+    assert running.rows_of(study_id) == rows
 
 
 def test_a_database_that_crashes_and_comes_back_costs_an_attempt_at_most(tmp_path: Path) -> None:

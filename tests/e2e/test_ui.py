@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import requests
 from playwright.sync_api import Browser, Page, expect
 
 from domain.models import State
-from tests.e2e.conftest import free_port
+from tests.e2e.conftest import COMMAND, ROOT, free_port
 from tests.support.live import CODE, DAEMON, WEBSERVER, Live, live
 
 pytestmark = pytest.mark.browser
@@ -30,7 +32,7 @@ CONFIG = """ops:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     port = free_port()
-    with live(tmp_path_factory.mktemp("ui") / "home", port=port) as living:
+    with live(tmp_path_factory.mktemp("ui") / "home", port=port, LOOKIT_BUILDS_AT_ONCE="1") as living:
         living.start(CODE, DAEMON, WEBSERVER)
         living.wait(lambda: answers(port), 90, lambda: living.log_of(WEBSERVER))
         yield living
@@ -94,6 +96,56 @@ def test_a_build_is_cancelled_in_the_ui_and_the_study_is_free_within_seconds(
     page.goto(f"http://127.0.0.1:{running.port}/runs")
     expect(page.get_by_text("Canceled").first).to_be_visible(timeout=60_000)
     page.screenshot(path=pictures / "cancelled.png")
+
+
+def test_a_build_whose_run_waits_in_dagsters_queue_is_cancelled_by_command_and_in_the_ui(
+    running: Live, page: Page
+) -> None:
+    """A run from the Launchpad has Dagster's only place and has not claimed yet, so that the next one must wait."""
+    names = ("Takes the place", "Cancelled by command", "Cancelled in Dagster")
+    first, by_command, in_dagster = (running.site.another_study(name, State.APPROVED) for name in names)
+    running.hold("start")
+    launch(page, running, "Takes the place")
+    running.wait_until_held()
+
+    request_id, run_id = waits_in_dagster(running, by_command)
+    command = [COMMAND, "build", "cancel", str(request_id), "--as", "study_admin@example.org"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said == f"Build request {request_id} is cancelled.\n"
+
+    other_id, other_run_id = waits_in_dagster(running, in_dagster)
+    page.goto(f"http://127.0.0.1:{running.port}/runs/{other_run_id}")
+    page.get_by_role("button", name="Terminate").first.click(timeout=60_000)
+    page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    running.wait(lambda: running.status(other_id) == "cancelled", 60, lambda: running.told(other_id))
+    assert running.run_status(other_run_id) == dg.DagsterRunStatus.CANCELED
+
+    running.let_go()
+    running.wait(lambda: running.site.study(first).state == State.ACTIVE, 60, "the first build did not end")
+    # Nobody tells Dagster of the command, so this run begins in its turn, and finds that nothing is to be done.
+    running.wait(lambda: running.run_status(run_id) == dg.DagsterRunStatus.FAILURE, 60, "its run did not end")
+    running.wait(lambda: running.last_tick_of("build_requests") == NOTHING_WAITS, 60, "the sensor did not come to rest")
+    for study_id, ended, cancelled_by, mails in (
+        (by_command, request_id, "Study Admin", 0),  # who asked has cancelled, and was answered
+        (in_dagster, other_id, "an operator, in Dagster", 1),
+    ):
+        running.assert_ended_once(ended, "cancelled", mails)
+        (log,) = running.site.logs(study_id)
+        assert log.extra["cancelled_by"] == cancelled_by
+        assert running.site.study(study_id).state == State.APPROVED
+        assert len(running.runs_of(ended)) == 1
+        assert running.files_of(study_id) == {}
+
+
+def waits_in_dagster(running: Live, study_id: int) -> tuple[int, str]:
+    """Ask for a build, and wait until its run is in Dagster's own queue; request and run."""
+    request_id = running.request(study_id)
+
+    def statuses() -> list[dg.DagsterRunStatus]:
+        return [run.status for run in running.runs_of(request_id)]
+
+    running.wait(lambda: statuses() == [dg.DagsterRunStatus.QUEUED], 60, lambda: running.told(request_id))
+    return request_id, running.runs_of(request_id)[0].run_id
 
 
 def test_a_sensors_tick_says_why_it_did_nothing(running: Live, page: Page, pictures: Path) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from sqlalchemy import select
 
-from domain.models import BuildKind, BuildRequest, RequestStatus, State
+from domain.models import ArchiveRequest, BuildKind, BuildRequest, OutboxMail, RequestStatus, State, Study, StudyLog
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.dagster_processes import dagster_programs, make_storage
 from lookit_ops.demo.github_server import GitHubServer
@@ -31,6 +32,8 @@ from tests.support.workshop import GOOD_BUILD, REPOSITORY, player
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.support.live_definitions"
 CODE, DAEMON, SECOND_DAEMON, WEBSERVER = "code location", "daemon", "second daemon", "webserver"
+DELIVERY = {"status", "attempts", "next_attempt_at", "sent_at", "last_error"}
+"""What the outbox notes of a mail: it delivers on, whatever else is held."""
 
 
 @dataclass
@@ -154,7 +157,9 @@ class Live:
 
     def told(self, request_id: int) -> str:
         """What is known of a request that did not become what it should."""
-        request = self.site.request(request_id)
+        return self.told_of(self.site.request(request_id))
+
+    def told_of(self, request: BuildRequest | ArchiveRequest) -> str:
         logs = "\n".join(f"== {name}\n{self.log_of(name)[-3000:]}" for name in self.programs)
         return f"{request.status}, attempt {request.attempt}, {request.error_code}, {request.failed_attempts}\n{logs}"
 
@@ -165,6 +170,16 @@ class Live:
     def runs_of(self, request_id: int) -> list[dg.DagsterRun]:
         with dg.DagsterInstance.get() as instance:
             return list(instance.get_runs(dg.RunsFilter(tags={"lookit/request": str(request_id)})))
+
+    def run_status(self, run_id: str) -> dg.DagsterRunStatus | None:
+        with dg.DagsterInstance.get() as instance:
+            run = instance.get_run_by_id(run_id)
+            return run.status if run else None
+
+    def terminate(self, run_id: str) -> None:
+        """End a run in Dagster, with the call that the UI's button leads to."""
+        with dg.DagsterInstance.get() as instance:
+            assert instance.run_coordinator.cancel_run(run_id)
 
     def last_tick_of(self, sensor: str) -> str | None:
         """Why the newest tick of a sensor asked for no run; None when it did, or there is none."""
@@ -188,6 +203,23 @@ class Live:
         page = self.platform.settings.local_bucket / folder_of(BuildKind.DEPLOYMENT, study.uuid) / "index.html"
         return page.read_bytes() if page.exists() else None
 
+    def files_of(self, study_id: int) -> dict[str, bytes]:
+        """All that the bucket has of a study's deployments, by path."""
+        folder = self.platform.settings.local_bucket / folder_of(BuildKind.DEPLOYMENT, self.site.study(study_id).uuid)
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def rows_of(self, study_id: int) -> dict[str, list[dict[str, Any]]]:
+        """The study and all rows of its builds, but for what the outbox notes of their mails."""
+        whose = {Study: Study.id, **{model: model.study_id for model in (BuildRequest, StudyLog, OutboxMail)}}
+        with self.site.sessions.begin() as session:
+            return {
+                model.__tablename__: [
+                    {name: value for name, value in row.items() if model is not OutboxMail or name not in DELIVERY}
+                    for row in session.execute(select(model.__table__).where(column == study_id)).mappings()
+                ]
+                for model, column in whose.items()
+            }
+
     def assert_ended_once(self, request_id: int, outcome: str, mails: int = 2) -> None:
         """One log, one mail for each person, the study free, nothing left."""
         request = self.site.request(request_id)
@@ -197,7 +229,8 @@ class Live:
         events = [mail.event for mail in self.site.mails() if mail.event.startswith(f"build_request:{request_id}:")]
         assert events == [f"build_request:{request_id}:{outcome}"] * mails
         assert study.state_before_build is None
-        assert study.state == (State.ACTIVE if outcome == "succeeded" else request.state_before)
+        before = request.state_before or study.state  # it knows of none if no worker ever had it
+        assert study.state == (State.ACTIVE if outcome == "succeeded" else before)
 
 
 @contextmanager

@@ -1,13 +1,14 @@
 """The real definitions for a real Dagster, with a short build, and gates at which a step can be held.
 
 A step whose name stands in the file `hold` of the home writes its process into the file `held`, and waits until
-`hold` is gone.
+`hold` is gone. Archives have steps of their own, so that a build passes where an archive is to be held.
 While a file `storage-gone` is there, the bucket answers nothing.
 """
 
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import dagster as dg
 
 from domain.builds.ledger import BuildLedger
+from domain.exports.ledger import ArchiveLedger
 from ember_build.builder import Builder
 from ember_build.github import GitHub
 from ember_build.local import LocalBuilder
@@ -23,9 +25,12 @@ from ember_build.local_toolchain import Toolchain
 from lookit_ops.definitions import definitions
 from lookit_ops.platform import Platform
 from lookit_ops.settings import load_settings
+from lookit_ops.storage.archives import ArchiveBucket, StoredPart
 from lookit_ops.storage.experiments import ExperimentBucket, StorageError
+from lookit_ops.storage.local import LocalExperimentBucket
 
 STEPS = ("claim", "checkout", "image", "build", "upload", "page")
+SECOND_PART = "000001"
 
 
 class Gate:
@@ -70,6 +75,29 @@ class GatedBucket(Gate):
             raise StorageError("the storage is gone")
 
 
+class GatedFolder(LocalExperimentBucket):
+    """The folder, where a file of the player can be held in the middle: its bytes are there, its name is not."""
+
+    @contextmanager
+    def _arriving(self, source: Path | bytes) -> Iterator[Path]:
+        with super()._arriving(source) as arrived:
+            if isinstance(source, Path) and source.parent.name == "assets":
+                _wait_at("put", load_settings().home_folder)
+            yield arrived
+
+
+class GatedArchives(Gate):
+    """The bucket of archives, where the second of an archive's parts can be held in its middle."""
+
+    def put_part(self, key: str, blocks: Iterator[bytes], size_bytes: int) -> StoredPart:
+        return self._real.put_part(key, self._held(blocks) if key.endswith(SECOND_PART) else blocks, size_bytes)
+
+    def _held(self, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            yield block
+            self._pass("archive part")
+
+
 class GatedGitHub(GitHub):
     """The GitHub client, which the job copies with other settings, so that it cannot stand behind a gate."""
 
@@ -99,6 +127,9 @@ class LivePlatform(Platform):
         bucket.claim_environment(self.settings.environment)
         return bucket  # type: ignore[return-value]
 
+    def _open_bucket(self) -> ExperimentBucket:
+        return GatedFolder(self.settings.local_bucket)
+
     @cached_property
     def github(self) -> GitHub:
         settings = self.settings
@@ -106,7 +137,15 @@ class LivePlatform(Platform):
 
     @cached_property
     def ledger(self) -> BuildLedger:
-        return Gate(self, super().ledger, {"finish": "finish"}, {"claim": "claim", "launch": "claim"})  # type: ignore[return-value]
+        before = {"claim": "start", "launch": "start", "finish": "finish"}
+        return Gate(self, super().ledger, before, {"claim": "claim", "launch": "claim"})  # type: ignore[return-value]
+
+    @cached_property
+    def archive_ledger(self) -> ArchiveLedger:
+        return Gate(self, super().archive_ledger, {}, {"claim": "archive claim"})  # type: ignore[return-value]
+
+    def _archives(self) -> ArchiveBucket:
+        return GatedArchives(self, super()._archives(), {}, {"compose": "archive joined"})  # type: ignore[return-value]
 
 
 @dg.resource

@@ -60,8 +60,8 @@ class Mailboxes:
 
 @contextmanager
 def smtp_server(mailboxes: Mailboxes, tls: ssl.SSLContext | None = None) -> Iterator[Mailboxes]:
-    """Run the server on a free port; with `tls` it wants STARTTLS, with a password a login."""
-    mailboxes.port = free_port()
+    """Run the server on the mailboxes' port, or a free one; with `tls` it wants STARTTLS, with a password a login."""
+    mailboxes.port = mailboxes.port or free_port()
     controller = Controller(
         mailboxes,
         hostname=HOST,

@@ -76,6 +76,16 @@ def test_what_waits_and_fails_says_why(key: str, run: Run, home: Path) -> None:
     assert run("videos", "zip", "Apples and oranges", "--as", STRANGER).status == 1
 
 
+def test_a_request_is_cancelled_by_who_may(key: str, run: Run) -> None:
+    run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all")
+    refused = run("videos", "cancel", "1", "--as", STRANGER)
+    assert (refused.status, refused.out) == (1, "")
+    assert run("videos", "cancel", "1", "--as", ADMIN).out == "Archive request 1 is cancelled.\n"
+    (row,) = json.loads(run("videos", "list", "--json").out)
+    assert (row["status"], row["error_code"]) == ("cancelled", "cancelled")
+    assert "already ended" in run("videos", "cancel", "1", "--as", ADMIN).err
+
+
 def test_the_catalogue_tells_what_is_new_and_what_has_no_row(key: str, site: Site, run: Run, home: Path) -> None:
     footage = Footage(site)
     folder = home / "videos" / "development"

@@ -192,6 +192,17 @@ def test_cancelling_a_waiting_request_ends_it_at_once_and_says_by_whom(site: Sit
         site.ledger.cancel(request_id, site.study_admin)
 
 
+def test_who_asked_is_told_that_somebody_else_cancelled_what_waited(site: Site) -> None:
+    mine = site.ledger.request(site.study_id, site.study_admin, BuildKind.PREVIEW)
+    site.ledger.cancel(mine, site.study_admin)
+    assert site.mails() == []
+    mine = site.ledger.request(site.study_id, site.study_admin, BuildKind.PREVIEW)
+    site.ledger.cancel(mine, site.superuser)
+    (mail,) = site.mails()
+    assert (mail.event, mail.recipient_id) == (f"build_request:{mine}:cancelled", site.study_admin)
+    assert mail.context["cancelled_by"] == "Superuser"
+
+
 def test_cancelling_a_running_request_reaches_the_worker_with_its_next_heartbeat(site: Site) -> None:
     claimed = claim(site)
     assert not site.ledger.heartbeat(claimed, MINUTE).cancel_requested

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -171,3 +172,13 @@ def test_a_disk_that_fails_at_any_moment_leaves_what_was(bucket, monkeypatch, ac
         else:
             break
     assert failures >= 2
+
+
+def test_what_killed_processes_were_writing_goes_after_a_day(bucket):
+    incoming = bucket.root / HIDDEN / "incoming"
+    bucket.put("app.js", b"app", **HEADERS)
+    for name, hours in (("old", 25), ("new", 23)):
+        (incoming / name).write_bytes(b"half")
+        os.utime(incoming / name, (time.time() - hours * 3600,) * 2)
+    bucket.claim_environment("development")
+    assert [path.name for path in incoming.iterdir()] == ["new"]
