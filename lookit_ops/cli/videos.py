@@ -9,7 +9,7 @@ import typer
 
 from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
-from domain.models import ArchiveKind, ArchiveRequest
+from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
 from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
 from lookit_ops.cli.requests import Last, OnlyStatus, newest
 from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
