@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from zipfile import ZIP64_LIMIT, ZIP_STORED, ZipFile, ZipInfo
 
-PART_BYTES = 16 * 2**20
+PART_BYTES = 8 * 2**20
 """A part is closed by the member with which it reaches this, or its share, whichever is more."""
 _MEMBER_BYTES = 64 * 2**10
 """What a member counts for beside its bytes: it is a request of its own, and thousands of small ones are to be read
 several at a time, too."""
-_SHARE, _SMALLEST_SHARE = 10, 60
-"""A part's share is a tenth of what is left, so that the last ones are small and end at about the same time; but a
-sixtieth of the whole at least, or they would be too many."""
+_SHARE, _SMALLEST_SHARE = 14, 45
+"""A part's share is a 14th of what is left, so that the last ones are small and end at about the same time; but a 45th
+of the whole at least, or they would be too many."""
 MOST_PARTS = 31
 """Google joins 32 objects in one request: these, and the directory."""
 

@@ -26,7 +26,7 @@ from lookit_ops.storage.experiments import StorageError, StoredFile, check_key
 from lookit_ops.storage.gcs import GcsExperimentBucket
 from lookit_ops.storage.gcs_client import GcsAccess, translated
 
-CHUNK_BYTES = 3 * 2**20
+CHUNK_BYTES = 2 * 2**20
 """What one part has in memory, twice. Each chunk is one request; a dozen parts at once make up for the waiting."""
 MOST_SOURCES = 32
 """How many objects Google composes in one request."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 Kind = Literal["status", "cut", "short", "act"]
-_CHUNK = 64 * 1024
+_CHUNK = 256 * 1024
 
 
 @dataclass

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lookit_ops.archive_stream import PARTS_AT_ONCE
 from lookit_ops.zip_stream import (
     MOST_PARTS,
     PART_BYTES,
@@ -96,11 +97,11 @@ def test_the_last_parts_are_small_so_that_no_connection_waits_long_for_another()
     sizes = [
         sum(file.size_bytes for file in part) for part in cut([Member(f"{n}.mp4", 10**7, DAY) for n in range(500)])
     ]
-    free_at = [0] * 8  # each part goes to the connection that is free first
+    free_at = [0] * PARTS_AT_ONCE  # each part goes to the connection that is free first
     for size in sizes:
         free_at.sort()
         free_at[0] += size
-    assert max(free_at) < 1.1 * sum(sizes) / 8
+    assert max(free_at) < 1.2 * sum(sizes) / PARTS_AT_ONCE
     assert sizes == sorted(sizes, reverse=True)
 
 
