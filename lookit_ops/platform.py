@@ -207,8 +207,9 @@ class Platform:
 
     def require_room(self) -> None:
         """Make sure that a build's files find room in the home. Raises BuildPlatformError, saying what is missing."""
-        # Where they are written: a disk of its own may be mounted there.
-        require_room(self.settings.home_folder / "ember_build", self.settings.free_disk_mb)
+        # Where they are written, a disk of its own may be mounted; the database and the folders need room, too.
+        for folder in (self.settings.home_folder, self.settings.home_folder / "ember_build"):
+            require_room(folder, self.settings.free_disk_mb)
 
     @cached_property
     def redact(self) -> Redactor:

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.frame import BenchmarkError
 from tests.support.faulty_s3 import FaultyS3
 from tests.support.strict_gcs import StrictGcs
 
@@ -30,7 +31,8 @@ def cloud(kind: str, what: str, latency: float = 0, bytes_per_second: float = 0)
         assert process.stdout
         try:
             url = process.stdout.readline().strip()
-            assert url, "the cloud says on stderr why it does not start"
+            if not url:
+                raise BenchmarkError("the simulated network does not start; it says why above")
             yield url
         finally:
             process.stdin.close()

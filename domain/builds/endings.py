@@ -149,9 +149,23 @@ def tell(
     """The one log of a build and its mails."""
     what = _record(session, claim, study, request, outcome, extra, facts)
     requester = session.get_one(User, request.requested_by_id)
+    readers = people(session, study, Audience.STUDY_ADMINS, Audience.SITE_ADMINS, also=(requester,))
+    _mail(session, study, request, requester, outcome, what, readers)
+
+
+def _mail(
+    session: Session,
+    study: Study,
+    request: BuildRequest,
+    requester: User,
+    outcome: str,
+    what: dict[str, Any],
+    recipients: Sequence[User],
+) -> None:
+    """The one mail of a build to each of these."""
     enqueue(
         session,
-        event=f"build_request:{claim.request_id}:{outcome}",
+        event=f"build_request:{request.id}:{outcome}",
         template=f"build_{outcome}",
         context={
             **what,
@@ -160,7 +174,7 @@ def tell(
             "state_after": study.state,
             "deployed": study.deployed_at is not None,
         },
-        recipients=people(session, study, Audience.STUDY_ADMINS, Audience.SITE_ADMINS, also=(requester,)),
+        recipients=recipients,
         study=study,
     )
 
@@ -251,17 +265,5 @@ def log_cancelled_while_waiting(
         build_request_id=request.id,
     )
     requester = session.get_one(User, request.requested_by_id)
-    enqueue(
-        session,
-        event=f"build_request:{request.id}:cancelled",
-        template="build_cancelled",
-        context={
-            **extra,
-            "study": {"name": study.name, "uuid": str(study.uuid)},
-            "requested_by": requester.name,
-            "state_after": study.state,
-            "deployed": study.deployed_at is not None,
-        },
-        recipients=[requester] if requester.is_active and requester.id != user_id else [],
-        study=study,
-    )
+    told = [requester] if requester.is_active and requester.id != user_id else []
+    _mail(session, study, request, requester, "cancelled", extra, told)

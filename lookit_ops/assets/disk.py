@@ -51,7 +51,7 @@ def usage(platform: Platform) -> dict[str, float]:
         for part in PARTS
         if (home / "ember_build" / part).exists()
     }
-    told["home: free MB"] = free_mb(home / "ember_build")
+    told["home: free MB"] = min(free_mb(home), free_mb(home / "ember_build"))  # which may be a disk of its own
     if platform.settings.builder == "docker":
         used, host = platform.docker_builder.usage()
         told |= {

@@ -8,6 +8,7 @@ The sensor `watch` reports numbers and checks without any run; a check can also 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -21,6 +22,7 @@ from lookit_ops.platform import Platform
 
 GROUP = "watch"
 A_DAY = timedelta(days=1)
+KINDS: dict[str, Model] = {"builds": BuildRequest, "archives": ArchiveRequest}
 OUR_FAULTS = RETRIED | {"worker_died", "run_not_started"}
 LONGEST_WAIT = timedelta(minutes=30)
 """A request that could have been worked on for this long is worth a look."""
@@ -82,22 +84,14 @@ def _look_at_the_queue(platform: Platform) -> Seen:
     return Seen(facts, is_well, f"the oldest request has waited for {oldest:g} minutes")
 
 
-def _look_at_outcomes(platform: Platform, model: Model, what: str) -> Seen:
-    seen = outcomes(platform.sessions, model, A_DAY)
+def _look_at_outcomes(what: str, platform: Platform) -> Seen:
+    seen = outcomes(platform.sessions, KINDS[what], A_DAY)
     share = seen.share_failed_by(OUR_FAULTS)
     facts: dict[str, Any] = {"succeeded": seen.succeeded, "cancelled": seen.cancelled, "tried again": seen.tried_again}
     facts |= {f"failed: {code}": count for code, count in sorted(seen.failed.items())}
     facts["share failed by the platform's fault"] = round(share, 3)
     is_well = seen.ended < FEWEST or share <= LARGEST_SHARE
     return Seen(facts, is_well, f"of {seen.ended} {what} within a day, {share:.0%} failed by the platform's fault")
-
-
-def _look_at_builds(platform: Platform) -> Seen:
-    return _look_at_outcomes(platform, BuildRequest, "builds")
-
-
-def _look_at_archives(platform: Platform) -> Seen:
-    return _look_at_outcomes(platform, ArchiveRequest, "archives")
 
 
 def _look_at_the_outbox(platform: Platform) -> Seen:
@@ -110,10 +104,7 @@ def _look_at_the_outbox(platform: Platform) -> Seen:
 
 
 def _look_at_workers(platform: Platform) -> Seen:
-    died = {
-        what: outcomes(platform.sessions, model, A_DAY).workers_died
-        for what, model in (("builds", BuildRequest), ("archives", ArchiveRequest))
-    }
+    died = {what: outcomes(platform.sessions, model, A_DAY).workers_died for what, model in KINDS.items()}
     facts = {f"of {what}, died within a day": count for what, count in died.items()}
     count = sum(died.values())
     return Seen(facts, not count, f"{count} workers stopped answering within a day")
@@ -125,8 +116,18 @@ def _watched(name: str, description: str, check: str, look: Callable[[Platform],
 
 WATCHED = (
     _watched("request_queue", "How many requests wait, and how long the oldest has.", "is_moving", _look_at_the_queue),
-    _watched("build_outcomes", "What became of a day's builds, by cause.", "few_faults_of_ours", _look_at_builds),
-    _watched("archive_outcomes", "The same of the archives of videos.", "few_faults_of_ours", _look_at_archives),
+    _watched(
+        "build_outcomes",
+        "What became of a day's builds, by cause.",
+        "few_faults_of_ours",
+        partial(_look_at_outcomes, "builds"),
+    ),
+    _watched(
+        "archive_outcomes",
+        "The same of the archives of videos.",
+        "few_faults_of_ours",
+        partial(_look_at_outcomes, "archives"),
+    ),
     _watched("outbox", "Mails that wait, and those that cannot be delivered.", "is_delivered", _look_at_the_outbox),
     _watched("workers", "Workers that died and whose work had to be ended for them.", "live", _look_at_workers),
 )

@@ -70,16 +70,17 @@ class LocalExperimentBucket:
         """See `ExperimentBucket.claim_environment`."""
         mark = self._hidden / "environment"
         with self._translated("environment"), self._alone("environment"):
-            self._remove_unfinished()
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 owner = mark.read_text(encoding="utf-8").strip()
+            except FileNotFoundError:
+                self._write(mark, f"{environment}\n".encode())
+            else:
                 if owner != environment:
                     raise WrongEnvironment(
                         f"the bucket {self.name} belongs to the environment {owner!r}, and this is {environment!r}; "
                         "set another LOOKIT_BUCKET_FOLDER, or the right LOOKIT_ENVIRONMENT"
                     )
-                return
-            self._write(mark, f"{environment}\n".encode())
+            self._remove_unfinished()
 
     def put(
         self,
@@ -100,7 +101,9 @@ class LocalExperimentBucket:
 
         def is_there() -> bool:
             # The file itself is asked, not what we noted of it: after a crash only the file is certain.
-            return path.is_file() and _sha256(path) == digest
+            with contextlib.suppress(FileNotFoundError):  # deleted in between
+                return path.is_file() and _sha256(path) == digest
+            return False
 
         with self._translated(key), contextlib.ExitStack() as stack:
             arrived = None if is_there() else stack.enter_context(self._arriving(source))
@@ -214,15 +217,17 @@ class LocalExperimentBucket:
         """See `ExperimentBucket.copy`."""
         source = self._path(source_key)
         destination = self._path(destination_key)
-        with self._translated(source_key), self._arriving(source) as arrived, self._alone(destination_key):
-            headers = self.headers(source_key)
-            self._place(arrived, destination)
-            self._note_headers(
-                destination_key,
-                headers.get("content_type", "application/octet-stream"),
-                headers.get("cache_control", "no-cache"),
-                _sha256(destination),
-            )
+        headers = self.headers(source_key)  # before the bytes: without them there would be no copy
+        with self._translated(source_key), self._arriving(source) as arrived:
+            digest = _sha256(arrived)
+            with self._alone(destination_key):
+                self._place(arrived, destination)
+                self._note_headers(
+                    destination_key,
+                    headers.get("content_type", "application/octet-stream"),
+                    headers.get("cache_control", "no-cache"),
+                    digest,
+                )
 
     def headers(self, key: str) -> Mapping[str, str]:
         """Content type and cache header of an object or page, for a server that wants to send them."""
@@ -316,7 +321,7 @@ class LocalExperimentBucket:
         """Remove what killed processes were writing, a day ago: by then no living one is at it."""
         before = time.time() - _KEEP_UNFINISHED_SECONDS
         for temporary in (self._hidden / "incoming").glob("*"):
-            with contextlib.suppress(FileNotFoundError):  # in place by now, or removed by another process
+            with contextlib.suppress(OSError):  # in place by now, removed by another process, or not ours to remove
                 if temporary.lstat().st_mtime < before:
                     temporary.unlink()
 

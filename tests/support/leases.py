@@ -13,4 +13,5 @@ def give_up(end_leases: Callable[[], None], reconcile: Callable[[], tuple[int, .
         end_leases()
         if given_up := reconcile():
             return given_up
+        time.sleep(0.05)
     raise AssertionError("the reconciler gave nothing up within 20 s")

@@ -296,11 +296,11 @@ def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop:
 
 
 def test_one_that_was_given_up_before_its_last_look_hears_it(workshop: Workshop, three) -> None:
-    def give_up(_key: str) -> None:
+    def sleep_until_given_up(_key: str) -> None:
         workshop.faults.after("put", lambda _key: None)
         assert give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.platform).expired) == (4,)
 
-    workshop.faults.after("put", give_up)
+    workshop.faults.after("put", sleep_until_given_up)
     with pytest.raises(LeaseLost):
         back(workshop)
     assert workshop.live() == three[2]
