@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google.auth
 import requests
@@ -65,6 +66,7 @@ class GcsAccess:
         os.environ.setdefault(NO_METADATA_OF_BUCKETS, "true")
         credentials = self._credentials()
         session = AuthorizedSession(credentials)
+        session.hooks["response"].append(_read_error)
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=MOST_CONNECTIONS))
         return storage.Client(
@@ -99,6 +101,15 @@ class GcsAccess:
                 " service account's key, or log in with `gcloud auth application-default login`"
             ) from error
         return with_scopes_if_required(credentials, storage.Client.SCOPE)
+
+
+def _read_error(response: requests.Response, **_options: Any) -> None:
+    """Read what an error says at once, so that its connection goes back to the others.
+
+    A download that Google's client makes again drops the answer unread, and with it the connection.
+    """
+    if not response.ok:
+        _ = response.content
 
 
 def is_passing(error: BaseException) -> bool:

@@ -132,6 +132,7 @@ CALLS: list[tuple[str, ...]] = [
     ("videos", "zip", "STUDY", "--as", "STRANGER"),
     ("videos", "link", "1", "--as", "ADMIN"),
     ("videos", "link", "2", "--as", "ADMIN"),
+    ("videos", "cancel", "2", "--as", "ADMIN"),
     ("videos", "list"),
     ("videos", "list", "--json"),
     ("videos", "catalogue"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,6 +93,16 @@ class TestRequests:
         resource = gcs.objects(BUCKET)["a.js"].resource
         assert (resource["contentType"], resource["cacheControl"]) == tuple(JS.values())
         assert next(bucket.files("a.js")).sha256 is not None
+
+    def test_an_answer_that_is_dropped_leaves_no_connection_open(self, bucket, gcs):
+        bucket.put("a.js", b"x", **JS)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                gcs.fault("status", "GET", "alt=media")
+                assert bucket.read("a.js") == b"x"
+            gc.collect()
+        assert [str(one.message) for one in caught if issubclass(one.category, ResourceWarning)] == []
 
 
 class TestLargeFiles:
