@@ -10,7 +10,6 @@ A rollback stands beside the same peer: without kept deployments the earlier ver
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
+from benchmarks.server import serving
 from ember_build.bundle import Bundle
 from lookit_ops.publish import folder_of, live_deployment, publish
 from lookit_ops.rollback import restorable, rollback
@@ -43,7 +43,7 @@ def deploy_upload(quick: bool) -> Iterator[Result]:
     """A first deployment, one of which the storage has all files already, and a rollback."""
     files = QUICK_FILES if quick else FILES
     runs = QUICK_RUNS if quick else RUNS
-    with tempfile.TemporaryDirectory() as folder, _server() as url:
+    with tempfile.TemporaryDirectory() as folder, serving("benchmarks.deploy_upload") as url:
         first, second = (
             bundle_of(Path(folder, name), name, {"assets/large.bin": b"x" * 50_000}, assets=files - _OWN_FILES - 1)
             for name in ("1", "2")
@@ -144,23 +144,6 @@ def _check(bucket: ExperimentBucket, bundle: Bundle, folder: str) -> None:
     for file in bundle.files:
         if there.get(f"{folder}/{file.path}") != file.size_bytes:
             raise BenchmarkError(f"{file.path} was not deployed")
-
-
-@contextmanager
-def _server() -> Generator[str]:
-    """The server in a process of its own, so that it takes none of this one's time under Python's lock."""
-    command = [sys.executable, "-m", "benchmarks.deploy_upload"]
-    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-        try:
-            url = process.stdout.readline().strip()
-            if not url:
-                raise BenchmarkError("the server of the benchmark does not start")
-            yield url
-        finally:
-            process.stdin.close()
-            process.wait(30)
 
 
 if __name__ == "__main__":

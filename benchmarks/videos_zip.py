@@ -34,8 +34,6 @@ COUNT, QUICK_COUNT = 50, 12
 MEMORY_COUNTS, QUICK_MEMORY_COUNTS = (20, 200), (10, 60)
 """Videos of the smaller and of the larger archive: 200 MB and 2 GB."""
 VIDEOS = "videos"
-ROWS = {"deflating": "deflating_stream", "disk": "disk", "bare_copy": "bare_copy", "one_stream": "one_stream"}
-"""What the sides are called in the names of the results."""
 DEFLATING, BARE_COPY = "sequential read into a deflating stream", "the same bytes without a zip, as many at once"
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -98,11 +96,11 @@ def videos_zip(quick: bool) -> Iterator[Result]:
         loopback = Bench(s3.url, gcs)
         what = f"{count * VIDEO_BYTES / 1e6:,.0f} MB in {count} videos, loopback"
         for side, peer in (
-            ("deflating", DEFLATING),
+            ("deflating_stream", DEFLATING),
             ("disk", "download to disk, zip, upload"),
             ("bare_copy", BARE_COPY),
         ):
-            row = f"videos.zip.vs_{ROWS[side]}"
+            row = f"videos.zip.vs_{side}"
             mine, theirs = loopback.rate("ours", count), loopback.rate(side, count)
             result = compare(row, "MB/s", mine, theirs, runs=runs, peer_name=peer)
             yield replace(result, note=f"{what}; {loopback.note('ours', side)}")
@@ -113,10 +111,10 @@ def videos_zip(quick: bool) -> Iterator[Result]:
             network = Bench(far_s3, far_gcs)
             for side, peer, videos in (
                 ("one_stream", "one part at a time", count),
-                ("deflating", DEFLATING, count),
+                ("deflating_stream", DEFLATING, count),
                 ("bare_copy", BARE_COPY, large),  # what an archive costs once, whatever its size, belongs to no byte
             ):
-                row = f"videos.zip.network.vs_{ROWS[side]}"
+                row = f"videos.zip.network.vs_{side}"
                 mine, theirs = network.rate("ours", videos), network.rate(side, videos)
                 result = compare(row, "MB/s", mine, theirs, runs=runs, peer_name=peer)
                 what = f"{videos * VIDEO_BYTES / 1e6:,.0f} MB, {LATENCY * 1000:.0f} ms a request"

@@ -7,36 +7,20 @@ their input does. Each is a process of its own: in one, they would wait for each
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 
-from benchmarks.frame import BenchmarkError
+from benchmarks.server import serving
 from tests.support.faulty_s3 import FaultyS3
 from tests.support.strict_gcs import StrictGcs
 
 LATENCY = 0.03
 BYTES_PER_SECOND = 60e6
-_ROOT = Path(__file__).resolve().parents[2]
 
 
-@contextmanager
-def cloud(kind: str, what: str, latency: float = 0, bytes_per_second: float = 0) -> Generator[str]:
+def cloud(kind: str, what: str, latency: float = 0, bytes_per_second: float = 0) -> AbstractContextManager[str]:
     """The URL of a cloud at this distance: of a Google with the bucket `what`, or of a way to the S3 at `what`."""
-    command = [sys.executable, "-m", "benchmarks.videos.network", kind, what, str(latency), str(bytes_per_second)]
-    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin
-        assert process.stdout
-        try:
-            url = process.stdout.readline().strip()
-            if not url:
-                raise BenchmarkError("the simulated network does not start; it says why above")
-            yield url
-        finally:
-            process.stdin.close()
-            process.wait(30)
+    return serving("benchmarks.videos.network", kind, what, str(latency), str(bytes_per_second))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 `python -m benchmarks.videos.sides SIDE S3 BUCKET GCS ARCHIVES COUNT` zips the first COUNT videos of a bucket of S3 into
 a bucket of Google Cloud Storage, and prints a `Measured` as JSON. The sides:
 
-    ours          as many parts at once as in production
-    one_stream    the same, one part at a time
-    deflating     the predecessor's second way: each video read to its end, into a deflating zip that is being uploaded
-    disk          the predecessor's first way: download everything, zip it on the disk, upload the file
-    bare_copy     no zip at all: the same bytes from bucket to bucket by the same clients, as many videos at once
+    ours                as many parts at once as in production
+    one_stream          the same, one part at a time
+    deflating_stream    the predecessor's second way: each video read to its end, into a deflating zip on its way up
+    disk                the predecessor's first way: download everything, zip it on the disk, upload the file
+    bare_copy           no zip at all: the same bytes from bucket to bucket by the same clients, as many videos at once
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def one_stream(task: Task) -> None:
     ours(task, parts_at_once=1)
 
 
-def deflating(task: Task) -> None:
+def deflating_stream(task: Task) -> None:
     client, blob = task.source._client, task.target._bucket.blob(task.key)
     with blob.open("wb", ignore_flush=True) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for video in task.videos:
@@ -140,7 +140,7 @@ def bare_copy(task: Task) -> None:
 
 
 SIDES: dict[str, Callable[[Task], None]] = {
-    side.__name__: side for side in (ours, one_stream, deflating, disk, bare_copy)
+    side.__name__: side for side in (ours, one_stream, deflating_stream, disk, bare_copy)
 }
 
 

@@ -8,9 +8,9 @@ import typer
 
 from domain.builds.claims import player_repo_url
 from domain.find import find_study, find_user
-from domain.models import BuildKind, BuildRequest, RequestStatus
+from domain.models import BuildKind, BuildRequest
 from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
-from lookit_ops.cli.requests import Last, OnlyStatus, newest
+from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.reconcile import reconcile_builds
@@ -106,12 +106,7 @@ def cancel(
 ) -> None:
     """Cancel a build request, waiting or running."""
     outside = platform()
-    with outside.sessions.begin() as session:
-        user = find_user(session, acting)
-    if outside.ledger.cancel(request_id, user.id) is RequestStatus.CANCELLED:
-        console.print(f"Build request {request_id} is cancelled.")
-    else:
-        console.print(f"Build request {request_id} is running; its worker stops within some seconds.")
+    cancel_request(outside, outside.ledger, "Build request", request_id, acting)
 
 
 @app.command()

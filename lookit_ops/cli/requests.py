@@ -1,4 +1,4 @@
-"""The newest requests of a kind, for the commands that list them."""
+"""What the commands for builds and for archives have in common: the newest requests, and cancelling one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Annotated, TypeVar
 import typer
 from sqlalchemy import select
 
+from domain.builds.ledger import BuildLedger
 from domain.errors import InvalidRequest
+from domain.exports.ledger import ArchiveLedger
+from domain.find import find_user
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study, User
 from lookit_ops.cli.options import MOST_ROWS
+from lookit_ops.cli.show import console
 from lookit_ops.platform import Platform
 
 Request = TypeVar("Request", BuildRequest, ArchiveRequest)
@@ -33,3 +37,15 @@ def newest(outside: Platform, model: type[Request], status: str, last: int) -> l
         query = query.where(model.status == status)
     with outside.sessions.begin() as session:
         return [(row, name, email) for row, name, email in session.execute(query)]
+
+
+def cancel_request(
+    outside: Platform, ledger: BuildLedger | ArchiveLedger, what: str, request_id: int, acting: str
+) -> None:
+    """Cancel a request, and say whether it has ended; `what` begins the sentence. Raises what the ledger raises."""
+    with outside.sessions.begin() as session:
+        user = find_user(session, acting)
+    if ledger.cancel(request_id, user.id) is RequestStatus.CANCELLED:
+        console.print(f"{what} {request_id} is cancelled.")
+    else:
+        console.print(f"{what} {request_id} is running; its worker stops within some seconds.")

@@ -9,9 +9,9 @@ import typer
 
 from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
-from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
+from domain.models import ArchiveKind, ArchiveRequest
 from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
-from lookit_ops.cli.requests import Last, OnlyStatus, newest
+from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest
 from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
 from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 
@@ -133,12 +133,7 @@ def list_archives(
 def cancel(request_id: RequestId, acting: Acting) -> None:
     """Cancel an archive request, waiting or running."""
     outside = platform()
-    with outside.sessions.begin() as session:
-        user = find_user(session, acting)
-    if outside.archive_ledger.cancel(request_id, user.id) is RequestStatus.CANCELLED:
-        console.print(f"Archive request {request_id} is cancelled.")
-    else:
-        console.print(f"Archive request {request_id} is running; its worker stops within some seconds.")
+    cancel_request(outside, outside.archive_ledger, "Archive request", request_id, acting)
 
 
 @app.command()
