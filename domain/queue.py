@@ -6,6 +6,7 @@ so two daemons ask for one run. A run that does not come within some minutes is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -135,6 +136,13 @@ class RequestQueue:
                 model.status == RequestStatus.QUEUED, model.submitted_at < database_now(-start_within)
             )
             return list(session.scalars(query))
+
+    def ended(self, request_ids: Iterable[int]) -> set[int]:
+        """Those of these requests that have had their end, whoever brought it."""
+        model = self.model
+        has_ended = model.status.not_in((RequestStatus.QUEUED, RequestStatus.RUNNING))
+        with self.sessions.begin() as session:
+            return set(session.scalars(select(model.id).where(model.id.in_(request_ids), has_ended)))
 
     def still_coming(self, request_id: int) -> None:
         """The run of a submitted request exists and has only not begun: wait for it for longer."""

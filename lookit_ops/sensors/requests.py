@@ -27,6 +27,7 @@ UNFINISHED = [
     dg.DagsterRunStatus.STARTED,
 ]
 
+NOT_AWAITED = "the request of this run was cancelled, or replaced by a newer one, before the run began"
 NEVER_BEGAN = "this run did not begin to work on its request within minutes; another one is asked for"
 
 
@@ -66,6 +67,7 @@ def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         platform: Platform = context.resources.platform
         queue, at_once = kind.queue(platform), kind.at_once(platform)
+        _cancel_those_not_awaited(context.instance, kind, queue)
         _look_after_those_that_do_not_come(context.instance, kind, queue)
         submissions = queue.submit(limit=A_TICK, at_once=at_once)
         if not submissions:
@@ -92,6 +94,15 @@ def _run(kind: Kind, submission: Submission) -> dg.RunRequest:
             **lock,
         },
     )
+
+
+def _cancel_those_not_awaited(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
+    """Take runs out of Dagster's queue whose request has ended: they would begin in their turn, and find it gone."""
+    queued = instance.get_runs(dg.RunsFilter(tags={KIND_TAG: kind.name}, statuses=[dg.DagsterRunStatus.QUEUED]))
+    runs = {int(run.tags[REQUEST_TAG]): run for run in queued if REQUEST_TAG in run.tags}
+    for request_id in queue.ended(runs):
+        instance.report_run_canceling(runs[request_id], NOT_AWAITED)
+        instance.report_run_canceled(runs[request_id], NOT_AWAITED)
 
 
 def _look_after_those_that_do_not_come(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:

@@ -89,6 +89,17 @@ def test_a_run_that_does_not_come_is_asked_for_again_unless_it_is_still_coming(s
     assert (second.number, second.attempt) == (2, 1)
 
 
+def test_only_those_that_have_their_end_are_said_to_have_ended(
+    site: Site, queue: RequestQueue, ledger: BuildLedger
+) -> None:
+    waits, runs, cancelled, succeeded = asked = ask(site, 4)
+    ledger.cancel(cancelled, site.study_admin)
+    ledger.finish(ledger.claim(succeeded, "run-1", MINUTE), {})
+    ledger.claim(runs, "run-2", MINUTE)
+    assert queue.ended(asked) == {cancelled, succeeded}
+    assert queue.ended([waits]) == queue.ended([]) == set()
+
+
 def test_places_count_from_the_front_and_those_that_wait_for_a_later_attempt_come_last(
     site: Site, queue: RequestQueue, ledger: BuildLedger
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from sqlalchemy import update
 
 from domain.db import database_now
@@ -33,7 +34,7 @@ from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
 from lookit_ops.running import output_folder
 from lookit_ops.sensors.leases import idle_runs, leases
 from lookit_ops.sensors.outbox import outbox
-from lookit_ops.sensors.requests import BUILDS, _look_after_those_that_do_not_come, build_requests
+from lookit_ops.sensors.requests import build_requests
 from lookit_ops.sensors.runs import IN_DAGSTER, end_requests_of
 from lookit_ops.sensors.watch import watch
 from lookit_ops.storage.experiments import StorageError
@@ -54,6 +55,19 @@ def reason_of(result: Any) -> str:
 def the_run_for(workshop: Workshop, request: dg.RunRequest, **changes: Any) -> dg.DagsterRun:
     """The run that Dagster makes of it, without a process."""
     return workshop.instance.create_run_for_job(build_experiment, tags=dict(request.tags), **changes)
+
+
+def the_queued_run_for(workshop: Workshop, request: dg.RunRequest) -> dg.DagsterRun:
+    """The same, in Dagster's queue, where a run must say which code location it is from."""
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("lookit_ops"), "__repository__")
+    origin = RemoteJobOrigin(repository, build_experiment.name)
+    return the_run_for(workshop, request, status=dg.DagsterRunStatus.QUEUED, remote_job_origin=origin)
+
+
+def status_of(workshop: Workshop, run: dg.DagsterRun) -> dg.DagsterRunStatus:
+    found = workshop.instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.status
 
 
 def move(workshop: Workshop, model: Any, **columns: timedelta) -> None:
@@ -112,13 +126,32 @@ def test_a_tick_that_does_nothing_says_why(workshop: Workshop) -> None:
 
 def test_a_run_that_dagster_still_queues_is_not_asked_for_twice(workshop: Workshop) -> None:
     workshop.request()
-    assert len(requests_of(workshop.tick(build_requests))) == 1
+    (asked,) = requests_of(workshop.tick(build_requests))
+    run = the_queued_run_for(workshop, asked)
     move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
-    queued = unittest.mock.Mock()  # Dagster queues a run only together with the address of its code location
-    queued.get_runs.return_value = [unittest.mock.Mock(status=dg.DagsterRunStatus.QUEUED)]
-    _look_after_those_that_do_not_come(queued, BUILDS, workshop.platform.build_queue)
-    queued.report_run_failed.assert_not_called()
     assert requests_of(workshop.tick(build_requests)) == []
+    assert status_of(workshop, run) == dg.DagsterRunStatus.QUEUED
+
+
+@pytest.mark.parametrize("end", ["cancelled", "replaced"])
+def test_a_run_in_dagsters_queue_whose_request_has_ended_is_taken_out_of_it(workshop: Workshop, end: str) -> None:
+    other = workshop.ledger.request(
+        workshop.site.another_study("Another", State.APPROVED), workshop.site.study_admin, DEPLOYMENT
+    )
+    request_id = workshop.request()
+    runs = {
+        int(asked.tags[REQUEST_TAG]): the_queued_run_for(workshop, asked)
+        for asked in requests_of(workshop.tick(build_requests))
+    }
+    if end == "cancelled":
+        workshop.ledger.cancel(request_id, workshop.site.study_admin)
+    else:
+        workshop.request()
+    workshop.tick(build_requests)
+    assert status_of(workshop, runs[request_id]) == dg.DagsterRunStatus.CANCELED
+    assert status_of(workshop, runs[other]) == dg.DagsterRunStatus.QUEUED
+    said = end_requests_of(workshop.instance, workshop.platform, runs[request_id], IN_DAGSTER)
+    assert "nothing open" in said
 
 
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
