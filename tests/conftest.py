@@ -16,6 +16,26 @@ from tests.support.databases import POSTGRESQL, SQLITE, create_database, migrate
 from tests.support.s3_server import S3Server, seaweedfs
 from tests.support.site import Site, populate
 
+END_TO_END = Path(__file__).parent / "e2e"
+ALONE = ("s3", "docker_engine")
+"""What a machine has one of, so that whoever wants it takes turns: a server with ports of its own choice, an engine on
+which tests look for what is left."""
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the mark in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist which tests belong to one process: those that take turns, and those of one end-to-end file,
+    which share a Dagster."""
+    for item in items:
+        wanted = getattr(item, "fixturenames", ())
+        shared = [name for name in ALONE if name in wanted]
+        if item.get_closest_marker("docker"):
+            shared = ["docker_engine"]
+        elif item.path.parent == END_TO_END:
+            shared = [item.path.stem]
+        for name in shared:
+            item.add_marker(pytest.mark.xdist_group(name))
+
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:

@@ -27,6 +27,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
@@ -99,16 +100,14 @@ class LocalExperimentBucket:
         except OSError as error:
             raise StorageError(f"cannot read {source}, which should go to {key}: {error.strerror or error}") from error
 
-        def is_there() -> bool:
-            # The file itself is asked, not what we noted of it: after a crash only the file is certain.
-            with contextlib.suppress(FileNotFoundError):  # deleted in between
-                return path.is_file() and _sha256(path) == digest
-            return False
-
+        # The file itself is asked, not what we noted of it: after a crash only the file is certain.
         with self._translated(key), contextlib.ExitStack() as stack:
-            arrived = None if is_there() else stack.enter_context(self._arriving(source))
+            seen = _identity(path)
+            present = seen is not None and _is(path, digest)
+            arrived = None if present else stack.enter_context(self._arriving(source))
             stack.enter_context(self._alone(key))
-            present = is_there()
+            if (now := _identity(path)) != seen:  # put, replaced or deleted since
+                present = now is not None and _is(path, digest)
             if not present and not replace and os.path.lexists(path):
                 raise NameTaken(
                     f"{key} in {self.name} already has other contents and is never replaced, since a page in use may "
@@ -159,28 +158,26 @@ class LocalExperimentBucket:
         """See `ExperimentBucket.write_page`."""
         path = self._path(key)
         versions = self._hidden / "pages" / key
-        with self._translated(key), self._alone(key):
-            current = self._generation(path)
-            if current != if_generation:
-                raise GenerationMismatch(
-                    f"somebody else wrote {key} in {self.name} meanwhile: generation {if_generation} was seen, "
-                    f"now it is {current}; the build that came first stays"
-                )
-            # Microseconds as in Google's storage: a generation is never used twice, not even after a deletion.
-            generation = max(current + 1, time.time_ns() // 1000)
-            version = versions / str(generation)
-            said = {"metadata": dict(metadata), "content_type": content_type, "cache_control": cache_control}
+        said = {"metadata": dict(metadata), "content_type": content_type, "cache_control": cache_control}
+        with self._translated(key):
+            self._require_generation(key, path, if_generation)  # before anything is written
+            version = _new_version(versions, if_generation)
+            generation = int(version.name)
             try:
+                # Not under the lock: whoever is suspended over these bytes must hold up nobody.
                 self._write(version / path.name, content)
                 self._write(version / "metadata.json", _json(said))
                 self._sync(versions)
-                self._link(path, version / path.name)
+                with self._alone(key):
+                    self._require_generation(key, path, if_generation)
+                    (version / path.name).stat()  # gone if another page was written and deleted meanwhile
+                    self._link(path, version / path.name)
             except BaseException:
                 if self._generation(path) != generation:
                     shutil.rmtree(version, ignore_errors=True)
                 raise
         with contextlib.suppress(OSError):  # the page is written; old versions can be removed another time
-            self._remove_superseded(versions, keep={current, generation})
+            self._remove_superseded(versions, keep={if_generation, generation})
         return generation
 
     def files(self, prefix: str = "") -> Iterator[StoredFile]:
@@ -272,6 +269,14 @@ class LocalExperimentBucket:
         if version is not None:
             return int(version.name)
         return _changed_at(path) if path.exists() else 0
+
+    def _require_generation(self, key: str, path: Path, expected: int) -> None:
+        current = self._generation(path)
+        if current != expected:
+            raise GenerationMismatch(
+                f"somebody else wrote {key} in {self.name} meanwhile: generation {expected} was seen, "
+                f"now it is {current}; the build that came first stays"
+            )
 
     def _remove_superseded(self, versions: Path, keep: set[int]) -> None:
         # A version was superseded when the next one was written; but one that a crash left unlinked superseded none,
@@ -370,6 +375,21 @@ class LocalExperimentBucket:
             ) from error
 
 
+def _new_version(versions: Path, after: int) -> Path:
+    """An empty folder for the next version of a page; its name is the generation.
+
+    Microseconds as in Google's storage: a generation is never used twice, not even after a deletion.
+    """
+    generation = max(after + 1, time.time_ns() // 1000)
+    while True:
+        try:
+            (versions / str(generation)).mkdir(parents=True)
+        except FileExistsError:  # somebody else's who writes at the same time
+            generation += 1
+        else:
+            return versions / str(generation)
+
+
 def _pour(source: Path | bytes, file: BinaryIO) -> None:
     if isinstance(source, bytes):
         file.write(source)
@@ -383,6 +403,23 @@ def _sha256(source: Path | bytes) -> str:
         return hashlib.sha256(source).hexdigest()
     with source.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is(path: Path, sha256: str) -> bool:
+    """Whether the file has these contents; not if it is deleted meanwhile."""
+    try:
+        return _sha256(path) == sha256
+    except FileNotFoundError:
+        return False
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    """What is another one when a file was put in the place of this one; None if there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _changed_at(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -12,9 +13,8 @@ import pytest
 from tests.support.docker_engine import Engine, EngineMissing, Yard, find_engine, start_engine
 
 DEPLOYMENT = "tests"
-
-
 LEFT_OUT = pytest.StashKey[str]()
+_OUTPUT = "docker_tests_left_out"
 
 
 @pytest.hookimpl(trylast=True)
@@ -27,8 +27,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         start_engine()
     except EngineMissing as reason:
         config.stash[LEFT_OUT] = f"{len(wanted)} Docker tests were left out: {reason}"
+        if (output := getattr(config, "workeroutput", None)) is not None:
+            output[_OUTPUT] = config.stash[LEFT_OUT]
         config.hook.pytest_deselected(items=wanted)
         items[:] = [item for item in items if item not in wanted]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """A process of pytest-xdist has ended: what it left out is told by the one that tells of all."""
+    if said := getattr(node, "workeroutput", {}).get(_OUTPUT):
+        node.config.stash[LEFT_OUT] = said
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,10 +46,12 @@ class EngineMissing(Exception):
 
 
 def start_engine() -> Engine:
-    """Find or start an engine. Raises EngineMissing."""
-    done = subprocess.run(
-        [REPOSITORY / "scripts" / "docker.sh"], capture_output=True, text=True, check=False, timeout=600
-    )
+    """Find or start an engine; of several processes that want one, the first starts it. Raises EngineMissing."""
+    with (Path(tempfile.gettempdir()) / f"lookit-tests-docker-{os.getuid()}.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [REPOSITORY / "scripts" / "docker.sh"], capture_output=True, text=True, check=False, timeout=600
+        )
     if done.returncode:
         raise EngineMissing((done.stderr.strip().splitlines() or ["it said nothing"])[-1])
     told = dict(line.split("=", 1) for line in done.stdout.splitlines())

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +17,8 @@ from threading import Thread
 import pytest
 import requests
 
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage import local
+from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, StorageError
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
 
 HEADERS = {"content_type": "text/html", "cache_control": "no-cache"}
@@ -112,6 +116,60 @@ def test_the_version_that_was_live_until_now_stays_whatever_a_crash_left(bucket,
     now += 5 * hour
     second = write(bucket, b"2", first)
     assert {first, second} <= {int(path.name) for path in versions.iterdir()}
+
+
+def test_whoever_is_suspended_over_a_page_holds_up_nobody_and_changes_nothing(bucket, monkeypatch):
+    seen = write(bucket, b"one", 0)
+    asleep, wake, real = threading.Event(), threading.Event(), os.fsync
+
+    def sleep_at_first(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", real)
+        asleep.set()
+        assert wake.wait(20)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sleep_at_first)
+    with ThreadPoolExecutor() as pool:
+        sleeper = pool.submit(write, bucket, b"asleep", seen)
+        assert asleep.wait(20)
+        try:
+            other = pool.submit(write, bucket, b"two", seen).result(20)
+            before = all_files(bucket.root)
+        finally:
+            wake.set()
+        with pytest.raises(GenerationMismatch, match=f"generation {seen} was seen, now it is {other}"):
+            sleeper.result(20)
+    assert bucket.page(PAGE).content == b"two"
+    after = all_files(bucket.root)
+    assert set(after) <= set(before)
+    assert {name: after[name] for name in after} == {name: before[name] for name in after}
+    assert {path.name for path in (bucket.root / HIDDEN / "pages" / PAGE).iterdir()} == {str(seen), str(other)}
+
+
+def test_an_unchanged_object_is_read_once(bucket, monkeypatch, tmp_path):
+    source = tmp_path / "app.js"
+    source.write_bytes(b"app")
+    bucket.put("app.js", source, **HEADERS)
+    read, real = [], local._sha256
+    monkeypatch.setattr(local, "_sha256", lambda file: read.append(file) or real(file))
+    assert not bucket.put("app.js", source, **HEADERS)
+    assert read == [source, bucket.root / "app.js"]
+
+
+def test_what_somebody_else_put_meanwhile_is_looked_at_again(bucket, monkeypatch):
+    real = bucket._arriving
+
+    @contextmanager
+    def overtaken(source):
+        with real(source) as arrived:
+            monkeypatch.undo()
+            bucket.put("app.js", b"theirs", **HEADERS)
+            yield arrived
+
+    monkeypatch.setattr(bucket, "_arriving", overtaken)
+    with pytest.raises(NameTaken):
+        bucket.put("app.js", b"ours", **HEADERS)
+    assert bucket.read("app.js") == b"theirs"
 
 
 def test_notes_that_cannot_be_read_are_the_storages_trouble(bucket):
