@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -56,15 +55,14 @@ class ArchivePlan:
         """What is to be read."""
         return sum(video.listed.size_bytes for video in self.videos)
 
-    def manifest(self, sha256: Mapping[str, str]) -> tuple[Member, bytes]:
-        """The list inside, given the SHA-256 of each video by its name in the archive."""
+    def manifest(self) -> tuple[Member, bytes]:
+        """The list inside, as a file of the archive, and its bytes."""
         rows = [
             ManifestRow.included(
                 video.selected,
                 name=video.name,
                 size_bytes=video.listed.size_bytes,
                 etag=video.listed.etag,
-                sha256=sha256[video.name],
             )
             for video in self.videos
         ]

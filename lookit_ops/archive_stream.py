@@ -130,7 +130,7 @@ def stream_archive(
         sent = [future.result() for future in futures]
         begins = itertools.accumulate((part.size_bytes for part, _ in sent), initial=0)
         written = [(begin, item) for begin, (_, items) in zip(begins, sent, strict=False) for item in items]
-        manifest, contents = plan.manifest({item.member.name: item.sha256 for _, item in written})
+        manifest, contents = plan.manifest()
         end = end_blocks(written, manifest, contents)
         last = archives.put_part(f"{scratch}/end", iter([end]), len(end))
         everything = [*(part for part, _ in sent), last]

@@ -7,7 +7,6 @@ itself is the standard library's `zipfile`, writing to a place that cannot be wo
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -77,7 +76,6 @@ class Written:
     member: Member
     offset: int
     crc32: int
-    sha256: str
 
 
 def cut(members: Sequence[Member], part_bytes: int = PART_BYTES) -> list[list[Member]]:
@@ -111,19 +109,18 @@ def part_blocks(
     sink = _Sink()
     archive = ZipFile(sink, "w", ZIP_STORED)  # never closed: its directory is not wanted
     for member in members:
-        info, sha256, length = member.info(), hashlib.sha256(), 0
+        info, length = member.info(), 0
         with archive.open(info, "w") as file, closing(read(member)) as contents:
             for block in contents:
                 length += len(block)
                 if length > member.size_bytes:
                     break
-                sha256.update(block)
                 file.write(block)
                 yield from sink.take()
         if length != member.size_bytes:
             raise WrongLength(f"{member.name} should have {member.size_bytes} bytes, and it gave {length}")
         yield from sink.take()
-        done(Written(member, info.header_offset, info.CRC, sha256.hexdigest()))
+        done(Written(member, info.header_offset, info.CRC))
 
 
 def end_blocks(written: Iterable[tuple[int, Written]], last: Member, contents: bytes) -> bytes:

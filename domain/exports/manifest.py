@@ -20,7 +20,6 @@ COLUMNS = (
     "recorded_at",
     "bytes",
     "etag",
-    "sha256",
     "consent_ruling",
     "status",
     "reason",
@@ -38,7 +37,7 @@ class MemberStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One video. `sha256` stays empty until its bytes have gone through; a missing one has neither name nor bytes."""
+    """One video; a missing one has neither name nor bytes nor ETag."""
 
     name: str
     object_key: str
@@ -47,14 +46,13 @@ class ManifestRow:
     recorded_at: datetime
     size_bytes: int | None
     etag: str
-    sha256: str
     consent_ruling: str
     status: MemberStatus
     reason: str
 
     @classmethod
-    def included(cls, video: SelectedVideo, *, name: str, size_bytes: int, etag: str, sha256: str = "") -> Self:
-        """A video that the listing has, by its name in the archive; the SHA-256 once its bytes have gone through."""
+    def included(cls, video: SelectedVideo, *, name: str, size_bytes: int, etag: str) -> Self:
+        """A video that the listing has, by its name in the archive."""
         return cls(
             name=name,
             object_key=video.object_key,
@@ -63,7 +61,6 @@ class ManifestRow:
             recorded_at=video.recorded_at,
             size_bytes=size_bytes,
             etag=etag,
-            sha256=sha256,
             consent_ruling=video.ruling,
             status=MemberStatus.INCLUDED,
             reason="",
@@ -80,7 +77,6 @@ class ManifestRow:
             recorded_at=video.recorded_at,
             size_bytes=None,
             etag="",
-            sha256="",
             consent_ruling=video.ruling,
             status=MemberStatus.MISSING,
             reason=reason,
@@ -105,7 +101,6 @@ def manifest_csv(rows: Iterable[ManifestRow]) -> bytes:
                 row.recorded_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "" if row.size_bytes is None else row.size_bytes,
                 _inert(row.etag),
-                _inert(row.sha256),
                 _inert(row.consent_ruling),
                 row.status,
                 _inert(row.reason),

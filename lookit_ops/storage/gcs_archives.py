@@ -75,7 +75,7 @@ class GcsArchiveBucket:
                     size=size_bytes,
                     content_type=ZIP,
                     if_generation_match=0,
-                    checksum="crc32c",
+                    checksum=None,  # compared below, also when the answer that tells it was lost
                     **self._patiently,
                 )
             except google_errors.PreconditionFailed:  # our own, whose answer was lost

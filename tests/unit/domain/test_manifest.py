@@ -39,10 +39,10 @@ def read(manifest: bytes) -> list[dict[str, str]]:
 
 def test_the_manifest_is_csv_as_the_rfc_has_it() -> None:
     missing = ManifestRow.missing(replace(VIDEO, object_key="a,b.mp4"), 'S3 says "gone"')
-    assert manifest_csv([replace(ROW, sha256="ff"), missing]).decode() == (
-        "name,object_key,response,frame,recorded_at,bytes,etag,sha256,consent_ruling,status,reason\r\n"
-        f',"a,b.mp4",{RESPONSE},4-frame,2026-03-01T10:00:00.123Z,,,,accepted,missing,"S3 says ""gone"""\r\n'
-        f"videoStream.mp4,videoStream.mp4,{RESPONSE},4-frame,2026-03-01T10:00:00.123Z,42,abc,ff,accepted,included,\r\n"
+    assert manifest_csv([ROW, missing]).decode() == (
+        "name,object_key,response,frame,recorded_at,bytes,etag,consent_ruling,status,reason\r\n"
+        f',"a,b.mp4",{RESPONSE},4-frame,2026-03-01T10:00:00.123Z,,,accepted,missing,"S3 says ""gone"""\r\n'
+        f"videoStream.mp4,videoStream.mp4,{RESPONSE},4-frame,2026-03-01T10:00:00.123Z,42,abc,accepted,included,\r\n"
     )
 
 
@@ -51,7 +51,7 @@ def test_an_archive_without_videos_has_its_heading() -> None:
 
 
 def test_the_rows_are_frozen_and_say_included_or_missing() -> None:
-    assert (ROW.status, ROW.sha256, ROW.reason) == (MemberStatus.INCLUDED, "", "")
+    assert (ROW.status, ROW.reason) == (MemberStatus.INCLUDED, "")
     with pytest.raises(AttributeError):
         ROW.name = "other"  # ty: ignore[invalid-assignment]
 
@@ -76,7 +76,6 @@ rows = st.builds(
     recorded_at=st.datetimes(timezones=st.just(UTC)),
     size_bytes=st.none() | st.integers(0, 2**40),
     etag=texts,
-    sha256=texts,
     consent_ruling=st.sampled_from(Ruling),
     status=st.sampled_from(MemberStatus),
     reason=texts,
@@ -94,7 +93,7 @@ def test_whatever_the_texts_are_they_are_read_again_and_the_order_counts_for_not
     manifest = manifest_csv(given_rows)
     in_order = sorted(given_rows, key=lambda row: row.object_key)
     for cells, row in zip(read(manifest), in_order, strict=True):
-        for name in ("name", "object_key", "frame", "etag", "sha256", "reason"):
+        for name in ("name", "object_key", "frame", "etag", "reason"):
             assert without_mark(cells[name]) == getattr(row, name)
             assert not cells[name].startswith(("=", "+", "-", "@", "\t", "\r"))
         assert cells["bytes"] == ("" if row.size_bytes is None else str(row.size_bytes))
