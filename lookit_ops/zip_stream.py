@@ -1,8 +1,9 @@
 """The zip format in pieces: members in parts that can be written apart, and the directory that makes a zip of them.
 
 Members are stored, not deflated: video does not get smaller. What a part will hold is known before a byte of it is, to
-the byte, so parts can be sent at the same time and joined at the end. The same members give the same bytes. The format
-itself is the standard library's `zipfile`, writing to a place that cannot be wound back (ADR 8).
+the byte, so parts can be sent at the same time and joined at the end. The same members give the same bytes: those that
+the standard library's `zipfile` writes to a place that cannot be wound back. It makes the headers and the directory;
+the contents pass by it, since its CRC-32 would take a sixth of the CPU time (ADR 8).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from struct import Struct
 from zipfile import ZIP64_LIMIT, ZIP_STORED, ZipFile, ZipInfo
+
+from zlib_ng import zlib_ng
 
 PART_BYTES = 8 * 2**20
 """A part is closed by the member with which it reaches this, or its share, whichever is more."""
@@ -28,7 +32,10 @@ _EARLIEST, _LATEST = datetime(1980, 1, 1, tzinfo=UTC), datetime(2107, 12, 31, 23
 """What a zip can say of times."""
 _MODE = 0o100644
 _UNIX = 3
-_HEADER, _HEADER_ZIP64, _DESCRIPTOR, _DESCRIPTOR_ZIP64 = 30, 20, 16, 24
+_HEADER, _HEADER_ZIP64 = 30, 20
+_DESCRIPTOR, _DESCRIPTOR_ZIP64 = Struct("<4L"), Struct("<2L2Q")
+"""Behind the contents: a mark, the CRC-32, the length as stored, the length."""
+_DESCRIPTOR_MARK = 0x08074B50
 _HAS_DESCRIPTOR = 0x08
 _ALMOST = 1.05
 """`zipfile` takes Zip64 from this close to the limit: what is compressed may get longer."""
@@ -54,9 +61,9 @@ class Member:
     @property
     def encoded_bytes(self) -> int:
         """What it takes in a part: header, name, contents, and the descriptor behind them."""
-        overhead = _HEADER + _DESCRIPTOR
+        overhead = _HEADER + _DESCRIPTOR.size
         if self.needs_zip64:
-            overhead = _HEADER + _HEADER_ZIP64 + _DESCRIPTOR_ZIP64
+            overhead = _HEADER + _HEADER_ZIP64 + _DESCRIPTOR_ZIP64.size
         return overhead + len(self.name.encode()) + self.size_bytes
 
     def info(self) -> ZipInfo:
@@ -65,6 +72,7 @@ class Member:
         info = ZipInfo(self.name, (at.year, at.month, at.day, at.hour, at.minute, at.second))
         info.compress_type = ZIP_STORED
         info.create_system, info.external_attr = _UNIX, _MODE << 16
+        info.flag_bits = _HAS_DESCRIPTOR
         info.file_size = self.size_bytes
         return info
 
@@ -106,21 +114,23 @@ def part_blocks(
     `read` gives the contents of a member in blocks, and is closed with this. Raises WrongLength, and whatever `read`
     raises.
     """
-    sink = _Sink()
-    archive = ZipFile(sink, "w", ZIP_STORED)  # never closed: its directory is not wanted
+    offset = 0
     for member in members:
-        info, length = member.info(), 0
-        with archive.open(info, "w") as file, closing(read(member)) as contents:
+        info, length, crc32 = member.info(), 0, 0
+        yield info.FileHeader(member.needs_zip64)
+        with closing(read(member)) as contents:
             for block in contents:
                 length += len(block)
                 if length > member.size_bytes:
                     break
-                file.write(block)
-                yield from sink.take()
+                crc32 = zlib_ng.crc32(block, crc32)
+                yield block
         if length != member.size_bytes:
             raise WrongLength(f"{member.name} should have {member.size_bytes} bytes, and it gave {length}")
-        yield from sink.take()
-        done(Written(member, info.header_offset, info.CRC))
+        descriptor = _DESCRIPTOR_ZIP64 if member.needs_zip64 else _DESCRIPTOR
+        yield descriptor.pack(_DESCRIPTOR_MARK, crc32, length, length)
+        done(Written(member, offset, crc32))
+        offset += member.encoded_bytes
 
 
 def end_blocks(written: Iterable[tuple[int, Written]], last: Member, contents: bytes) -> bytes:
@@ -132,26 +142,25 @@ def end_blocks(written: Iterable[tuple[int, Written]], last: Member, contents: b
     for begin, item in written:
         info = item.member.info()
         info.compress_size, info.CRC, info.header_offset = info.file_size, item.crc32, begin + item.offset
-        info.flag_bits = _HAS_DESCRIPTOR
         infos.append(info)
         position = info.header_offset + item.member.encoded_bytes
     sink = _Sink(position)
     with ZipFile(sink, "w", ZIP_STORED) as archive:
         archive.filelist.extend(infos)
         archive.writestr(last.info(), contents)
-    return b"".join(sink.take())
+    return b"".join(sink.blocks)
 
 
 class _Sink:
     """What `zipfile` writes to: it knows where it is and cannot go back."""
 
-    def __init__(self, position: int = 0) -> None:
+    def __init__(self, position: int) -> None:
         self._position = position
-        self._blocks: list[bytes] = []
+        self.blocks: list[bytes] = []
 
     def write(self, block: bytes, /) -> int:
         self._position += len(block)
-        self._blocks.append(block)
+        self.blocks.append(block)
         return len(block)
 
     def tell(self) -> int:
@@ -162,7 +171,3 @@ class _Sink:
 
     def close(self) -> None:
         """`zipfile` closes only what it has opened itself."""
-
-    def take(self) -> list[bytes]:
-        blocks, self._blocks = self._blocks, []
-        return blocks
