@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import smtplib
 import ssl
-from collections.abc import Generator
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
@@ -19,7 +18,11 @@ PERMANENT = 500
 
 @dataclass(frozen=True, slots=True)
 class SmtpTransport:
-    """Sends over SMTP, one connection a message. `timeout` in seconds."""
+    """Sends over SMTP, one connection a message.
+
+    Both times in seconds: to connect and log in, and for an answer about the message. A server that takes longer over
+    its filters accepts the mail all the same, and who no longer listened would send it again (RFC 5321, 4.5.3.2).
+    """
 
     host: str
     port: int
@@ -27,12 +30,17 @@ class SmtpTransport:
     user: str = ""
     password: str = field(default="", repr=False)
     timeout: float = 30
+    answers_within: float = 600
 
     def send(self, message: EmailMessage) -> None:
         """Hand the message over. Raises MailRefused when the server says never, MailDelayed when it says later."""
         try:
-            with self._connection() as server:
+            with contextlib.closing(self._connected()) as server:
+                self._listen(server, self.answers_within)
                 server.send_message(message)
+                self._listen(server, self.timeout)
+                with contextlib.suppress(smtplib.SMTPException, OSError):  # it has the mail, whatever it says to this
+                    server.quit()
         except smtplib.SMTPRecipientsRefused as error:
             ((code, reply),) = error.recipients.values()
             raise _error(code, f"{message['To']} was refused: {_text(reply)}") from error
@@ -44,8 +52,7 @@ class SmtpTransport:
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
             raise MailDelayed(f"{self.host}:{self.port} cannot be used: {error}") from error
 
-    @contextlib.contextmanager
-    def _connection(self) -> Generator[smtplib.SMTP]:
+    def _connected(self) -> smtplib.SMTP:
         # smtplib itself would take any certificate, and so hand the password to whoever stands in between.
         verified = ssl.create_default_context()
         server = (
@@ -53,12 +60,21 @@ class SmtpTransport:
             if self.security == "tls"
             else smtplib.SMTP(self.host, self.port, timeout=self.timeout)
         )
-        with server:
+        try:
             if self.security == "starttls":
                 server.starttls(context=verified)
             if self.user:
                 server.login(self.user, self.password)
-            yield server
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    @staticmethod
+    def _listen(server: smtplib.SMTP, seconds: float) -> None:
+        """How long to wait for each answer from now on."""
+        if server.sock is not None:
+            server.sock.settimeout(seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 10
 FIRST_RETRY = timedelta(minutes=1)
 LONGEST_RETRY = timedelta(hours=6)
-ATTEMPT_LEASE = timedelta(minutes=5)
-"""How long one attempt may take before another worker may try the same mail."""
+ATTEMPT_LEASE = timedelta(minutes=15)
+"""How long one attempt may take before another worker may try the same mail; a server may think for ten minutes."""
 
 
 class MailRefused(Exception):

@@ -179,6 +179,31 @@ def test_a_refused_sender_is_the_operators_to_mend_so_the_mail_waits(mailboxes: 
         SmtpTransport(HOST, mailboxes.port, "none").send(message())
 
 
+@pytest.mark.parametrize("farewell", ["421 shutting down", "500 what?"])
+def test_a_server_that_has_the_message_has_it_however_it_parts(mailboxes: Mailboxes, farewell: str) -> None:
+    mailboxes.to_quit = farewell
+    SmtpTransport(HOST, mailboxes.port, "none").send(message())
+    assert len(mailboxes.messages) == 1
+
+
+def test_a_recipients_refusal_counts_however_the_server_parts(mailboxes: Mailboxes) -> None:
+    mailboxes.replies["rita@example.org"], mailboxes.to_quit = "550 no such mailbox", "421 shutting down"
+    with pytest.raises(MailRefused, match="no such mailbox"):
+        SmtpTransport(HOST, mailboxes.port, "none").send(message())
+
+
+def test_a_server_that_thinks_about_the_message_is_listened_to_or_it_would_get_another(mailboxes: Mailboxes) -> None:
+    mailboxes.late = 1.5
+    SmtpTransport(HOST, mailboxes.port, "none", timeout=0.5).send(message())
+    assert len(mailboxes.messages) == 1
+
+
+def test_a_server_that_thinks_for_ever_is_given_up(mailboxes: Mailboxes) -> None:
+    mailboxes.late = 3
+    with pytest.raises(MailDelayed, match="timed out"):
+        SmtpTransport(HOST, mailboxes.port, "none", answers_within=0.5).send(message())
+
+
 def test_a_server_that_says_nothing_is_not_waited_for_for_ever() -> None:
     with socket.create_server((HOST, 0)) as silent:
         port = silent.getsockname()[1]

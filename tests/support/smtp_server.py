@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
@@ -22,10 +23,12 @@ HOST = "127.0.0.1"
 
 @dataclass
 class Mailboxes:
-    """What the server takes and answers. `replies`: to an address; `after_data`: to every message."""
+    """What the server takes and answers. `replies`: to an address; `after_data`: to all mail, `late` seconds late."""
 
     replies: dict[str, str] = field(default_factory=dict)
     after_data: str = "250 OK"
+    late: float = 0
+    to_quit: str = "221 Bye"
     to_sender: str = "250 OK"
     password: str = ""
     messages: list[bytes] = field(default_factory=list)
@@ -49,7 +52,11 @@ class Mailboxes:
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
         if self.after_data.startswith("250"):
             self.messages.append(bytes(envelope.content or b""))
+        await asyncio.sleep(self.late)
         return self.after_data
+
+    async def handle_QUIT(self, _server: SMTP, _session: Session, _envelope: Envelope) -> str:  # noqa: N802
+        return self.to_quit
 
     def authenticate(
         self, _server: SMTP, _session: Session, _envelope: Envelope, _mechanism: str, login: LoginPassword
