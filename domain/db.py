@@ -183,11 +183,15 @@ def _json_checks(column: str, kind: str) -> tuple[CheckConstraint, CheckConstrai
 
 
 def engine_for(url: str) -> Engine:
-    """An engine for `sqlite:///…` or `postgresql+psycopg://…` (a bare `postgresql://` means psycopg 3, too)."""
+    """An engine for `sqlite:///…` or `postgresql+psycopg://…` (a bare `postgresql://` means psycopg 3, too).
+
+    Its errors hide the parameters of their statements: they would reach logs and mails.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
-    engine = create_engine(parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT.total_seconds()})
+        return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    timeout = {"timeout": SQLITE_BUSY_TIMEOUT.total_seconds()}
+    engine = create_engine(parsed, connect_args=timeout, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_immediate)
     return engine

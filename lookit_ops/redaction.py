@@ -11,7 +11,8 @@ SHORTEST_SECRET = 4
 """Characters below which a value is no secret: masking every «a» would hide the log, not the secret."""
 
 _CREDENTIALS = re.compile(
-    r"(?P<url>://[^/\s:@]*:)[^/\s]+(?=@)"
+    # Up to the last @: a password may hold a slash that nobody has quoted. What is a port and a path is none.
+    r"(?P<url>://[^/\s:@]*:)(?!\d{1,5}[/?#])[^\s'\"<>]+(?=@)"
     r"|(?P<query>[?&](?:ssl)?password=)[^&\s'\"]+"
     r"|\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,})"
     r"|(?P<header>authorization['\"]?\s*[:=]\s*['\"]?(?:\w+[ \t]+)?)[^\s'\"]+",

@@ -519,13 +519,19 @@ def load_settings() -> Settings:
         return Settings(_env_file=file)
     except ValidationError as error:
         wrong = [
-            f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}, not {item['input']!r}"
+            f"{PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}, not {_without_login(item['input'])!r}"
             if item["loc"]
             else str(item["msg"])
             for item in error.errors(include_url=False)
         ]
         text = "\n  ".join(wrong).replace("Value error, ", "")
         raise InvalidRequest(f"these settings are wrong (docs/configuration.md):\n  {Redactor([])(text)}") from None
+
+
+def _without_login(given: object) -> object:
+    """What was given, but of a URL neither user nor password: whatever is wrong with it may be in them."""
+    scheme, separator, rest = str(given).partition("://")
+    return f"{scheme}://…@{rest.rpartition('@')[2]}" if separator and "@" in rest else given
 
 
 def _names_in(file: Path) -> list[str]:

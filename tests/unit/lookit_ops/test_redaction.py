@@ -65,6 +65,8 @@ def test_a_value_too_short_for_a_secret_does_not_hide_the_log(short: str) -> Non
     ("text", "redacted"),
     [
         ("postgresql://lookit:hunter2@db/lookit", f"postgresql://lookit:{MASK}@db/lookit"),
+        ("'postgres://lookit:Abc/def+1@23@db/lookit'", f"'postgres://lookit:{MASK}@db/lookit'"),
+        ("http://registry:4873/@scope/pack", "http://registry:4873/@scope/pack"),
         ("redis://:hunter2@cache/0", f"redis://:{MASK}@cache/0"),
         ("postgresql://me:h@nt:er2@db/lookit", f"postgresql://me:{MASK}@db/lookit"),
         (
