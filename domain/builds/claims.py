@@ -118,26 +118,35 @@ def _make_way(session: Session, study: Study, kind: BuildKind, user: User) -> li
             BuildRequest.status == RequestStatus.QUEUED,
         )
         .values(status=RequestStatus.CANCELLED, finished_at=database_now(), error_code="replaced")
-        .returning(BuildRequest.id, BuildRequest.requested_by_id)
+        .returning(BuildRequest.id, BuildRequest.requested_by_id, BuildRequest.attempt)
         .execution_options(synchronize_session=False)
     )
     rows = session.execute(replaced).all()
-    for request_id, asked_by in rows:
-        asker = session.get_one(User, asked_by)
-        if asker.id != user.id and asker.is_active:
-            enqueue(
-                session,
-                event=f"build_request:{request_id}:replaced",
-                template="build_replaced",
-                context={
-                    "study": {"name": study.name, "uuid": str(study.uuid)},
-                    "kind": kind.value,
-                    "replaced_by": user.name,
-                },
-                recipients=[asker],
-                study=study,
-            )
+    for row in rows:
+        tell_replaced(session, study, row.id, kind, row.requested_by_id, user, row.attempt)
     return [row.id for row in rows]
+
+
+def tell_replaced(
+    session: Session, study: Study, request_id: int, kind: BuildKind, asked_by_id: int, user: User, attempt: int
+) -> None:
+    """Tell whose request gave way to this user's, unless they asked again themselves. `attempt`: 0 if none began."""
+    asker = session.get_one(User, asked_by_id)
+    if asker.id == user.id or not asker.is_active:
+        return
+    enqueue(
+        session,
+        event=f"build_request:{request_id}:replaced",
+        template="build_replaced",
+        context={
+            "study": {"name": study.name, "uuid": str(study.uuid)},
+            "kind": kind.value,
+            "replaced_by": user.name,
+            "attempt": attempt,
+        },
+        recipients=[asker],
+        study=study,
+    )
 
 
 def _claimable(kind: BuildKind) -> ColumnElement[bool]:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.builds.claims import LOCK_STATE, Claim, described, end_waiting
+from domain.builds.claims import LOCK_STATE, Claim, described, end_waiting, tell_replaced
 from domain.db import database_now, is_violated, storable
 from domain.errors import LeaseLost
 from domain.mail.audience import Audience, people
@@ -131,6 +131,16 @@ def give_back(
         if not is_violated(error, ONE_WAITING_BUILD):
             raise
         request = _end(session, claim, {**ended, "status": RequestStatus.CANCELLED, "error_code": "replaced"})
+        newer = session.scalars(
+            select(User)
+            .join(BuildRequest, BuildRequest.requested_by_id == User.id)
+            .where(
+                BuildRequest.study_id == claim.study_id,
+                BuildRequest.kind == claim.kind,
+                BuildRequest.status == RequestStatus.QUEUED,
+            )
+        ).one()
+        tell_replaced(session, study, request.id, claim.kind, request.requested_by_id, newer, request.attempt)
         note = {"note": "a newer request for the same waits, so this one was not tried again"}
         _record(session, claim, study, request, "replaced", extra, {"error": failure.message, **note})
         return RequestStatus.CANCELLED

@@ -223,6 +223,26 @@ def test_a_newer_request_that_waits_takes_the_place_of_another_attempt(site: Sit
     assert site.mails() == []
 
 
+@pytest.mark.parametrize("fails_first", [True, False])
+def test_who_asked_is_told_when_somebody_elses_request_takes_the_place_of_another_attempt(
+    site: Site, ledger: BuildLedger, fails_first: bool
+) -> None:
+    claim = ledger.claim(site.ledger.request(site.study_id, site.study_admin, DEPLOYMENT), "run-1", MINUTE)
+    if fails_first:
+        ledger.retry(claim, CUT_OFF, {})
+    ledger.request(site.study_id, site.superuser, DEPLOYMENT)
+    if not fails_first:
+        ledger.retry(claim, CUT_OFF, {})
+    assert site.request(claim.request_id).error_code == "replaced"
+    (mail,) = site.mails()
+    assert (mail.template, mail.recipient_id, mail.event) == (
+        "build_replaced",
+        site.study_admin,
+        f"build_request:{claim.request_id}:replaced",
+    )
+    assert (mail.context["replaced_by"], mail.context["attempt"]) == ("Superuser", 1)
+
+
 def test_what_was_worked_on_once_never_ends_in_silence(site: Site, ledger: BuildLedger) -> None:
     """Refused, replaced or cancelled while it waits for another attempt: one log that tells of the first."""
 

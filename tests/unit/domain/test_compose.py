@@ -102,7 +102,8 @@ MAILS: dict[str, tuple[str, dict[str, Any]]] = {
         {**BUILD, "kind": "rollback", "restores": 5, "step": "rollback", "error": "the bucket is away"},
     ),
     "a preview was cancelled": ("build_cancelled", {**BUILD, "cancelled_by": "Sam Siteadmin"}),
-    "a waiting preview was replaced": ("build_replaced", {**BUILD, "replaced_by": "Dora Designer"}),
+    "a waiting preview was replaced": ("build_replaced", {**BUILD, "attempt": 0, "replaced_by": "Dora Designer"}),
+    "a preview to be tried again was replaced": ("build_replaced", {**BUILD, "replaced_by": "Dora Designer"}),
     "an archive is ready": ("archive_ready", READY),
     "an archive is ready but lacks some": ("archive_ready", {**READY, **LACKING}),
     "an archive failed": (
