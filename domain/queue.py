@@ -151,11 +151,11 @@ class RequestQueue:
         with self.sessions.begin() as session:
             session.execute(update(model).where(*waits).values(submitted_at=database_now()))
 
-    def release(self, request_id: int) -> None:
+    def release(self, request_id: int, submission: int | None = None) -> None:
         """The run of a submitted request could not begin yet, for want of room: it waits for its turn again."""
         model = self.model
         with self.sessions.begin() as session:
-            waits = (model.id == request_id, model.status == RequestStatus.QUEUED)
+            waits = (model.id == request_id, awaits(model, submission))
             session.execute(update(model).where(*waits).values(submitted_at=None))
 
     def state(self) -> QueueState:
@@ -186,6 +186,14 @@ class RequestQueue:
             return {request_id: place for place, request_id in enumerate(session.scalars(waiting), start=1)}
 
 
+def why_not_waiting(request: BuildRequest | ArchiveRequest) -> str:
+    """What became of a request that a run could not claim."""
+    if request.status == RequestStatus.QUEUED:
+        return "waits for another run, which was asked for since"
+    what = f"running in run {request.run_id}" if request.status == RequestStatus.RUNNING else request.status
+    return f"no longer waits: it is {what}"
+
+
 def require_room(session: Session, model: Model, at_once: int) -> None:
     """Raise QueueIsFull if as many requests are running as may at once; nobody else can begin until this one has."""
     one_at_a_time(session, model.__tablename__)
@@ -194,16 +202,22 @@ def require_room(session: Session, model: Model, at_once: int) -> None:
         raise QueueIsFull(f"{running} are running, as many as may at once; the request waits for its turn")
 
 
+def awaits(model: Model, submission: int | None) -> ColumnElement[bool]:
+    """The condition that a request waits, and waits for this run; None stands for one that no sensor asked for.
+
+    A run for which another one was asked since comes too late, even if it lives: Dagster was told that it is dead.
+    """
+    waits = model.status == RequestStatus.QUEUED
+    if submission is None:
+        return waits
+    return and_(waits, model.submissions == submission, model.submitted_at.is_not(None))
+
+
 def end_submission(session: Session, model: Model, request_id: int, submission: int, values: dict[str, Any]) -> bool:
     """Write to a request that still waits for this run to claim it; False if it does not."""
     ended = (
         update(model)
-        .where(
-            model.id == request_id,
-            model.status == RequestStatus.QUEUED,
-            model.submissions == submission,
-            model.submitted_at.is_not(None),
-        )
+        .where(model.id == request_id, awaits(model, submission))
         .values(values)
         .returning(model.id)
         .execution_options(synchronize_session=False)

@@ -68,7 +68,13 @@ class BuildSession(WorkSession[Claim]):
         """Claim the request and keep its lease alive. Raises what the ledger raises."""
         settings = self.platform.settings
         return self._hold(
-            self.ledger.claim(request_id, self.run_id, settings.lease_duration, at_once=settings.builds_at_once)
+            self.ledger.claim(
+                request_id,
+                self.run_id,
+                settings.lease_duration,
+                at_once=settings.builds_at_once,
+                submission=self.submission,
+            )
         )
 
     def launch(self, study_id: int, user_id: int, kind: BuildKind, origin: str) -> Claim:

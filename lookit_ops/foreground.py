@@ -37,6 +37,12 @@ def run_archive(platform: Platform, request_id: int, console: Console | None) ->
         while (request := _request(platform, request_id)).status == RequestStatus.RUNNING:
             time.sleep(LOOK_SECONDS)
     platform.deliver_mails()
+    if request.status == RequestStatus.QUEUED and request.error_code is None:
+        place = platform.archive_queue.places().get(request_id, 1)
+        raise InvalidRequest(
+            f"archive request {request_id} waits, at place {place} of the queue: as many archives are being made as may"
+            " be at once (LOOKIT_ARCHIVES_AT_ONCE); the mail will bring its link"
+        )
     if request.status == RequestStatus.QUEUED:
         raise InvalidRequest(
             f"archive request {request_id} failed for now ({request.error_code}), and waits for another attempt after"

@@ -11,6 +11,7 @@ import dagster as dg
 from lookit_ops.archive_session import ArchiveSession
 from lookit_ops.build_session import BuildSession
 from lookit_ops.platform import Platform
+from lookit_ops.run_tags import SUBMISSION_TAG, number_in
 from lookit_ops.settings import load_settings
 from lookit_ops.work_session import WorkSession
 
@@ -56,7 +57,8 @@ def _session(context: dg.InitResourceContext, kind: type[SessionT]) -> Iterator[
         return record is not None and is_cancelled_by_somebody(record)
 
     show = log.log if log else lambda _level, _text: None
-    session = kind(context.resources.platform, run_id, show, is_canceling)
+    submission = number_in(context.run.tags, SUBMISSION_TAG) if context.run else None
+    session = kind(context.resources.platform, run_id, show, is_canceling, submission)
     session.open()
     try:
         yield session

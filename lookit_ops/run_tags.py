@@ -1,5 +1,9 @@
 """The tags by which runs are told apart: in Dagster's UI, by its limits on concurrency, and by our sensors."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 KIND_TAG = "lookit/kind"
 """What the run is for: `build`, `archive` or `mails`; Dagster's limits count these."""
 
@@ -14,3 +18,12 @@ REQUEST_TAG = "lookit/request"
 
 SUBMISSION_TAG = "lookit/submission"
 """How many runs were asked for on behalf of that request, this one included."""
+
+_MOST_DIGITS = 18
+"""So many always fit a key of the database."""
+
+
+def number_in(tags: Mapping[str, str], name: str) -> int | None:
+    """The number in a tag; None if there is none, or somebody typed what is no id."""
+    value = tags.get(name, "")
+    return int(value) if value.isdecimal() and len(value) <= _MOST_DIGITS else None

@@ -68,10 +68,12 @@ class WorkSession(ABC, Generic[ClaimT]):
         run_id: str,
         show: Callable[[int, str], None],
         is_canceling: Callable[[], bool] = lambda: False,
+        submission: int | None = None,
     ) -> None:
-        """`is_canceling` says whether somebody asked Dagster to end the run."""
+        """`is_canceling` says whether somebody asked Dagster to end the run; `submission`: see `BuildLedger.claim`."""
         self.platform = platform
         self.run_id = run_id
+        self.submission = submission
         self.stop = threading.Event()
         """Set when the work must end at once: cancelled, or the lease is lost."""
         self._is_canceling = is_canceling

@@ -25,6 +25,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
+from domain.queue import awaits, why_not_waiting
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
 MAY_START_FROM: dict[BuildKind, tuple[State, ...]] = {
@@ -154,12 +155,7 @@ def _claimable(kind: BuildKind) -> ColumnElement[bool]:
     return Study.state.in_(MAY_START_FROM[kind])
 
 
-def _waiting() -> ColumnElement[bool]:
-    """The condition of compare-and-set on the request: nobody has taken it."""
-    return BuildRequest.status == RequestStatus.QUEUED
-
-
-def take(session: Session, request_id: int, run_id: str, lease: timedelta) -> Claim:
+def take(session: Session, request_id: int, run_id: str, lease: timedelta, submission: int | None = None) -> Claim:
     """Claim a waiting request for this run. Raises StudyIsLocked, and what says that it can never run."""
     request = request_by_id(session, request_id)
     study = session.get_one(Study, request.study_id, with_for_update=True, populate_existing=True)
@@ -177,7 +173,7 @@ def take(session: Session, request_id: int, run_id: str, lease: timedelta) -> Cl
     token, state_before = locked
     start = (
         update(BuildRequest)
-        .where(BuildRequest.id == request_id, _waiting())
+        .where(BuildRequest.id == request_id, awaits(BuildRequest, submission))
         .values(
             status=RequestStatus.RUNNING,
             run_id=run_id,
@@ -192,9 +188,10 @@ def take(session: Session, request_id: int, run_id: str, lease: timedelta) -> Cl
         .returning(BuildRequest.id)
         .execution_options(synchronize_session=False)
     )
-    if session.scalar(start) is None:
-        raise _not_waiting(request)
+    is_taken = session.scalar(start) is not None
     session.refresh(request)
+    if not is_taken:
+        raise _not_waiting(request)
     session.refresh(study)
     return claim_of(session, request)
 
@@ -215,8 +212,7 @@ def lock_study(session: Session, study: Study, kind: BuildKind) -> tuple[int, st
 
 def _not_waiting(request: BuildRequest) -> StudyIsLocked:
     """Not a refusal: whoever has the request decides what becomes of it."""
-    what = f"running in run {request.run_id}" if request.status == RequestStatus.RUNNING else request.status
-    return StudyIsLocked(f"build request {request.id} no longer waits: it is {what}; nothing is left to claim")
+    return StudyIsLocked(f"build request {request.id} {why_not_waiting(request)}; nothing is left to claim")
 
 
 def request_by_id(session: Session, request_id: int) -> BuildRequest:

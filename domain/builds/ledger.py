@@ -92,18 +92,27 @@ class BuildLedger:
 
     # -- working --------------------------------------------------------------------------------------------------
 
-    def claim(self, request_id: int, run_id: str, lease: timedelta, *, at_once: int | None = None) -> Claim:
+    def claim(
+        self,
+        request_id: int,
+        run_id: str,
+        lease: timedelta,
+        *,
+        at_once: int | None = None,
+        submission: int | None = None,
+    ) -> Claim:
         """Take a waiting request for the run `run_id` and lock its study for `lease`, or longer with heartbeats.
 
-        Raises StudyIsLocked when another build holds the study, or QueueIsFull when `at_once` builds are running (the
-        request goes on waiting), and the errors of REFUSALS when this request can never run: then it has ended as
+        `submission` tells which of the runs that sensors asked for this is; one that another has followed comes too
+        late. Raises StudyIsLocked when another build holds the study, or QueueIsFull when `at_once` builds are running
+        (the request goes on waiting), and the errors of REFUSALS when this request can never run: then it has ended as
         failed, with that message.
         """
         with self.sessions.begin() as session, one_build_each():
             if at_once is not None:
                 require_room(session, BuildRequest, at_once)
             try:
-                return take(session, request_id, run_id, lease)
+                return take(session, request_id, run_id, lease, submission)
             except REFUSALS as refusal:
                 refuse(session, request_id, refusal.code, str(refusal))
                 refused = refusal

@@ -27,7 +27,18 @@ from domain.models import ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus
 from domain.models.requests import ONE_WAITING_ARCHIVE
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room, waiting_again
+from domain.queue import (
+    WORKER_DIED,
+    Beat,
+    Failure,
+    Retry,
+    awaits,
+    cancel_submission,
+    put_back,
+    require_room,
+    waiting_again,
+    why_not_waiting,
+)
 from domain.studies.log import record
 
 RETRY = Retry(attempts=5)
@@ -138,12 +149,22 @@ class ArchiveLedger:
             if at_once is not None:
                 require_room(session, ArchiveRequest, at_once)
             request = _ask(session, study_id, user_id, kind, name_contains, origin)
-            return _take(session, request.id, run_id, lease)
+            return _take(session, request.id, run_id, lease, None)
 
     # -- working --------------------------------------------------------------------------------------------------
 
-    def claim(self, request_id: int, run_id: str, lease: timedelta, *, at_once: int | None = None) -> ArchiveClaim:
+    def claim(
+        self,
+        request_id: int,
+        run_id: str,
+        lease: timedelta,
+        *,
+        at_once: int | None = None,
+        submission: int | None = None,
+    ) -> ArchiveClaim:
         """Take a waiting request for the run `run_id` and hold it for `lease`, or longer with heartbeats.
+
+        `submission` as in `BuildLedger.claim`.
 
         Raises LeaseLost when it no longer waits, QueueIsFull when `at_once` archives are being made (it goes on
         waiting), and the errors of REFUSALS when this request can never run: then it has ended as failed, with that
@@ -162,7 +183,7 @@ class ArchiveLedger:
                 _refuse(session, request_id, refusal.code, str(refusal))
                 refused: DomainError = refusal
             else:
-                return _take(session, request_id, run_id, lease)
+                return _take(session, request_id, run_id, lease, submission)
         raise refused
 
     def refuse(self, request_id: int, code: str, message: str) -> None:
@@ -426,10 +447,10 @@ def _ask(
     return request
 
 
-def _take(session: Session, request_id: int, run_id: str, lease: timedelta) -> ArchiveClaim:
+def _take(session: Session, request_id: int, run_id: str, lease: timedelta, submission: int | None) -> ArchiveClaim:
     start = (
         update(ArchiveRequest)
-        .where(ArchiveRequest.id == request_id, _waiting())
+        .where(ArchiveRequest.id == request_id, awaits(ArchiveRequest, submission))
         .values(
             status=RequestStatus.RUNNING,
             run_id=run_id,
@@ -458,8 +479,7 @@ def _waiting() -> ColumnElement[bool]:
 
 def _not_waiting(request: ArchiveRequest) -> LeaseLost:
     """Not a refusal: whoever has the request decides what becomes of it."""
-    what = f"running in run {request.run_id}" if request.status == RequestStatus.RUNNING else request.status
-    return LeaseLost(f"archive request {request.id} no longer waits: it is {what}; nothing is left to claim")
+    return LeaseLost(f"archive request {request.id} {why_not_waiting(request)}; nothing is left to claim")
 
 
 def _request(session: Session, request_id: int) -> ArchiveRequest:

@@ -88,15 +88,21 @@ class CheckedOut:
 )
 def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBuild:
     platform, session = _resources(context)
-    for request_id in reconcile_builds(platform).rolled_forward:
-        report_build(context.instance, platform, request_id)
     try:
         _ = platform.builder  # refuses production without containers, before anything is claimed
         sweep_dead_builds(platform)
-        claimed = (
-            _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
-        )
+        try:
+            claimed = _take(platform, session, config)
+        except StudyIsLocked:  # perhaps by a worker that died
+            reconciled = reconcile_builds(platform)
+            for request_id in reconciled.rolled_forward:
+                report_build(context.instance, platform, request_id)
+            if not reconciled:
+                raise
+            claimed = _take(platform, session, config)
     except (DomainError, BuildError, StorageError) as error:
+        if isinstance(error, (StudyIsLocked, QueueIsFull)) and config.request_id is not None:
+            platform.build_queue.release(config.request_id, session.submission)
         raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
         context.instance.add_run_tags(
@@ -291,6 +297,11 @@ def _launch(platform: Platform, session: BuildSession, config: BuildExperiment) 
     return session.launch(study.id, user.id, BuildKind(config.kind), origin)
 
 
+def _take(platform: Platform, session: BuildSession, config: BuildExperiment) -> Claim:
+    """Claim what this run was configured to build. Raises what the ledger raises, InvalidPlayer, ..."""
+    return _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
+
+
 def _claim(session: BuildSession, request_id: int) -> Claim:
     """Claim a request that waits; a malformed URL of its player ends it before. Raises InvalidPlayer, ..."""
     platform = session.platform
@@ -300,11 +311,7 @@ def _claim(session: BuildSession, request_id: int) -> Claim:
         failure = session.failure("claim", error)
         platform.ledger.refuse(request_id, failure.code, failure.message)
         raise
-    try:
-        return session.claim(request_id)
-    except (StudyIsLocked, QueueIsFull):
-        platform.build_queue.release(request_id)
-        raise
+    return session.claim(request_id)
 
 
 def _why_untrusted(platform: Platform, commit: ResolvedCommit) -> str:

@@ -174,7 +174,7 @@ def _claim(session: ArchiveSession, request_id: int) -> ArchiveClaim:
     try:
         return session.claim(request_id)
     except QueueIsFull:
-        session.platform.archive_queue.release(request_id)
+        session.platform.archive_queue.release(request_id, session.submission)
         raise
 
 

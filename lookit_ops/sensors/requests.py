@@ -5,6 +5,7 @@ The database decides which (`domain/queue.py`); the run key is a second line of 
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +15,9 @@ from domain.queue import QueueState, RequestQueue, Submission
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.platform import Platform
-from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG
+from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG, number_in
+
+logger = logging.getLogger(__name__)
 
 A_TICK = 10
 """Runs that one tick asks for at most: Dagster needs about half a second for each."""
@@ -99,10 +102,13 @@ def _run(kind: Kind, submission: Submission) -> dg.RunRequest:
 def _cancel_those_not_awaited(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
     """Take runs out of Dagster's queue whose request has ended: they would begin in their turn, and find it gone."""
     queued = instance.get_runs(dg.RunsFilter(tags={KIND_TAG: kind.name}, statuses=[dg.DagsterRunStatus.QUEUED]))
-    runs = {int(run.tags[REQUEST_TAG]): run for run in queued if REQUEST_TAG in run.tags}
+    runs = {request_id: run for run in queued if (request_id := number_in(run.tags, REQUEST_TAG)) is not None}
     for request_id in queue.ended(runs):
-        instance.report_run_canceling(runs[request_id], NOT_AWAITED)
-        instance.report_run_canceled(runs[request_id], NOT_AWAITED)
+        try:
+            instance.report_run_canceling(runs[request_id], NOT_AWAITED)
+            instance.report_run_canceled(runs[request_id], NOT_AWAITED)
+        except Exception:  # of one of them; the next tick tries again
+            logger.exception("run %s cannot be taken out of Dagster's queue", runs[request_id].run_id)
 
 
 def _look_after_those_that_do_not_come(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
@@ -117,8 +123,13 @@ def _look_after_those_that_do_not_come(instance: dg.DagsterInstance, kind: Kind,
         if any(run.status == dg.DagsterRunStatus.QUEUED for run in runs):
             queue.still_coming(request_id)
             continue
+        if request_id not in queue.overdue():  # it has been claimed since
+            continue
         for run in runs:
-            instance.report_run_failed(run, NEVER_BEGAN)
+            try:
+                instance.report_run_failed(run, NEVER_BEGAN)
+            except Exception:  # of one of them: the others' requests must not wait for it
+                logger.exception("Dagster cannot be told that run %s is dead", run.run_id)
 
 
 def _why_nothing(kind: Kind, state: QueueState, at_once: int) -> str:

@@ -17,7 +17,7 @@ from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.platform import Platform
 from lookit_ops.reconcile import end_build_of_run
 from lookit_ops.reconcile_archives import end_archive_of_run
-from lookit_ops.run_tags import REQUEST_TAG, SUBMISSION_TAG
+from lookit_ops.run_tags import REQUEST_TAG, SUBMISSION_TAG, number_in
 
 JOBS = [build_experiment, build_zipfile_of_videos]
 INTERVAL = 5
@@ -61,14 +61,14 @@ def end_requests_of(
         if is_build and platform.ledger.has_succeeded(ended):
             report_build(instance, platform, ended)
         return f"run {run.run_id}: request {ended} was ended for it"
-    request_id, submission = run.tags.get(REQUEST_TAG), run.tags.get(SUBMISSION_TAG)
+    request_id, submission = number_in(run.tags, REQUEST_TAG), number_in(run.tags, SUBMISSION_TAG)
     if request_id is None or submission is None:
         return f"run {run.run_id} left nothing open"
     if cancelled_by is not None:
-        if ledger.cancel_submitted(int(request_id), int(submission), cancelled_by):
+        if ledger.cancel_submitted(request_id, submission, cancelled_by):
             return f"run {run.run_id} was cancelled before it began, and with it request {request_id}"
     else:
         failure = Failure("start", "run_not_started", NOT_STARTED.format(run_id=run.run_id))
-        if status := ledger.not_started(int(request_id), int(submission), failure, run.run_id):
+        if status := ledger.not_started(request_id, submission, failure, run.run_id):
             return f"run {run.run_id} ended before it began; request {request_id} is {status}"
     return f"run {run.run_id} left nothing open"

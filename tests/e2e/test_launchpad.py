@@ -42,8 +42,10 @@ def test_a_run_launched_from_the_launchpad_succeeds(
         page.wait_for_url("**/runs/**", timeout=60_000)
         # The output of the build is on the page while it runs.
         expect(page.get_by_text("==> yarn install --pure-lockfile").first).to_be_visible(timeout=240_000)
-        page.screenshot(path=pictures / "run.png")
         expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=300_000)
+        page.reload()  # as somebody sees it who comes afterwards: all steps done, the log from its beginning
+        expect(page.get_by_text("finish").first).to_be_visible(timeout=60_000)
+        page.screenshot(path=pictures / "run.png")
         page.goto(f"{address}/assets/experiment_preview?view=overview")
         expect(page.get_by_text("why this sha").first).to_be_visible(timeout=60_000)
         page.screenshot(path=pictures / "asset.png")

@@ -6,6 +6,7 @@ Only the build's command is short: a shell script in build.sh's place, which a t
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
@@ -161,7 +162,9 @@ class Workshop:
     def request(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> int:
         return self.ledger.request(self.site.study_id, self.site.study_admin, kind)
 
-    def run(self, platform: Platform | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+    def run(
+        self, platform: Platform | None = None, tags: Mapping[str, str] | None = None, **config: Any
+    ) -> dg.ExecuteInProcessResult:
         """Run the job with the claim's config, as the Launchpad would; errors end the run, not the test."""
         definitions = dg.Definitions(
             jobs=[build_experiment],
@@ -178,6 +181,7 @@ class Workshop:
             },
             instance=self.instance,
             raise_on_error=False,
+            tags=dict(tags or {}),
         )
 
     def build(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> dg.ExecuteInProcessResult:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from domain.exports.ledger import ArchiveLedger
+from domain.models import ArchiveKind
 from tests.integration.cli.conftest import Shown
 from tests.support.footage import Footage
 from tests.support.reels import opened
@@ -74,6 +77,19 @@ def test_what_waits_and_fails_says_why(key: str, run: Run, home: Path) -> None:
     assert shown.status == 1
     assert "none of the 1 videos" in shown.err
     assert run("videos", "zip", "Apples and oranges", "--as", STRANGER).status == 1
+
+
+def test_with_all_places_taken_it_says_so_and_goes_on_waiting(
+    key: str, site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOKIT_ARCHIVES_AT_ONCE", "1")
+    ledger = ArchiveLedger(site.sessions)
+    busy = ledger.request(site.study_id, site.superuser, ArchiveKind.ALL)
+    ledger.claim(busy, "a run", timedelta(minutes=5))
+    shown = run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all", "--wait")
+    assert shown.status == 1
+    assert "archive request 2 waits, at place 1 of the queue" in " ".join(shown.err.split())
+    assert json.loads(run("videos", "list", "--json").out)[0]["status"] == "queued"
 
 
 def test_a_request_is_cancelled_by_who_may(key: str, run: Run) -> None:

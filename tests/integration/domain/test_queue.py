@@ -10,7 +10,7 @@ from sqlalchemy import update
 from domain.builds.claims import Claim
 from domain.builds.ledger import BuildLedger
 from domain.db import database_now
-from domain.errors import LeaseLost, QueueIsFull, TransitionNotAllowed
+from domain.errors import LeaseLost, QueueIsFull, StudyIsLocked, TransitionNotAllowed
 from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, RequestStatus, State
 from domain.queue import Failure, RequestQueue, Retry
@@ -313,3 +313,34 @@ def test_a_claim_that_came_first_is_left_alone(site: Site, queue: RequestQueue, 
     assert not ledger.cancel_submitted(request_id, 1, "an operator")
     assert ledger.not_started(request_id, 1, CUT_OFF, "run-1") is None
     assert site.request(request_id).status == RequestStatus.RUNNING
+
+
+@pytest.mark.parametrize("kind", ["build", "archive"])
+def test_a_run_that_another_has_followed_claims_nothing_and_takes_nobodys_turn(
+    site: Site, ledger: BuildLedger, kind: str
+) -> None:
+    if kind == "build":
+        queue, held = RequestQueue(site.sessions, BuildRequest), ledger
+        (request_id,) = ask(site, 1)
+    else:
+        queue, held = RequestQueue(site.sessions, ArchiveRequest), ArchiveLedger(site.sessions)
+        Footage(site).many(1, 1)
+        request_id = held.request(site.study_id, site.study_admin, ArchiveKind.ALL)
+    for number in (1, 2):
+        assert [submission.number for submission in queue.submit(limit=1, at_once=1, start_within=-MINUTE)] == [number]
+    with pytest.raises((StudyIsLocked, LeaseLost), match="waits for another run"):
+        held.claim(request_id, "run-1", MINUTE, submission=1)
+    queue.release(request_id, 1)
+    assert queue.state().submitted == 1
+    assert held.claim(request_id, "run-2", MINUTE, submission=2).attempt == 1
+    with pytest.raises((StudyIsLocked, LeaseLost), match="running in run run-2"):
+        held.claim(request_id, "run-1", MINUTE, submission=1)
+
+
+def test_a_run_whose_turn_was_given_back_claims_nothing(site: Site, queue: RequestQueue, ledger: BuildLedger) -> None:
+    (request_id,) = ask(site, 1)
+    queue.submit(limit=1, at_once=1)
+    ledger.not_started(request_id, 1, CUT_OFF, "run-1")
+    with pytest.raises(StudyIsLocked, match="waits for another run"):
+        ledger.claim(request_id, "run-1", MINUTE, submission=1)
+    assert ledger.claim(request_id, "from the Launchpad", MINUTE).attempt == 1

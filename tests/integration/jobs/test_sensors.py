@@ -188,6 +188,45 @@ def test_a_run_that_finds_no_room_gives_its_turn_back(workshop: Workshop) -> Non
     assert len(requests_of(workshop.tick(build_requests))) == 1
 
 
+def test_a_run_that_comes_too_late_builds_nothing(workshop: Workshop) -> None:
+    """Dagster was told that it is dead, and another one was asked for; it lives all the same."""
+    request_id = workshop.request()
+    (late,) = requests_of(workshop.tick(build_requests))
+    move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
+    (next_one,) = requests_of(workshop.tick(build_requests))
+    assert not workshop.run(tags=late.tags, request_id=request_id).success
+    request = workshop.site.request(request_id)
+    assert (request.status, request.attempt, workshop.live()) == ("queued", 0, {})
+    assert requests_of(workshop.tick(build_requests)) == [], "the run that was asked for is still waited for"
+    assert workshop.run(tags=next_one.tags, request_id=request_id).success
+
+
+@pytest.mark.parametrize("typed", ["abc", "9" * 30, ""])
+def test_what_somebody_types_as_a_tag_stops_no_queue(workshop: Workshop, typed: str) -> None:
+    workshop.request()
+    asked = dg.RunRequest(tags={KIND_TAG: "build", REQUEST_TAG: typed, SUBMISSION_TAG: typed})
+    odd = the_queued_run_for(workshop, asked)
+    assert len(requests_of(workshop.tick(build_requests))) == 1
+    assert status_of(workshop, odd) == dg.DagsterRunStatus.QUEUED
+    assert "nothing open" in end_requests_of(workshop.instance, workshop.platform, odd, None)
+
+
+def test_a_run_that_dagster_cannot_update_stops_no_queue(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck = workshop.request()
+    (asked,) = requests_of(workshop.tick(build_requests))
+    the_queued_run_for(workshop, asked)
+    workshop.ledger.cancel(stuck, workshop.site.study_admin)
+    other = workshop.site.another_study("Another", State.APPROVED)
+    waits = workshop.ledger.request(other, workshop.site.study_admin, PREVIEW)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("the storage of runs is away")
+
+    monkeypatch.setattr(workshop.instance, "report_run_canceling", broken)
+    (asked,) = requests_of(workshop.tick(build_requests))
+    assert asked.tags[REQUEST_TAG] == str(waits)
+
+
 # -- runs that ended --------------------------------------------------------------------------------------------------
 
 
