@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from domain.models import ArchiveRequest, BuildRequest
 from domain.models.accounts import RoleScope
 from domain.permissions.codes import Permission
 from domain.permissions.roles import BUILTIN_ROLES
@@ -54,6 +55,15 @@ def test_no_document_names_a_setting_that_does_not_exist() -> None:
     for document in DOCS.rglob("*.md"):
         named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]+\b", document.read_text()))
         assert named - known == set(), document.name
+
+
+@pytest.mark.parametrize(("model", "own"), [(BuildRequest, set()), (ArchiveRequest, {"name_contains"})])
+def test_the_columns_of_a_request_that_the_database_fills_in_stand_in_the_docs(model: Any, own: set[str]) -> None:
+    text = (DOCS / "requests.md").read_text().partition("The database fills in:\n")[2].partition("- all others")[0]
+    documented = {
+        name for names in re.findall(r"^- (.*?):", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", names)
+    }
+    assert documented | own == {column.name for column in model.__table__.columns if column.server_default is not None}
 
 
 def test_every_permission_stands_in_the_docs_once_with_what_it_allows() -> None:
