@@ -82,3 +82,11 @@ def test_every_builtin_role_stands_in_the_docs_with_its_permissions(scope: RoleS
         for (of_scope, name), permissions in BUILTIN_ROLES.items()
         if of_scope is scope
     }
+
+
+def test_the_index_of_decisions_names_each_by_its_heading() -> None:
+    listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((.+)\) \|$", (DOCS / "adr" / "README.md").read_text(), re.MULTILINE)
+    files = sorted((DOCS / "adr").glob("0*.md"))
+    assert [(f"# {number}. {title}", file) for number, title, file in listed] == [
+        (file.read_text().partition("\n")[0], file.name) for file in files
+    ]
