@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     lease: Seconds = Field(
         120,
         le=LONGEST_LEASE,
-        description="Seconds that a build or archive stays claimed without a sign of life; its worker gives one every two.",
+        description="Seconds that a build or archive stays claimed without a sign of life (one every two).",
     )
     builds_at_once: int = Field(2, ge=1, description="How many builds may run at the same time.")
     archives_kept_days: float = Field(
