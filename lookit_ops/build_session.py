@@ -48,9 +48,10 @@ class BuildSession(WorkSession[Claim]):
         run_id: str,
         show: Callable[[int, str], None],
         is_canceling: Callable[[], bool] = lambda: False,
+        submission: int | None = None,
     ) -> None:
         """See `WorkSession`."""
-        super().__init__(platform, run_id, show, is_canceling)
+        super().__init__(platform, run_id, show, is_canceling, submission)
         self.image_output = Transcript(platform.redact)
         self.build_output = Transcript(platform.redact)
         self.rolled_forward = False

@@ -94,10 +94,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
         try:
             claimed = _take(platform, session, config)
         except StudyIsLocked:  # perhaps by a worker that died
-            reconciled = reconcile_builds(platform)
-            for request_id in reconciled.rolled_forward:
-                report_build(context.instance, platform, request_id)
-            if not reconciled:
+            if not _end_dead_builds(context, platform):
                 raise
             claimed = _take(platform, session, config)
     except (DomainError, BuildError, StorageError) as error:
@@ -105,6 +102,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
             platform.build_queue.release(config.request_id, session.submission)
         raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
+        _end_dead_builds(context, platform)  # not before the claim: with a bucket that is away, it takes minutes
         context.instance.add_run_tags(
             context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
@@ -295,6 +293,14 @@ def _launch(platform: Platform, session: BuildSession, config: BuildExperiment) 
     platform.repository(player_repo_url(study))
     origin = f"on behalf of {user.email} through Dagster"
     return session.launch(study.id, user.id, BuildKind(config.kind), origin)
+
+
+def _end_dead_builds(context: dg.OpExecutionContext, platform: Platform) -> bool:
+    """What the sensor `leases` does, for where no daemon runs. Whether there was anything to end."""
+    reconciled = reconcile_builds(platform)
+    for request_id in reconciled.rolled_forward:
+        report_build(context.instance, platform, request_id)
+    return bool(reconciled)
 
 
 def _take(platform: Platform, session: BuildSession, config: BuildExperiment) -> Claim:

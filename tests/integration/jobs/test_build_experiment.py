@@ -309,8 +309,10 @@ def test_cancelling_while_the_build_runs_stops_it_and_says_by_whom(workshop: Wor
     workshop.build_by(f"touch {marker}; sleep 60")
 
     def cancel_when_it_runs() -> None:
+        until = time.monotonic() + 60
         while not marker.exists():
-            pass
+            assert time.monotonic() < until, "the build did not begin"
+            time.sleep(0.05)
         workshop.ledger.cancel(request_id, workshop.site.study_admin)
 
     canceller = threading.Thread(target=cancel_when_it_runs)
