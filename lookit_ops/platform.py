@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -288,7 +288,9 @@ class Platform:
         """A link to the archive, good from now; None if it is not in the bucket any more. Raises StorageError."""
         if self.archives.size_of(offer.archive_key) is None:
             return None
-        return Download(self.archives.link(offer.archive_key, offer.file_name, LINK_VALID_FOR), LINK_VALID_FOR)
+        until = datetime.now(UTC) + LINK_VALID_FOR  # rather a moment too early than too late
+        url = self.archives.link(offer.archive_key, offer.file_name, LINK_VALID_FOR)
+        return Download(url, LINK_VALID_FOR, until)
 
     def _download(self, mail: OutboxMail) -> Download:
         offer = self.archive_ledger.offer_of_mail(mail)

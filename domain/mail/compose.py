@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from email.headerregistry import Address
 from email.message import EmailMessage
 from functools import cache
@@ -35,15 +35,21 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A link that anyone who has it can follow, and for how long from now."""
+    """A link that anyone who has it can follow: for how long from the moment when it was made, and so until when."""
 
     url: str
     valid_for: timedelta
+    until: datetime
 
     @property
     def minutes(self) -> int:
         """Whole minutes for which the link is good."""
         return int(self.valid_for / timedelta(minutes=1))
+
+    @property
+    def last_minute(self) -> str:
+        """The last whole minute of it, for people anywhere."""
+        return self.until.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 Downloads = Callable[[OutboxMail], Download]
@@ -78,7 +84,10 @@ class Composer:
     downloads: Downloads = no_downloads
 
     def __call__(self, mail: OutboxMail) -> EmailMessage:
-        """The message: multipart text and HTML, with a Message-ID that stays the same over attempts."""
+        """The message: multipart text and HTML, with a Message-ID that stays the same over attempts.
+
+        It is dated now, since it is composed to be sent: what it says of time counts from then.
+        """
         context = {**mail.context, "recipient": mail.recipient, "links": self.links}
         if study := mail.context.get("study"):  # the name stands in the subject, which is the first line
             context["study"] = {**study, "name": _one_line(study["name"])}
@@ -90,7 +99,7 @@ class Composer:
         message["From"] = Address("Lookit", addr_spec=self.sender)
         message["To"] = Address(_one_line(mail.recipient.name), addr_spec=mail.recipient.email)
         message["Message-ID"] = f"<outbox-{mail.uuid}@{self.sender.rpartition('@')[2]}>"
-        message["Date"] = mail.created_at
+        message["Date"] = datetime.now(UTC)
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(text.strip() + "\n")
         html = _templates().get_template(f"{mail.template}.html.j2").render(context)

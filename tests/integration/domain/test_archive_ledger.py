@@ -525,7 +525,8 @@ def deliver_links(site: Site, ledger: ArchiveLedger, transport: FakeTransport) -
 
     def download(mail: OutboxMail) -> Download:
         offer = ledger.offer_of_mail(mail)
-        return Download(f"https://bucket.test/{offer.archive_key}?name={offer.file_name}", timedelta(minutes=30))
+        url = f"https://bucket.test/{offer.archive_key}?name={offer.file_name}"
+        return Download(url, 30 * MINUTE, datetime.now(UTC) + 30 * MINUTE)
 
     links = Links("http://platform.test/", "http://studies.test/", "http://previews.test/")
     compose = Composer("lookit@example.org", links, downloads=download)

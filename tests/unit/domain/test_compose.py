@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
@@ -24,10 +24,11 @@ from domain.models import OutboxMail, User
 STUDY = "00000000-0000-4000-8000-000000000001"
 SHA = "0123456789abcdef0123456789abcdef01234567"
 LINK = f"https://bucket.test/{'s' * 2000}?a=1&b=2"
+UNTIL = datetime(2026, 3, 1, 11, 42, 59, tzinfo=timezone(timedelta(hours=1)))
 COMPOSE = Composer(
     "lookit@mail.example.org",
     Links(platform="https://platform.test/", studies="https://studies.test/", previews="https://previews.test/"),
-    downloads=lambda mail: Download(LINK, timedelta(minutes=30)),
+    downloads=lambda mail: Download(LINK, timedelta(minutes=30), UNTIL),
 )
 BUILD = {
     "outcome": "succeeded",
@@ -154,7 +155,8 @@ def test_each_mail_has_headers_text_and_html(template: str, context: dict[str, A
     assert message["From"] == "Lookit <lookit@mail.example.org>"
     assert message["To"] == "Rita Researcher <rita@example.org>"
     assert message["Message-ID"] == "<outbox-00000000-0000-0000-0000-000000000001@mail.example.org>"
-    assert message["Date"].datetime == datetime(2026, 3, 1, 10, tzinfo=UTC)
+    # The mail has waited since March: "30 minutes from the moment when this mail was sent" counts from its date.
+    assert timedelta() <= datetime.now(UTC) - message["Date"].datetime < timedelta(minutes=1)
     assert message["Auto-Submitted"] == "auto-generated"
     assert "Apples & oranges" in message["Subject"]
     text, html = part(message, "plain"), part(message, "html")
@@ -198,7 +200,13 @@ def test_the_text_has_no_gaps_where_nothing_is_to_say(template: str, context: di
         (
             "an archive is ready",
             "Consent videos of Apples & oranges are ready",
-            ["consent videos", "12 videos, 1.2 GB", "30 minutes", "MANIFEST.csv in the archive lists every video."],
+            [
+                "consent videos",
+                "12 videos, 1.2 GB",
+                "30 minutes",
+                "until 2026-03-01 10:42 UTC",
+                "MANIFEST.csv in the archive lists every video.",
+            ],
         ),
         (
             "an archive is ready but lacks some",
@@ -245,7 +253,7 @@ def test_the_link_to_an_archive_is_made_when_the_mail_is_composed_and_arrives_wh
 
     def link(of: OutboxMail) -> Download:
         asked.append(of)
-        return Download("https://bucket.test/new", timedelta(minutes=5))
+        return Download("https://bucket.test/new", timedelta(minutes=5), UNTIL)
 
     offer = mail("archive_ready", READY)
     again = Composer(COMPOSE.sender, COMPOSE.links, downloads=link)(offer)
