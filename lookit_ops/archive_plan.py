@@ -10,7 +10,7 @@ from domain.exports.archive_name import MANIFEST_NAME, archive_key, member_names
 from domain.exports.keys import prefixes_of
 from domain.exports.ledger import ArchiveClaim, ArchiveFacts, MissingVideo
 from domain.exports.manifest import ManifestRow, manifest_csv
-from domain.exports.selection import Basis, SelectedVideo, select_videos
+from domain.exports.selection import Basis, SelectedVideo, basis_of, select_videos
 from domain.models import Study, User
 from lookit_ops.platform import Platform
 from lookit_ops.storage.videos import ListedVideo
@@ -74,7 +74,6 @@ class ArchivePlan:
         return ArchiveFacts(
             archive_key=self.archive_key,
             archive_bytes=archive_bytes,
-            video_count=len(self.videos),
             missing=tuple(MissingVideo(video.object_key, reason) for video, reason in self.missing),
             without_permission=self.without_permission,
             without_consent=self.without_consent,
@@ -112,5 +111,5 @@ def plan_archive(platform: Platform, claim: ArchiveClaim) -> ArchivePlan:
         missing=missing,
         without_permission=selection.without_permission,
         without_consent=selection.without_consent,
-        basis=selection.basis(found),
+        basis=basis_of(found),
     )

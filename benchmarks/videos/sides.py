@@ -24,7 +24,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from domain.exports.keys import Unparsable, VideoKey
-from domain.exports.selection import Basis, SelectedVideo, Source
+from domain.exports.selection import SelectedVideo, Source, basis_of
 from domain.models.responses import Ruling
 from lookit_ops.archive_plan import ArchivePlan, PlannedVideo
 from lookit_ops.archive_stream import PARTS_AT_ONCE, stream_archive
@@ -82,6 +82,7 @@ def plan_of(videos: list[ListedVideo]) -> ArchivePlan:
             raise TypeError(f"{listed.key} is no name of a video")
         selected = SelectedVideo(
             id=number,
+            response_id=number,
             object_key=listed.key,
             frame_id=key.frame_id,
             response_uuid=key.response_uuid,
@@ -93,7 +94,8 @@ def plan_of(videos: list[ListedVideo]) -> ArchivePlan:
             ruling=Ruling.ACCEPTED,
         )
         planned.append(PlannedVideo(selected, listed, listed.key))
-    return ArchivePlan(f"{uuid4()}.zip", tuple(planned), (), 0, 0, Basis(frozenset({Source.FAMILIES}), 0))
+    basis = basis_of(video.selected for video in planned)
+    return ArchivePlan(f"{uuid4()}.zip", tuple(planned), (), 0, 0, basis)
 
 
 def ours(task: Task, parts_at_once: int = PARTS_AT_ONCE) -> None:

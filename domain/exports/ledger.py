@@ -8,13 +8,14 @@ writes one study log and one mail, to the person who asked, in the same transact
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,7 +24,7 @@ from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDeni
 from domain.exports.archive_name import download_name
 from domain.exports.selection import Basis, Source, require_basis, require_videos
 from domain.mail.outbox import MailWithdrawn, enqueue
-from domain.models import ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus, Study, User
+from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus, Study, User
 from domain.models.requests import ONE_WAITING_ARCHIVE
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
@@ -86,12 +87,16 @@ class ArchiveFacts:
 
     archive_key: str
     archive_bytes: int
-    video_count: int
     missing: tuple[MissingVideo, ...]
     without_permission: int
     without_consent: int
     basis: Basis
     was_there: bool
+
+    @property
+    def video_count(self) -> int:
+        """How many videos are in it."""
+        return len(self.basis.videos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +225,6 @@ class ArchiveLedger:
             "excluded_count": facts.without_permission + facts.without_consent,
             "holds_families": Source.FAMILIES in facts.basis.sources,
             "holds_previews": Source.PREVIEWS in facts.basis.sources,
-            "rulings_up_to": facts.basis.rulings_up_to,
             "error_code": None,
         }
         what = {
@@ -234,6 +238,7 @@ class ArchiveLedger:
         }
         with self.sessions.begin() as session:
             request = _close(session, claim, RequestStatus.SUCCEEDED, values)
+            _note_contents(session, claim.request_id, facts.basis)
             _log(
                 session, claim, request, "succeeded", {**what, "missing": _named(facts.missing, NAMED_IN_A_LOG)}, extra
             )
@@ -372,7 +377,7 @@ class ArchiveLedger:
     def offer_of_mail(self, mail: OutboxMail) -> ArchiveOffer:
         """The archive that a mail `archive_ready` tells of, if its recipient may still have it, now.
 
-        Raises MailWithdrawn when the permission is gone, or a consent on which the archive rests.
+        Raises MailWithdrawn when the permission is gone, or something that the archive rests on.
         """
         with self.sessions.begin() as session:
             try:
@@ -403,7 +408,10 @@ class ArchiveLedger:
 
 
 def record_withdrawal(session: Session, mail: OutboxMail, reason: str) -> None:
-    """Write into the study's log that a mail with a link was not sent, and why; for `outbox.deliver`."""
+    """Write into the study's log that a mail with a link was not sent, and why; for `outbox.deliver`.
+
+    Who may still see such videos is told, in a mail of its own, and how to ask again; who may not hears nothing.
+    """
     archive = mail.context.get("archive")
     if mail.study_id is None or archive is None:
         return
@@ -414,6 +422,37 @@ def record_withdrawal(session: Session, mail: OutboxMail, reason: str) -> None:
         "error": reason,
     }
     _record(session, mail.study_id, mail.recipient_id, ARCHIVE_ACTION, extra)
+    request, user = _request(session, archive["request_id"]), session.get_one(User, mail.recipient_id)
+    try:
+        _offer(session, request, user)
+    except PermissionDenied:
+        return
+    except InvalidRequest:
+        pass  # what the mail tells
+    claim = _claim_of(session, request)
+    what = {"reason": reason, "again": _asking_again(claim, user)}
+    _tell(session, claim, "archive_withdrawn", "withdrawn", what)
+
+
+def _asking_again(claim: ArchiveClaim, user: User) -> str:
+    """The command that asks for the same archive, as one can paste it."""
+    words = ["lookit-ops", "videos", "zip", str(claim.study_uuid), "--as", user.email, "--kind", claim.kind.value]
+    return shlex.join([*words, f"--name-contains={claim.name_contains}"] if claim.name_contains else words)
+
+
+def _note_contents(session: Session, request_id: int, basis: Basis) -> None:
+    """Write down what is in a request's archive, for those who ask for a link later."""
+    rows = [
+        {
+            "archive_request_id": request_id,
+            "video_id": video.id,
+            "response_id": video.response_id,
+            "object_key": video.object_key,
+        }
+        for video in basis.videos
+    ]
+    if rows:
+        session.execute(insert(ArchiveContent), rows)
 
 
 def _ask(
@@ -639,9 +678,7 @@ def _offer(session: Session, request: ArchiveRequest, user: User) -> ArchiveOffe
     study, kind = session.get_one(Study, request.study_id), ArchiveKind(request.kind)
     if request.archive_key is None or request.archive_bytes is None or request.finished_at is None:
         raise InvalidRequest(f"archive request {request.id} is {request.status}: there is no archive to link to")
-    held = {Source.FAMILIES: request.holds_families, Source.PREVIEWS: request.holds_previews}
-    sources = frozenset(source for source, is_held in held.items() if is_held)
-    require_basis(session, user, study, kind, Basis(sources, request.rulings_up_to or 0))
+    require_basis(session, user, study, request)
     return ArchiveOffer(
         request_id=request.id,
         study_uuid=study.uuid,

@@ -5,6 +5,7 @@ Two statements for any number of videos, after the questions for permissions: wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,15 +13,15 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Boolean, ColumnElement, Row, Text, case, func, literal, select, true
+from sqlalchemy import Boolean, ColumnElement, Row, Text, and_, case, func, literal, not_, select, true
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 
 from domain.errors import DomainError, InvalidRequest, PermissionDenied
 from domain.exports.keys import DISREGARD
-from domain.models import ArchiveKind, ConsentRuling, Response, Study, User, Video
+from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, ConsentRuling, Response, Study, User, Video
 from domain.models.responses import Ruling
 from domain.permissions.checks import describe, has_permission, who_grants
 from domain.permissions.codes import Permission
@@ -54,6 +55,7 @@ class SelectedVideo:
     """A video that the person may download, as the database knows it; size and ETag until S3 was asked."""
 
     id: int
+    response_id: int
     object_key: str
     frame_id: str
     response_uuid: UUID
@@ -66,11 +68,20 @@ class SelectedVideo:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldVideo:
+    """A video that an archive holds, by all that tells it from any other."""
+
+    id: int
+    response_id: int
+    object_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Basis:
-    """What a selection rests on, so that it can be asked again whether it still holds."""
+    """What an archive rests on, so that it can be asked again whether it may still be given out."""
 
     sources: frozenset[Source]
-    rulings_up_to: int
+    videos: tuple[HeldVideo, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +98,30 @@ class Selection:
     gone: tuple[SelectedVideo, ...]
     without_permission: int
     without_consent: int
-    rulings_up_to: int
 
-    def basis(self, included: Iterable[SelectedVideo]) -> Basis:
-        """What an archive of these videos, all or some of the selection, rests on."""
-        return Basis(frozenset(video.source for video in included), self.rulings_up_to)
+
+def basis_of(included: Iterable[SelectedVideo]) -> Basis:
+    """What an archive of these videos rests on."""
+    videos = tuple(included)
+    return Basis(
+        frozenset(video.source for video in videos),
+        tuple(HeldVideo(video.id, video.response_id, video.object_key) for video in videos),
+    )
+
+
+class _Fate(StrEnum):
+    """What has become of a video since it went into an archive."""
+
+    GIVEN_OUT = "may be given out"
+    DELETED = "deleted or moved"
+    GONE = "gone from the bucket of videos"
+    WITHOUT_CONSENT = "without a consent that is 'accepted' by its newest ruling"
 
 
 @dataclass(frozen=True, slots=True)
 class _Census:
     """How many videos there are: by whether the person may see them, consent lets them out, and S3 still has them."""
 
-    rulings_up_to: int
     numbers: dict[tuple[bool, bool, bool], int]
 
     def count(self, *, is_open: bool, is_let_out: bool, is_gone: bool) -> int:
@@ -115,6 +138,7 @@ def select_videos(session: Session, user: User, study: Study, kind: ArchiveKind,
     rows = session.execute(
         select(
             Video.id,
+            Video.response_id,
             Video.object_key,
             Video.frame_id,
             Response.uuid.label("response_uuid"),
@@ -142,7 +166,6 @@ def select_videos(session: Session, user: User, study: Study, kind: ArchiveKind,
         gone=tuple(_video(row) for row in rows if row.gone_at is not None),
         without_permission=census.count(is_open=False, is_let_out=True, is_gone=False),
         without_consent=census.count(is_open=True, is_let_out=False, is_gone=False),
-        rulings_up_to=census.rulings_up_to,
     )
 
 
@@ -153,19 +176,34 @@ def require_videos(session: Session, user: User, study: Study, kind: ArchiveKind
         raise _nothing_left(user, study, kind, name_contains, sources, census)
 
 
-def require_basis(session: Session, user: User, study: Study, kind: ArchiveKind, basis: Basis) -> None:
-    """Whether this person may have an archive that was made on this basis, now.
+def require_basis(session: Session, user: User, study: Study, request: ArchiveRequest) -> None:
+    """Whether this person may have the archive that the request made, now.
 
-    Raises PermissionDenied, naming the permission, or InvalidRequest when a response whose consent was accepted at the
-    time of the selection is accepted no longer.
+    Raises PermissionDenied, naming the permission, or InvalidRequest when a video in the archive would not be given
+    out any more: its row is gone or no longer the one that it was, its object is gone, or the newest ruling on its
+    response is not `accepted`. The permission comes first: who lacks it learns nothing of the videos.
     """
-    closed = basis.sources - open_sources(session, user, study, kind)
+    kind = ArchiveKind(request.kind)
+    fates = _fates(session, study, kind, request.id)
+    held = {Source.FAMILIES: request.holds_families, Source.PREVIEWS: request.holds_previews}
+    sources = {source for source, is_held in held.items() if is_held} | {source for _, source in fates if source}
+    closed = sources - open_sources(session, user, study, kind)
     if closed:
-        raise _denied(user, study, kind, closed)
-    if kind is ArchiveKind.ALL and session.scalar(select(_was_revoked(study, basis.rulings_up_to))):
+        raise _denied(user, study, kind, frozenset(closed))
+    counts = Counter[_Fate]()
+    for (fate, _), count in fates.items():
+        counts[fate] += count
+    if not request.video_count or counts.total() != request.video_count:
         raise InvalidRequest(
-            f"since this archive of {study.name!r} was made, consent to a response has been withdrawn: its newest"
-            " ruling is no longer 'accepted'; ask for the archive again, without it"
+            f"what the archive of request {request.id} holds is not on record, or no longer, so nobody can say whether"
+            " all of it may still be given out; ask for the archive again"
+        )
+    changed = [f"{fate}: {counts[fate]}" for fate in _Fate if fate is not _Fate.GIVEN_OUT and counts[fate]]
+    if changed:
+        raise InvalidRequest(
+            f"since this archive of {study.name!r} was made, something has changed for some of its {counts.total()}"
+            f" videos ({'; '.join(changed)}), and it may no longer be given out; ask for the archive again, without"
+            " them"
         )
 
 
@@ -251,13 +289,11 @@ def _look(
         .where(*_asked_for(study, kind, name_contains))
         .subquery()
     )
-    newest = select(func.max(ConsentRuling.id)).scalar_subquery()
-    census = select(each, func.count(), newest).group_by(*each.columns)
-    numbers, rulings_up_to = {}, 0
-    for *which, count, newest_ruling_id in session.execute(census):
+    census = select(each, func.count()).group_by(*each.columns)
+    numbers: dict[Any, Any] = {}
+    for *which, count in session.execute(census):
         numbers[tuple(map(bool, which))] = count
-        rulings_up_to = newest_ruling_id or 0
-    return sources, _Census(rulings_up_to, numbers)
+    return sources, _Census(numbers)
 
 
 def name_part_can_be_asked_for(name_contains: str) -> bool:
@@ -272,6 +308,7 @@ def name_part_can_be_asked_for(name_contains: str) -> bool:
 def _video(row: Row[*tuple[Any, ...]]) -> SelectedVideo:
     return SelectedVideo(
         id=row.id,
+        response_id=row.response_id,
         object_key=row.object_key,
         frame_id=row.frame_id,
         response_uuid=row.response_uuid,
@@ -284,26 +321,32 @@ def _video(row: Row[*tuple[Any, ...]]) -> SelectedVideo:
     )
 
 
-def _was_revoked(study: Study, rulings_up_to: int) -> ColumnElement[bool]:
-    """Whether a response of the study with videos was accepted by the rulings up to this one, and now is not."""
-    before = aliased(ConsentRuling)
-    ruling_then = (
-        select(before.ruling)
-        .where(before.response_id == Response.id, before.id <= rulings_up_to)
-        .order_by(before.id.desc())
-        .limit(1)
-        .scalar_subquery()
+def _fates(
+    session: Session, study: Study, kind: ArchiveKind, request_id: int
+) -> dict[tuple[_Fate, Source | None], int]:
+    """How many videos of the request's archive fared how; whose they are, where they still have a row."""
+    fate = case(
+        (Response.id.is_(None), _Fate.DELETED.name),
+        (Video.gone_at.is_not(None), _Fate.GONE.name),
+        (not_(_let_out(kind)), _Fate.WITHOUT_CONSENT.name),
+        else_=_Fate.GIVEN_OUT.name,
     )
-    return (
-        select(Response.id)
-        .where(
-            Response.study_id == study.id,
-            select(Video.id).where(Video.response_id == Response.id).exists(),
-            ruling_then == Ruling.ACCEPTED.value,
-            _newest_ruling() != Ruling.ACCEPTED.value,
-        )
-        .exists()
+    is_the_same = and_(
+        Video.id == ArchiveContent.video_id,
+        Video.response_id == ArchiveContent.response_id,
+        Video.object_key == ArchiveContent.object_key,
     )
+    each = (
+        select(fate.label("fate"), Response.is_preview.label("is_preview"))
+        .select_from(ArchiveContent)
+        .outerjoin(Video, is_the_same)
+        .outerjoin(Response, and_(Response.id == Video.response_id, *_asked_for(study, kind, "")))
+        .where(ArchiveContent.archive_request_id == request_id)
+        .subquery()
+    )
+    counts = select(each.c.fate, each.c.is_preview, func.count()).group_by(each.c.fate, each.c.is_preview)
+    whose = {None: None, False: Source.FAMILIES, True: Source.PREVIEWS}
+    return {(_Fate[fate], whose[is_preview]): count for fate, is_preview, count in session.execute(counts)}
 
 
 def _nothing_left(

@@ -3,6 +3,7 @@
 from domain.models.accounts import GrantRecord, Lab, LabGrant, Role, RolePermission, SiteGrant, StudyGrant, User
 from domain.models.mails import MailStatus, OutboxMail
 from domain.models.requests import (
+    ArchiveContent,
     ArchiveKind,
     ArchiveRequest,
     BuildKind,
@@ -13,6 +14,7 @@ from domain.models.responses import ConsentRuling, Response, Video
 from domain.models.studies import State, Study, StudyLog
 
 __all__ = [
+    "ArchiveContent",
     "ArchiveKind",
     "ArchiveRequest",
     "BuildKind",

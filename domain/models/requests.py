@@ -155,8 +155,8 @@ class ArchiveRequest(Base):
     """Somebody asks for a zip of a study's videos; `name_contains` narrows it to a part of the object names.
 
     A request that failed by the platform's fault waits again until `next_attempt_at`, with the cause in `error_code`.
-    The archive that came of it: its object's key, what it holds and lacks, and whose videos and which rulings it rests
-    on (`holds_families`, `holds_previews`, `rulings_up_to`), so that its link can be refused when that has changed.
+    The archive that came of it: its object's key, what it holds and lacks in numbers, and whose videos are in it
+    (`holds_families`, `holds_previews`); which they are is in `archive_content`.
     """
 
     __tablename__ = "archive_request"
@@ -166,7 +166,7 @@ class ArchiveRequest(Base):
         CheckConstraint(
             "status <> 'succeeded' OR (archive_key IS NOT NULL AND archive_bytes IS NOT NULL"
             " AND video_count IS NOT NULL AND missing_count IS NOT NULL AND excluded_count IS NOT NULL"
-            " AND holds_families IS NOT NULL AND holds_previews IS NOT NULL AND rulings_up_to IS NOT NULL)",
+            " AND holds_families IS NOT NULL AND holds_previews IS NOT NULL)",
             name="succeeded_names_its_archive",
         ),
         Index(
@@ -211,7 +211,6 @@ class ArchiveRequest(Base):
     excluded_count: Mapped[int | None] = mapped_column(init=False)
     holds_families: Mapped[bool | None] = mapped_column(init=False)
     holds_previews: Mapped[bool | None] = mapped_column(init=False)
-    rulings_up_to: Mapped[int | None] = mapped_column(BigKey, init=False)
     finished_at: Mapped[datetime | None] = mapped_column(init=False)
     error_code: Mapped[str | None] = mapped_column(String(40), init=False)
     error: Mapped[str | None] = mapped_column(Text, init=False)
@@ -220,3 +219,20 @@ class ArchiveRequest(Base):
     requested_by: Mapped[User] = relationship(
         init=False, repr=False, viewonly=True, foreign_keys="ArchiveRequest.requested_by_id"
     )
+
+
+class ArchiveContent(Base):
+    """A video that is in the archive of a request, as it was then, so that it can be asked what became of it.
+
+    No foreign key leads to the video or its response: that a row was deleted is what is to be noticed. `object_key`
+    tells them from later rows, since SQLite gives the id of a deleted row out again.
+    """
+
+    __tablename__ = "archive_content"
+
+    archive_request_id: Mapped[int] = mapped_column(
+        ForeignKey("archive_request.id", ondelete="CASCADE"), primary_key=True
+    )
+    video_id: Mapped[int] = mapped_column(BigKey, primary_key=True, autoincrement=False)
+    response_id: Mapped[int] = mapped_column(BigKey)
+    object_key: Mapped[str] = mapped_column(String(1024))

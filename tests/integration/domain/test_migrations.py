@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,9 +16,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, select, text
 
 from domain.db import Base, engine_for, sessions_for
+from domain.errors import InvalidRequest
+from domain.exports.ledger import ArchiveFacts, ArchiveLedger
+from domain.exports.selection import basis_of, select_videos
 from domain.migrations import config_for, upgrade
-from domain.models import Lab, Role, Study
+from domain.models import ArchiveKind, ArchiveRequest, Lab, Role, Study, User
 from tests.support.databases import POSTGRESQL, SQLITE, create_database
+from tests.support.footage import Footage
 from tests.support.site import populate
 
 Schema = dict[str, dict[str, Any]]
@@ -163,3 +168,41 @@ def test_the_history_is_one_line_with_one_head(blank: tuple[Engine, Engine]) -> 
     command.upgrade(config_for(engine), "head")
     with engine.connect() as connection:
         assert len(list(connection.execute(text("SELECT version_num FROM alembic_version")))) == 1
+
+
+def test_an_archive_from_before_its_contents_were_kept_is_given_out_no_more(blank: tuple[Engine, Engine]) -> None:
+    engine, _ = blank
+    upgrade(engine)
+    site = populate(sessions_for(engine))
+    footage, ledger = Footage(site), ArchiveLedger(site.sessions)
+    footage.video(footage.response("rejected", "accepted"))
+    request_id = ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL)
+    claim = ledger.claim(request_id, "run-1", timedelta(minutes=1))
+    with site.sessions.begin() as session:
+        user, study = session.get_one(User, site.study_admin), session.get_one(Study, site.study_id)
+        basis = basis_of(select_videos(session, user, study, ArchiveKind.ALL).videos)
+    ledger.finish(claim, ArchiveFacts("u/a.zip", 3, (), 0, 0, basis, was_there=False), {})
+    ledger.link(request_id, site.study_admin)
+    waiting = ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL)
+    command.downgrade(config_for(engine), "0001")
+    with engine.connect() as connection:
+        rests_on = connection.scalar(text(f"SELECT rulings_up_to FROM archive_request WHERE id = {request_id}"))  # noqa: S608
+    assert rests_on == 2
+    upgrade(engine)
+    with pytest.raises(InvalidRequest, match="is not on record"):
+        ledger.link(request_id, site.study_admin)
+    with site.sessions.begin() as session:
+        rows = {row.id: row.status for row in session.scalars(select(ArchiveRequest))}
+    assert rows == {request_id: "succeeded", waiting: "queued"}
+
+
+def test_the_way_down_and_up_again_leaves_the_schema_as_it_was(blank: tuple[Engine, Engine]) -> None:
+    engine, _ = blank
+    command.upgrade(config_for(engine), "0001")
+    first = schema_of(engine)
+    upgrade(engine)
+    newest = schema_of(engine)
+    command.downgrade(config_for(engine), "0001")
+    assert schema_of(engine) == first != newest
+    upgrade(engine)
+    assert schema_of(engine) == newest

@@ -21,7 +21,7 @@ from domain.errors import PermissionDenied
 from domain.exports import ledger as archive_ledger
 from domain.exports.ledger import ArchiveFacts, ArchiveLedger, MissingVideo
 from domain.exports.ledger import Failure as ArchiveFailure
-from domain.exports.selection import Basis, Source
+from domain.exports.selection import Basis, HeldVideo, Source
 from domain.models import ArchiveRequest, RequestStatus, Response, Study, User, Video
 from domain.queue import RequestQueue
 from lookit_ops.failures import CODES, UNEXPECTED
@@ -172,11 +172,10 @@ def test_an_archive_that_was_asked_for_by_sql_is_claimed_and_its_end_is_told(sit
     facts = ArchiveFacts(
         archive_key="u/u_d_consent.zip",
         archive_bytes=4_000,
-        video_count=3,
         missing=(MissingVideo("v.mp4", "not in the bucket"),),
         without_permission=2,
         without_consent=0,
-        basis=Basis(frozenset({Source.FAMILIES}), 1),
+        basis=Basis(frozenset({Source.FAMILIES}), tuple(HeldVideo(number, 1, "v.mp4") for number in range(3))),
         was_there=False,
     )
     archives.finish(claimed, facts, {})

@@ -24,6 +24,13 @@ def mails_of(reels: Reels) -> list[EmailMessage]:
     return [message_from_bytes(file.read_bytes(), policy=default) for file in files]  # ty: ignore[invalid-return-type]
 
 
+def text_of(mail: EmailMessage) -> str:
+    """What the mail says, its lines joined."""
+    body = mail.get_body(("plain",))
+    assert body is not None
+    return " ".join(body.get_content().split())
+
+
 def bytes_of(reels: Reels, key: str | None) -> bytes:
     return (reels.platform.settings.local_archives / (key or "")).read_bytes()
 
@@ -177,6 +184,9 @@ def test_an_archive_with_a_withdrawn_consent_is_linked_to_nobody(reels: Reels) -
     reels.footage.rule(response_id, "rejected")
     assert reels.platform.deliver_mails().withdrawn == 1
     assert mails_of(reels) == []
+    assert reels.platform.deliver_mails().sent == 1
+    (mail,) = mails_of(reels)
+    assert "without a consent that is 'accepted' by its newest ruling: " in text_of(mail)
 
 
 def test_an_archive_that_is_gone_is_linked_to_nobody(reels: Reels) -> None:
@@ -186,6 +196,10 @@ def test_an_archive_that_is_gone_is_linked_to_nobody(reels: Reels) -> None:
     reels.platform.archives.delete(key)
     assert reels.platform.deliver_mails().withdrawn == 1
     assert "ask for the archive again" in reels.site.logs()[-1].extra["error"]
+    assert reels.platform.deliver_mails().sent == 1
+    (mail,) = mails_of(reels)
+    assert "ask again" in mail["Subject"]
+    assert f"{key} is no longer in" in text_of(mail)
 
 
 def test_a_cancelled_request_leaves_nothing(reels: Reels) -> None:

@@ -305,7 +305,7 @@ def test_old_archives_go_but_not_those_that_somebody_asked_for_lately(workshop: 
     with workshop.site.sessions.begin() as session:
         asked = {"study_id": workshop.site.study_id, "requested_by_id": workshop.site.study_admin, "kind": "all"}
         made_by = {"archive_key": "u/old-and-wanted.zip", "archive_bytes": 3, "video_count": 1, "missing_count": 0}
-        rests_on = {"excluded_count": 0, "holds_families": True, "holds_previews": False, "rulings_up_to": 0}
+        rests_on = {"excluded_count": 0, "holds_families": True, "holds_previews": False}
         ended = {"status": "succeeded", "finished_at": database_now()}
         session.execute(insert(ArchiveRequest).values(**asked, **made_by, **rests_on, **ended))
     planned = BY_NAME["archives"].run(workshop.platform, dry_run=True)

@@ -111,6 +111,10 @@ MAILS: dict[str, tuple[str, dict[str, Any]]] = {
         "archive_failed",
         {**ARCHIVE, "name_contains": "my-frame", "step": "stream", "error": "tried 5 times;\nthe last time: reset"},
     ),
+    "an archive cannot be given out any more": (
+        "archive_withdrawn",
+        {**ARCHIVE, "name_contains": "my-frame", "reason": "2 are gone", "again": "lookit-ops videos zip 'x'"},
+    ),
     "an archive was cancelled": ("archive_cancelled", {**ARCHIVE, "kind": "all", "cancelled_by": "Sam Siteadmin"}),
     "changes are requested": ("study_moved", MOVE),
     "a study moved without a comment": ("study_moved", {**MOVE, "comment": ""}),
@@ -228,6 +232,11 @@ def test_the_text_has_no_gaps_where_nothing_is_to_say(template: str, context: di
             "Archive of consent videos of Apples & oranges failed",
             ["stream", "the last time: reset", "my-frame", "archive request 9", "untouched"],
         ),
+        (
+            "an archive cannot be given out any more",
+            "Archive of consent videos of Apples & oranges: please ask again",
+            ["consent videos", "my-frame", "2 are gone", "lookit-ops videos zip"],
+        ),
         ("an archive was cancelled", "Archive of videos of Apples & oranges was cancelled", ["by Sam Siteadmin"]),
         (
             "changes are requested",
@@ -302,7 +311,7 @@ def test_html_escapes_what_people_typed(template: str, context: dict[str, Any]) 
         name: evil
         for name in (
             *("error", "comment", "requested_by", "moved_by", "cancelled_by", "sha_reason", "repository"),
-            *("name_contains", "step"),
+            *("name_contains", "step", "reason", "again"),
         )
         if name in context
     }

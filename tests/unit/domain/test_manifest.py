@@ -20,6 +20,7 @@ from domain.models.responses import Ruling
 RESPONSE = UUID("7e1f2a3b-4c5d-4e6f-8a9b-0c1d2e3f4a5b")
 VIDEO = SelectedVideo(
     id=1,
+    response_id=1,
     object_key="videoStream.mp4",
     frame_id="4-frame",
     response_uuid=RESPONSE,
