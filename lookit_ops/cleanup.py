@@ -17,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from domain.errors import InvalidRequest
+from domain.exports.archive_name import study_of
 from ember_build.removal import Removal, remove_old
 from lookit_ops.platform import Platform
-from lookit_ops.running import is_running, lately_asked_for, output_folders, wanted_commits
+from lookit_ops.running import is_running, output_folders, wanted_commits
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import StorageError
 
@@ -79,17 +80,16 @@ def clean_dependencies(platform: Platform, older_than: datetime, *, dry_run: boo
 def clean_archives(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
     """Remove archives of videos, which can be made again, but those that somebody asked for within a day.
 
-    Their parts are the reconciler's. Raises StorageError if the bucket cannot be listed.
+    None of a study whose archive is being made: its worker may have found one, and would offer it. Their parts are the
+    reconciler's. Raises StorageError if the bucket cannot be listed.
     """
     removal = Removal()
-    asked_for = lately_asked_for(platform, DAY)
-    old = [
-        file
-        for file in platform.archives.files()
-        if file.updated_at < older_than and not file.key.startswith((".", f"{PARTS}/"))
-    ]
-    for file in old:
-        if file.key in asked_for:
+    there = [file for file in platform.archives.files() if not file.key.startswith((".", f"{PARTS}/"))]
+    for file in there:
+        if file.updated_at >= older_than:
+            continue
+        # Asked before each one: to delete them all takes long enough for somebody to ask for the last.
+        if platform.archive_ledger.is_wanted(file.key, study_of(file.key), DAY):
             removal.in_use += 1
             continue
         try:
@@ -100,6 +100,9 @@ def clean_archives(platform: Platform, older_than: datetime, *, dry_run: bool) -
             continue
         removal.removed.append(file.key)
         removal.freed_bytes += file.size_bytes
+    if not dry_run:
+        # An archive younger than the listing belongs to a request that ended within the day.
+        platform.archive_ledger.forget_contents({file.key for file in there} - set(removal.removed), DAY)
     return removal
 
 

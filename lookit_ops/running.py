@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
-from datetime import timedelta
 
 from sqlalchemy import select
 
 from domain.builds.claims import Claim
-from domain.db import database_now
-from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study
+from domain.models import BuildRequest, RequestStatus, Study
 from ember_build.errors import BuildPlatformError
 from lookit_ops.platform import Platform
 
@@ -70,13 +68,6 @@ def output_folders(platform: Platform) -> set[str]:
 def output_folder(claim: Claim) -> str:
     """The name of the folder of one claim's bundle; a claim after it has another."""
     return f"{claim.study_uuid}-{claim.request_id}-{claim.fencing_token}"
-
-
-def lately_asked_for(platform: Platform, within: timedelta) -> set[str]:
-    """The keys of archives that somebody asked for so long ago or less: a mail may be about to offer them."""
-    lately = select(ArchiveRequest.archive_key).where(ArchiveRequest.finished_at >= database_now(-within))
-    with platform.sessions.begin() as session:
-        return {key for key in session.scalars(lately) if key}
 
 
 def wanted_commits(platform: Platform) -> set[str]:

@@ -44,6 +44,14 @@ def archive_key(
     return f"{study_uuid}/{study_uuid}_{digest}_{kind}.zip"
 
 
+def study_of(archive_key: str) -> UUID | None:
+    """The study whose archive has this object name, if it is one of ours."""
+    try:
+        return UUID(archive_key.partition("/")[0])
+    except ValueError:
+        return None
+
+
 def _line_part(text: str) -> str:
     """The text, without tabs and newlines that could make two lists of videos read as one; real keys have none."""
     return text.translate(_ESCAPES)

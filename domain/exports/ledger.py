@@ -9,13 +9,13 @@ writes one study log and one mail, to the person who asked, in the same transact
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -405,6 +405,39 @@ class ArchiveLedger:
             }
             _record(session, request.study_id, user.id, LINK_ACTION, extra)
             return offer
+
+    # -- forgetting -----------------------------------------------------------------------------------------------
+
+    def is_wanted(self, archive_key: str, study_uuid: UUID | None, within: timedelta) -> bool:
+        """Whether somebody asked for this archive so long ago or less, or a worker may have found it a moment ago.
+
+        A running request writes down which archive it found only when it ends, so each of the study's counts.
+        """
+        lately = and_(ArchiveRequest.archive_key == archive_key, ArchiveRequest.finished_at >= database_now(-within))
+        of_the_study = ArchiveRequest.study_id.in_(select(Study.id).where(Study.uuid == study_uuid))
+        running = and_(ArchiveRequest.status == RequestStatus.RUNNING, of_the_study)
+        with self.sessions.begin() as session:
+            return session.scalar(select(ArchiveRequest.id).where(or_(lately, running)).limit(1)) is not None
+
+    def forget_contents(self, kept: Collection[str], ended_before: timedelta) -> int:
+        """Forget what was in archives that are not `kept` any more, of requests that ended so long ago or earlier.
+
+        Such an archive cannot be given out, and the table would grow for ever. Returns the number of requests.
+        """
+        ids = (
+            select(ArchiveRequest.id, ArchiveRequest.archive_key)
+            .where(
+                ArchiveRequest.finished_at < database_now(-ended_before),
+                select(ArchiveContent.video_id).where(ArchiveContent.archive_request_id == ArchiveRequest.id).exists(),
+            )
+            .order_by(ArchiveRequest.id)
+        )
+        with self.sessions.begin() as session:
+            forgotten = [request_id for request_id, key in session.execute(ids) if key not in kept]
+        for request_id in forgotten:  # each in a short transaction: SQLite has one writer at a time
+            with self.sessions.begin() as session:
+                session.execute(delete(ArchiveContent).where(ArchiveContent.archive_request_id == request_id))
+        return len(forgotten)
 
 
 def record_withdrawal(session: Session, mail: OutboxMail, reason: str) -> None:

@@ -838,6 +838,16 @@ def test_who_comes_too_late_writes_down_no_contents(site: Site, ledger: ArchiveL
         assert session.scalars(select(ArchiveContent)).all() == []
 
 
+def test_what_was_in_an_archive_is_forgotten_with_it(site: Site, ledger: ArchiveLedger) -> None:
+    claimed = finished(site, ledger, site.study_admin)
+    assert ledger.forget_contents([], MINUTE) == 0
+    assert ledger.forget_contents(["u/u_d_all.zip"], -MINUTE) == 0
+    ledger.link(claimed.request_id, site.study_admin)
+    assert ledger.forget_contents(["another.zip"], -MINUTE) == 1
+    with pytest.raises(InvalidRequest, match="ask for the archive again"):
+        ledger.link(claimed.request_id, site.study_admin)
+
+
 def test_the_contents_of_twenty_thousand_videos_are_written_and_looked_at_in_about_a_second(
     site: Site, ledger: ArchiveLedger, footage: Footage
 ) -> None:

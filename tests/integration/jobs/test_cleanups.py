@@ -14,17 +14,20 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from domain.builds.claims import Claim
 from domain.db import database_now
 from domain.errors import InvalidRequest
-from domain.models import ArchiveRequest, BuildKind, State
+from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, BuildKind, State
+from domain.queue import Failure
 from ember_build.removal import REMOVED, Removal
 from lookit_ops.assets.disk import build_disk_usage, room_check
 from lookit_ops.cleanup import CLEANUPS, Cleanup
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.running import output_folder
+from lookit_ops.storage.local_archives import LocalArchiveBucket
+from tests.support.footage import Footage
 from tests.support.workshop import Workshop, player
 
 BY_NAME = {cleanup.name: cleanup for cleanup in CLEANUPS}
@@ -294,22 +297,84 @@ def test_a_build_without_room_fails_as_ours_and_says_what_is_missing(workshop: W
     assert workshop.site.study().state == State.APPROVED
 
 
-def test_old_archives_go_but_not_those_that_somebody_asked_for_lately(workshop: Workshop) -> None:
-    bucket, folder = workshop.platform.archives, workshop.platform.settings.local_archives
-    for name in ("old", "old-and-wanted", "new"):
-        part = bucket.put_part(f".parts/1-1/{name}", iter([b"zip"]), 3)
-        bucket.compose(f"u/{name}.zip", [part], ".parts/1-1")
-    for name in ("old", "old-and-wanted"):
-        (file,) = folder.rglob(f"{name}.zip")
-        aged(file, 24 * 31)
+def put_archive(workshop: Workshop, key: str, hours: float) -> None:
+    """An archive of three bytes in the bucket, that old."""
+    bucket = workshop.platform.archives
+    part = bucket.put_part(f".parts/1-1/{key}", iter([b"zip"]), 3)
+    bucket.compose(key, [part], ".parts/1-1")
+    aged(workshop.platform.settings.local_archives / key, hours)
+
+
+def archive_request(workshop: Workshop, key: str, ended: timedelta = timedelta()) -> int:
+    """A request that ended so long ago, with an archive of one video; returns its id."""
+    asked = {"study_id": workshop.site.study_id, "requested_by_id": workshop.site.study_admin, "kind": "all"}
+    made_by = {"archive_key": key, "archive_bytes": 3, "video_count": 1, "missing_count": 0, "excluded_count": 0}
+    end = {"status": "succeeded", "finished_at": database_now(-ended), "holds_families": True, "holds_previews": False}
+    row = insert(ArchiveRequest).values(**asked, **made_by, **end).returning(ArchiveRequest.id)
     with workshop.site.sessions.begin() as session:
-        asked = {"study_id": workshop.site.study_id, "requested_by_id": workshop.site.study_admin, "kind": "all"}
-        made_by = {"archive_key": "u/old-and-wanted.zip", "archive_bytes": 3, "video_count": 1, "missing_count": 0}
-        rests_on = {"excluded_count": 0, "holds_families": True, "holds_previews": False}
-        ended = {"status": "succeeded", "finished_at": database_now()}
-        session.execute(insert(ArchiveRequest).values(**asked, **made_by, **rests_on, **ended))
+        request_id = session.scalars(row).one()
+        session.add(ArchiveContent(archive_request_id=request_id, video_id=1, response_id=1, object_key="v.mp4"))
+    return request_id
+
+
+def old_archives_left(workshop: Workshop) -> list[str]:
+    return [file.key for file in workshop.platform.archives.files() if not file.key.startswith(".")]
+
+
+def test_old_archives_go_but_not_those_that_somebody_asked_for_lately(workshop: Workshop) -> None:
+    for name, hours in (("old", 24 * 31), ("old-and-wanted", 24 * 31), ("new", 0)):
+        put_archive(workshop, f"u/{name}.zip", hours)
+    archive_request(workshop, "u/old-and-wanted.zip")
     planned = BY_NAME["archives"].run(workshop.platform, dry_run=True)
     done = BY_NAME["archives"].run(workshop.platform)
     assert planned.removed == done.removed == ["u/old.zip"]
     assert (done.in_use, done.freed_bytes) == (1, 3)
-    assert [file.key for file in bucket.files("u/")] == ["u/new.zip", "u/old-and-wanted.zip"]
+    assert old_archives_left(workshop) == ["u/new.zip", "u/old-and-wanted.zip"]
+
+
+def test_an_archive_that_is_asked_for_while_others_are_deleted_stays(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        put_archive(workshop, f"u/{name}.zip", 24 * 31)
+    delete = LocalArchiveBucket.delete
+
+    def delete_slowly(bucket: LocalArchiveBucket, key: str) -> None:
+        delete(bucket, key)
+        archive_request(workshop, "u/b.zip")
+
+    monkeypatch.setattr(LocalArchiveBucket, "delete", delete_slowly)
+    done = BY_NAME["archives"].run(workshop.platform)
+    assert (done.removed, done.in_use) == (["u/a.zip"], 1)
+    assert old_archives_left(workshop) == ["u/b.zip"]
+
+
+def test_archives_of_a_study_stay_while_one_of_it_is_being_made(workshop: Workshop) -> None:
+    """The worker may have found one by its name; its request says which only when it ends."""
+    site, ledger = workshop.site, workshop.platform.archive_ledger
+    mine, other = site.study().uuid, site.study(site.another_study("Other")).uuid
+    for study_uuid in (mine, other):
+        put_archive(workshop, f"{study_uuid}/{study_uuid}_d_all.zip", 24 * 31)
+    footage = Footage(site)
+    footage.video(footage.response("accepted"))
+    request_id = ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL)
+    claim = ledger.claim(request_id, "run-1", timedelta(minutes=1))
+    done = BY_NAME["archives"].run(workshop.platform)
+    assert (done.removed, done.in_use) == ([f"{other}/{other}_d_all.zip"], 1)
+    ledger.fail(claim, Failure("stream", "storage_error", "no answer"), {})
+    assert BY_NAME["archives"].run(workshop.platform).removed == [f"{mine}/{mine}_d_all.zip"]
+
+
+def test_what_was_in_an_archive_is_forgotten_once_it_is_away_for_a_day(workshop: Workshop) -> None:
+    put_archive(workshop, "u/old.zip", 24 * 31)
+    put_archive(workshop, "u/kept.zip", 24)
+    day = timedelta(days=1)
+    archive_request(workshop, "u/old.zip", 31 * day)
+    archive_request(workshop, "u/removed-by-hand.zip", 2 * day)
+    kept = {archive_request(workshop, "u/kept.zip", 2 * day), archive_request(workshop, "u/just-made.zip")}
+    for dry_run in (True, False):
+        with workshop.site.sessions.begin() as session:
+            assert len(session.scalars(select(ArchiveContent)).all()) == 4
+        BY_NAME["archives"].run(workshop.platform, dry_run=dry_run)
+    with workshop.site.sessions.begin() as session:
+        assert set(session.scalars(select(ArchiveContent.archive_request_id))) == kept
