@@ -46,7 +46,6 @@ def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[
         would_go = {"would go": dg.MetadataValue.md(_named(done.removed))}
         yield dg.AssetObservation(deployment_sweep.key, metadata={**facts(platform, done), **would_go})
     else:
-        # Yielded, not logged: what an op has logged is lost with its failure.
         yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
     if done.failed:
         raise dg.Failure(done.trouble, allow_retries=False)
