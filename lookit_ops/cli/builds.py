@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from domain.builds.claims import player_repo_url
+from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind, BuildRequest
-from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
+from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind
-from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
+from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.public_list import keep_public_list
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home

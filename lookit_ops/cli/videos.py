@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
-from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
+from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest
 from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
 from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
