@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import update
 
-from domain.models import State
+from domain.models import OutboxMail, State
 from lookit_ops.dagster_processes import dagster_programs
 from tests.support.site import Site
 
@@ -70,10 +71,23 @@ def test_mails_are_listed_and_delivered_into_the_folder(run, site: Site, tmp_pat
     run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org")
     (waiting,) = json.loads(run("mail", "list", "--json").out)
     assert (waiting["to"], waiting["status"]) == (ADMIN, "waiting")
-    assert run("mail", "deliver").out.strip() == "1 sent, 0 delayed, 0 failed."
+    assert run("mail", "deliver").out.strip() == "1 sent, 0 delayed, 0 failed, 0 withdrawn."
     assert "sent" in run("mail", "list").out
     (message,) = (tmp_path / "home" / "mail").glob("*.eml")
     assert b"Apples and oranges: approved" in message.read_bytes()
+
+
+def test_a_mail_that_failed_is_put_back_and_leaves_with_the_next_delivery(run, site: Site) -> None:
+    site.set_state(State.SUBMITTED)
+    run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org")
+    assert run("mail", "retry").out.strip() == "0 mails put back."
+    with site.sessions.begin() as session:
+        session.execute(update(OutboxMail).values(status="failed", attempts=21))
+    assert run("mail", "retry", "1").out.strip() == "1 mail put back: 1."
+    assert run("mail", "deliver").out.startswith("1 sent")
+    refused = run("mail", "retry", "1")
+    assert (refused.status, "mail 1 is sent: only one that has failed" in refused.err) == (1, True)
+    assert "there is no mail 2" in run("mail", "retry", "2").err
 
 
 @pytest.mark.parametrize(("name", "magic"), [("workflow.png", b"\x89PNG"), ("workflow.svg", b"<?xml")])
@@ -168,6 +182,7 @@ OUT_OF_BOUNDS = [
     ["mail", "list", "--last", str(10**23)],
     ["build", "cancel", str(10**23), "--as", ADMIN],
     ["build", "cancel", "0", "--as", ADMIN],
+    ["mail", "retry", str(10**23)],
 ]
 
 
