@@ -17,6 +17,7 @@ from lookit_ops.cli import (
     builds,
     cleanup,
     database,
+    demo,
     deployments,
     mails,
     permissions,
@@ -49,7 +50,7 @@ app.add_typer(videos.app, name="videos")
 app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")
-app.command("demo")(serve.demo)
+app.command("demo")(demo.demo)
 app.command("dev")(up.dev)
 app.command("up")(up.up)
 app.command("serve")(serve.serve)

@@ -124,15 +124,6 @@ def test_sweep_says_what_goes_and_takes_nothing_young(deployed: Site, run: Run) 
         assert run("build", "sweep", *wrong).status == 2
 
 
-def test_what_needs_a_folder_says_so_for_a_bucket_of_google(
-    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOOKIT_BUCKET", "gs://lookit-studies")
-    shown = run("serve")
-    assert shown.status == 1
-    assert "gs://lookit-studies is served by the platform's proxy" in " ".join(shown.err.split())
-
-
 def test_the_public_list_is_kept_in_a_bucket_of_google(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with StrictGcs("lookit-studies") as server:
         monkeypatch.setenv("LOOKIT_BUCKET", "gs://lookit-studies")
