@@ -162,13 +162,13 @@ class Platform:
 
     @cached_property
     def builder(self) -> Builder:
-        """What builds: in containers, or without for development. Raises InvalidRequest for that in production."""
+        """What builds: in containers, or without for development. Raises InvalidRequest for that elsewhere."""
         if self.settings.builder == "docker":
             return self.docker_builder
-        if self.settings.environment == "production":
+        if self.settings.environment != "development":
             raise InvalidRequest(
-                "the local builder runs a player's code without a container and refuses to work in production"
-                " (LOOKIT_ENVIRONMENT=production); set LOOKIT_BUILDER=docker"
+                "the local builder runs a player's code without a container and works in development only, not in"
+                f" {self.settings.environment} (LOOKIT_ENVIRONMENT); set LOOKIT_BUILDER=docker"
             )
         time_limit = timedelta(seconds=self.settings.build_time_limit)
         return LocalBuilder(

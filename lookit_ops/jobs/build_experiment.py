@@ -91,7 +91,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
     for request_id in reconcile_builds(platform).rolled_forward:
         report_build(context.instance, platform, request_id)
     try:
-        _ = platform.builder  # refuses production without containers, before anything is claimed
+        _ = platform.builder  # refuses to build without containers but in development, before anything is claimed
         sweep_dead_builds(platform)
         claimed = (
             _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
