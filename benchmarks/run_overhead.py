@@ -26,7 +26,6 @@ from pathlib import Path
 import dagster as dg
 
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
-from domain.migrations import upgrade
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
 from ember_build.builder import Builder, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle
@@ -274,7 +273,7 @@ def workbench() -> Generator[Workbench]:
         with _environment(settings), _silence():
             platform = QuickPlatform(load_settings())
             prepare_dagster_home(platform.settings)
-            upgrade(platform.engine)
+            platform.upgrade_database()
             yield Workbench(platform, populate(platform.sessions, State.APPROVED))
             platform.engine.dispose()
 

@@ -89,13 +89,17 @@ def _check_arguments(arguments: list[str]) -> None:
 
 def _about_the_database(error: DBAPIError) -> str:
     cause = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
-    if _NO_SCHEMA.search(cause):
-        return f"the database has not the schema of this version ({cause}): run `lookit-ops db upgrade`"
     if isinstance(error, DataError):
         return f"the database refuses a value: {cause}"
     settings = load_settings()
     url = make_url(settings.database).render_as_string(hide_password=True)
-    return Redactor(settings.secrets())(f"the database {url} cannot be used: {cause}; check LOOKIT_DATABASE_URL")
+    sentence = f"the database {url} cannot be used: {cause}; check LOOKIT_DATABASE_URL"
+    if _NO_SCHEMA.search(cause):
+        sentence = (
+            f"the database {url} does not have this version's schema ({cause}): run `lookit-ops db upgrade`, if it is"
+            f" the one that you mean (LOOKIT_HOME is {settings.home_folder})"
+        )
+    return Redactor(settings.secrets())(sentence)
 
 
 def _about_the_machine(error: OSError) -> str:

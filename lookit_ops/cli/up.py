@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from domain.migrations import upgrade
 from lookit_ops.cli.options import platform
 from lookit_ops.cli.serve import serve_folders
 from lookit_ops.cli.show import console, plain
@@ -42,7 +41,7 @@ def dev(port: Port = 3000) -> None:
 
 
 def _run(outside: Platform, port: int, servers: ExitStack) -> None:
-    upgrade(outside.engine)
+    outside.upgrade_database()
     home = prepare_dagster_home(outside.settings)
     make_storage()
     stop = servers.enter_context(_stopped_by_signals())

@@ -14,7 +14,6 @@ from sqlalchemy import func, select
 
 from domain.errors import InvalidRequest
 from domain.mail.outbox import Delivery
-from domain.migrations import upgrade
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, OutboxMail, Study, StudyLog
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
@@ -78,7 +77,7 @@ def tell(console: Console, port: int) -> None:
             " empty home, as in LOOKIT_HOME=/tmp/lookit-demo lookit-ops demo"
         )
     platform = Platform(settings)
-    upgrade(platform.engine)
+    platform.upgrade_database()
     first, second = example_commits()
     with platform.sessions.begin() as session:
         cast = populate(session)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from sqlalchemy import update
+from sqlalchemy.engine import make_url
 
 from domain.models import OutboxMail, State
 from lookit_ops.dagster_processes import dagster_programs
@@ -151,10 +152,43 @@ def test_a_wrong_setting_is_named_with_its_value(run, monkeypatch: pytest.Monkey
 
 
 def test_a_database_without_schema_says_what_to_run(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.db").touch()
     monkeypatch.setenv("LOOKIT_DATABASE_URL", f"sqlite:///{tmp_path / 'empty.db'}")
     shown = run("study", "list")
     assert shown.status == 1
-    assert "lookit-ops db upgrade" in shown.err
+    said = " ".join(shown.err.split())
+    assert f"sqlite:///{tmp_path / 'empty.db'} does not have this version's schema" in said
+    assert "lookit-ops db upgrade" in said
+    assert f"LOOKIT_HOME is {tmp_path / 'home'}" in said
+
+
+def test_another_schema_is_told_with_the_database_and_without_its_password(
+    run, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not database_url.startswith("postgresql"):
+        pytest.skip("SQLite knows no password")
+    url = make_url(database_url).set(database="postgres").update_query_dict({"password": "hunter2-hunter2"})
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", url.render_as_string(hide_password=False))
+    shown = run("study", "list")
+    assert "/postgres" in "".join(shown.err.split())
+    assert "does not have this version's schema" in " ".join(shown.err.split())
+    assert "hunter2" not in shown.err
+
+
+@pytest.mark.parametrize("command", ["build list", "study list", "mail list", "build reconcile"])
+def test_a_home_that_was_forgotten_is_not_made_but_named(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.delenv("LOOKIT_DATABASE_URL")
+    monkeypatch.delenv("LOOKIT_HOME")
+    shown = run(*command.split())
+    assert (shown.status, shown.out) == (1, "")
+    said = " ".join(shown.err.split())
+    assert f"there is no database {tmp_path / '.lookit' / 'lookit.db'}" in said
+    assert "check LOOKIT_HOME" in said
+    assert not (tmp_path / ".lookit").exists()
+    assert run("db", "upgrade").status == 0
+    assert run(*command.split()).status == 0
 
 
 def test_a_database_out_of_reach_says_so(run, monkeypatch: pytest.MonkeyPatch) -> None:
