@@ -11,7 +11,11 @@ import pytest
 from domain.models.accounts import RoleScope
 from domain.permissions.codes import Permission
 from domain.permissions.roles import BUILTIN_ROLES
+from domain.queue import WORKER_DIED
+from lookit_ops.assets.watch import OUR_FAULTS
+from lookit_ops.failures import RETRIED, failure_of
 from lookit_ops.settings import PREFIX, Settings
+from lookit_ops.storage.videos import VideoChanged
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTHING = "–"
@@ -54,6 +58,17 @@ def test_no_document_names_a_setting_that_does_not_exist() -> None:
     for document in DOCS.rglob("*.md"):
         named = set(re.findall(rf"\b{PREFIX}[A-Z0-9_]+\b", document.read_text()))
         assert named - known == set(), document.name
+
+
+def test_the_guide_says_of_just_those_errors_that_are_tried_again_that_they_are() -> None:
+    rows = [row for row in tables("operators.md")["code"] if "it is tried again" in row[2]]
+    told = {code for row in rows for code in re.findall(r"`(\w+)`", row[0])}
+    assert told == RETRIED | {WORKER_DIED.code}
+
+
+def test_what_is_tried_again_counts_as_the_platforms_fault() -> None:
+    assert RETRIED | {WORKER_DIED.code} <= OUR_FAULTS
+    assert failure_of("stream", VideoChanged("it is another one")).code in RETRIED
 
 
 def test_every_permission_stands_in_the_docs_once_with_what_it_allows() -> None:
