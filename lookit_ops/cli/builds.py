@@ -11,7 +11,7 @@ from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind, BuildRequest
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
-from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest
+from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.platform import Platform
@@ -86,7 +86,7 @@ def list_builds(
             str(row.id),
             plain(name),
             plain(row.kind) if row.restores_id is None else f"rollback to {row.restores_id}",
-            coloured(row.status) + _place(row, places.get(row.id)),
+            coloured(row.status) + place_of(row, places.get(row.id)),
             plain(email),
             when(row.requested_at),
             plain(row.error or (row.player_sha or "")[:12] or row.error_code or ""),
@@ -98,13 +98,6 @@ def list_builds(
         ("id", "study", "kind", "status", "asked for by", "at (UTC)", "commit, or what went wrong"),
         rows,
     )
-
-
-def _place(row: BuildRequest, place: int | None) -> str:
-    """Where a request stands that waits."""
-    if place is None:
-        return ""
-    return f" (place {place})" if not row.attempt else f" (place {place}, attempt {row.attempt + 1})"
 
 
 @app.command()

@@ -87,7 +87,7 @@ def rollback(
 
 
 def sweep(
-    older_than: Annotated[
+    older_than_hours: Annotated[
         float,
         typer.Option(
             min=1, max=LONGEST_HOURS, help="Hours that a file stays after the last deployment that needed it."
@@ -99,7 +99,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
     """Remove from the bucket what no kept deployment needs; the job `sweep_deployments` does it at night."""
-    done = sweep_deployments(platform(), older_than_hours=older_than, keep=keep, dry_run=dry_run)
+    done = sweep_deployments(platform(), older_than_hours=older_than_hours, keep=keep, dry_run=dry_run)
     for file in done.removed:
         console.print(f"{plain(file.key)} ({file.size_bytes:,} bytes)", soft_wrap=True, highlight=False)
     for folder, reason in done.left_alone.items():
