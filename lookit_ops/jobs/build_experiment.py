@@ -158,7 +158,7 @@ def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
     with session.step(context):
         output = session.show_output(session.image_output)
         ready = platform.builder.prepare(output, source.checkout.path, claimed.labels)
-        context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": ready.seconds})
+        context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": round(ready.seconds, 1)})
         return ready
 
 
