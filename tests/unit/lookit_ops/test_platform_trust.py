@@ -33,7 +33,7 @@ def platform(**settings) -> Platform:
 
 
 def commit(repository: str, sha: str = OFFICIAL.sha) -> ResolvedCommit:
-    return ResolvedCommit(Repository(*repository.split("/")), sha, sha, substituted=False, reason="It was asked for.")
+    return ResolvedCommit(Repository(*repository.split("/")), sha, substituted=False, reason="It was asked for.")
 
 
 @pytest.mark.parametrize("name", ["lookit/ember-lookit-frameplayer", "Lookit/Ember-Lookit-FramePlayer"])
