@@ -24,6 +24,7 @@ from pathlib import PurePosixPath
 
 from ember_build.bundle import Bundle, BundleFile
 from ember_build.errors import PlayerBuildFailed
+from lookit_ops.commit_point import make_live, refuse_stale
 from lookit_ops.deployments import (
     DEPLOYMENTS,
     MANIFEST,
@@ -33,9 +34,7 @@ from lookit_ops.deployments import (
     LiveDeployment,
     Manifest,
     PublishedFile,
-    make_live,
     missing_files,
-    refuse_stale,
     replaced_by,
     staging_of,
 )

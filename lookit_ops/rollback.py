@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from lookit_ops.commit_point import make_live, refuse_stale
 from lookit_ops.deployments import (
     KEPT,
     MANIFEST,
@@ -21,9 +22,7 @@ from lookit_ops.deployments import (
     PastDeployment,
     history,
     kept_of,
-    make_live,
     missing_files,
-    refuse_stale,
     replaced_by,
     staged_files,
     staging_of,
