@@ -26,7 +26,6 @@ from pathlib import Path
 import dagster as dg
 
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
-from domain.migrations import upgrade
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
 from ember_build.builder import Builder, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle
@@ -35,9 +34,10 @@ from ember_build.local_toolchain import Toolchain
 from lookit_ops.build_session import BuildSession
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.demo.github_server import Commit, GitHubServer
+from lookit_ops.deployments import folder_of, live_deployment
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.platform import Platform
-from lookit_ops.publish import folder_of, live_deployment, publish
+from lookit_ops.publish import publish
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.resources import build_session_resource
 from lookit_ops.settings import load_settings
@@ -274,7 +274,7 @@ def workbench() -> Generator[Workbench]:
         with _environment(settings), _silence():
             platform = QuickPlatform(load_settings())
             prepare_dagster_home(platform.settings)
-            upgrade(platform.engine)
+            platform.upgrade_database()
             yield Workbench(platform, populate(platform.sessions, State.APPROVED))
             platform.engine.dispose()
 

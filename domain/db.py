@@ -39,6 +39,8 @@ from sqlalchemy.types import TypeEngine
 Sessions = sessionmaker[Session]
 
 SQLITE_BUSY_TIMEOUT = timedelta(seconds=30)
+LARGEST_ID = 2**63 - 1
+"""The largest id that both databases can number a row with, or compare one with."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -216,6 +218,11 @@ def one_at_a_time(session: Session, what: str) -> None:
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(what))))
+
+
+def can_be_id(number: int) -> bool:
+    """Whether a row could have this id; SQLite's driver fails with a larger one, instead of finding nothing."""
+    return 0 < number <= LARGEST_ID
 
 
 def sessions_for(engine: Engine) -> Sessions:

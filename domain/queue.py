@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from domain.db import Sessions, database_now, one_at_a_time, storable
+from domain.db import Sessions, can_be_id, database_now, one_at_a_time, storable
 from domain.errors import QueueIsFull
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study
 from domain.models.studies import LOCK_STATES
@@ -142,7 +142,7 @@ class RequestQueue:
         model = self.model
         has_ended = model.status.not_in((RequestStatus.QUEUED, RequestStatus.RUNNING))
         with self.sessions.begin() as session:
-            return set(session.scalars(select(model.id).where(model.id.in_(request_ids), has_ended)))
+            return set(session.scalars(select(model.id).where(model.id.in_(filter(can_be_id, request_ids)), has_ended)))
 
     def still_coming(self, request_id: int) -> None:
         """The run of a submitted request exists and has only not begun: wait for it for longer."""
@@ -153,6 +153,8 @@ class RequestQueue:
 
     def release(self, request_id: int, submission: int | None = None) -> None:
         """The run of a submitted request could not begin yet, for want of room: it waits for its turn again."""
+        if not can_be_id(request_id):
+            return
         model = self.model
         with self.sessions.begin() as session:
             waits = (model.id == request_id, awaits(model, submission))
@@ -215,6 +217,8 @@ def awaits(model: Model, submission: int | None) -> ColumnElement[bool]:
 
 def end_submission(session: Session, model: Model, request_id: int, submission: int, values: dict[str, Any]) -> bool:
     """Write to a request that still waits for this run to claim it; False if it does not."""
+    if not can_be_id(request_id):
+        return False
     ended = (
         update(model)
         .where(model.id == request_id, awaits(model, submission))
@@ -239,7 +243,7 @@ def put_back(
     `failed` is what is remembered of it, with `code` and `error`. Returns the status that the request has now; None if
     it no longer waits for that run.
     """
-    request = session.scalar(select(model).where(model.id == request_id).with_for_update())
+    request = session.get(model, request_id, with_for_update=True) if can_be_id(request_id) else None
     if request is None:
         return None
     in_vain = 1 + sum(earlier["attempt"] is None for earlier in request.failed_attempts)

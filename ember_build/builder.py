@@ -11,6 +11,11 @@ from typing import Protocol
 from ember_build.bundle import Bundle
 from ember_build.errors import BuildCancelled as BuildCancelled
 
+BUILD_SCRIPT = Path(__file__).with_name("build.sh")
+"""What every builder runs."""
+ENVIRONMENT_FILE = Path(__file__).with_name("environment")
+"""The template of a player's `.env`."""
+
 OutputLine = Callable[[str], None]
 """Receives the output of a step while it runs, one line at a time, without its line break."""
 

@@ -23,7 +23,6 @@ class EngineHost:
     addresses: tuple[str, ...]
     available_memory_mb: int
     free_disk_mb: int
-    disk_mb: int
 
 
 def look_at_engine_host(client: docker.DockerClient, image: str, labels: Mapping[str, str]) -> EngineHost:
@@ -60,7 +59,7 @@ def _read(text: str) -> EngineHost:
     addresses = set(re.findall(r"\|-- ([\d.]+)\n\s+/32 host LOCAL", text))
     addresses |= {str(ipaddress.IPv6Address(int(digits, 16))) for digits in re.findall(r"(?m)^([0-9a-f]{32}) ", text)}
     memory = re.search(r"(?m)^MemAvailable:\s+(\d+) kB", text)
-    disk = re.search(r"(?m)^Disk:\S+\s+(\d+)\s+\d+\s+(\d+)\s", text)
+    disk = re.search(r"(?m)^Disk:\S+\s+\d+\s+\d+\s+(\d+)\s", text)
     if not (addresses and memory and disk):
         raise BuildPlatformError(
             f"The Docker engine's host did not say which addresses and how much room it has, so no build may start: "
@@ -69,6 +68,5 @@ def _read(text: str) -> EngineHost:
     return EngineHost(
         addresses=tuple(sorted(addresses)),
         available_memory_mb=int(memory[1]) * 1024 // 1_000_000,
-        free_disk_mb=int(disk[2]) * 1024 // 1_000_000,
-        disk_mb=int(disk[1]) * 1024 // 1_000_000,
+        free_disk_mb=int(disk[1]) * 1024 // 1_000_000,
     )

@@ -91,7 +91,6 @@ class ResolvedCommit:
     repository: Repository
     sha: str
     """40 lower-case hexadecimal digits."""
-    requested: str | None
     """What the study names; None if it names nothing."""
     substituted: bool
     """The study names something, and it could not be used."""
@@ -141,7 +140,7 @@ class GitHub:
             sha = self._commit(repository, requested.lower(), absent=_NO_SUCH_COMMIT)
             if sha == requested.lower():
                 reason = f"The study names commit {sha}, and {repository.full_name} confirmed it."
-                return ResolvedCommit(repository, sha, requested, substituted=False, reason=reason)
+                return ResolvedCommit(repository, sha, substituted=False, reason=reason)
             if sha is not None:
                 raise BuildPlatformError(
                     f"asked for commit {requested} of {repository.full_name}, GitHub told of another one: {sha}"
@@ -157,9 +156,7 @@ class GitHub:
         if requested is not None and self.refuse_invalid_sha:
             raise InvalidPlayer(f"{problem}; give the full SHA of one of its commits")
         reason = f"{problem}: the head of the default branch is used instead, {head}."
-        return ResolvedCommit(
-            repository, head, requested, substituted=requested is not None, reason=reason, is_head=True
-        )
+        return ResolvedCommit(repository, head, substituted=requested is not None, reason=reason, is_head=True)
 
     def is_on_default_branch(self, commit: ResolvedCommit) -> bool:
         """Whether the repository's default branch contains the commit: only then did its owners let it in.

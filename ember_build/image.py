@@ -17,13 +17,11 @@ import docker
 import requests
 from docker.errors import DockerException, ImageNotFound
 
-from ember_build.builder import Image, OutputLine
+from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, Image, OutputLine
 from ember_build.engine import engine_errors, labels_for
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
 
 CONTEXT = Path(__file__).with_name("image")
-BUILD_SCRIPT = Path(__file__).with_name("build.sh")
-ENVIRONMENT_FILE = Path(__file__).with_name("environment")
 
 _BASE_IMAGE = "debian:bookworm-slim"
 _MOST_BYTES_OF_A_MANIFEST = 1_000_000
@@ -258,7 +256,7 @@ def find_image(client: docker.DockerClient, deployment: str, profile: Profile) -
         return str(client.api.inspect_image(tag)["Id"])
     except ImageNotFound:
         raise BuildPlatformError(
-            f"The image that builds run in ({tag}) is missing on the Docker engine: call prepare() first."
+            f"The image that builds run in ({tag}) is missing on the Docker engine; the next build makes it anew."
         ) from None
     except (DockerException, requests.RequestException):
         with engine_errors("look for the image"):

@@ -20,7 +20,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from ember_build.builder import BuildOrder, Image, OutputLine, Swept
+from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import Cancelled, TimeLimitReached, end_processes, run_child
 from ember_build.course import BUILD, INSTALLATION, Course
@@ -35,9 +35,6 @@ from ember_build.local_toolchain import (
     network_environment,
 )
 from ember_build.output import BoundedOutput
-
-BUILD_SCRIPT = Path(__file__).with_name("build.sh")
-ENVIRONMENT_FILE = Path(__file__).with_name("environment")
 
 _KEPT = "node_modules"
 _SCRIPT_CHECK_SECONDS = 120
@@ -97,7 +94,7 @@ class LocalBuilder:
         """Run build.sh on the order; see the port for what is promised."""
         toolchain = self._toolchain or installed_toolchain(self._home)
         if toolchain is None:
-            raise BuildPlatformError(f"The build tools are not in {self._home}: call prepare() first.")
+            raise BuildPlatformError(f"The build tools are not in {self._home}; the next build installs them.")
         if not order.checkout.is_dir():
             raise BuildPlatformError(f"The checkout {order.checkout} is not there any more; it must be fetched again.")
         if order.output.exists():

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import logging
 
-from domain.errors import DomainError
 from domain.exports.ledger import ArchiveClaim, ArchiveFacts, ArchiveLedger
 from domain.models import ArchiveKind, RequestStatus
 from domain.queue import Failure
+from lookit_ops.failures import RETRIED
 from lookit_ops.storage.archives import PARTS
-from lookit_ops.storage.experiments import WrongEnvironment
 from lookit_ops.work_session import WorkSession
 
 logger = logging.getLogger(__name__)
-
-FINAL = (DomainError, WrongEnvironment)
-"""Errors that another attempt will not mend; after any other the request waits for one, as long as there are some."""
 
 
 class ArchiveSession(WorkSession[ArchiveClaim]):
@@ -82,7 +78,8 @@ class ArchiveSession(WorkSession[ArchiveClaim]):
         logger.info("archive request %s succeeded: %s", self.held().request_id, facts.archive_key)
 
     def _fail(self, claim: ArchiveClaim, failure: Failure, error: BaseException, extra: dict[str, object]) -> None:
-        if isinstance(error, FINAL):
+        del error
+        if failure.code not in RETRIED:
             self.ledger.fail(claim, failure, extra)
             return
         status = self.ledger.retry(claim, failure, extra)

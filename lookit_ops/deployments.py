@@ -1,4 +1,4 @@
-"""What a bucket tells of a study's deployments: the live one, those before it, and how another one becomes live.
+"""What a bucket tells of a study's deployments: the live one, those before it, and the files of each.
 
 The live `index.html` names the *manifest* of its deployment, and each manifest names the deployment that it replaced.
 So the deployments that were live form a chain, newest first, without any list that would have to be written beside the
@@ -7,27 +7,20 @@ page; whatever was uploaded and never became live is in no link of it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 from uuid import UUID
 
-from lookit_ops.parallel import in_parallel
 from lookit_ops.storage.experiments import (
     ExperimentBucket,
-    GenerationMismatch,
-    NoAnswer,
     NoSuchObject,
     StorageError,
     StoredFile,
     StoredPage,
 )
-
-logger = logging.getLogger(__name__)
 
 PAGE = PurePosixPath("index.html")
 PAGE_TYPE = "text/html; charset=utf-8"
@@ -36,7 +29,6 @@ MANIFEST = "manifest.json"
 REVALIDATED = "no-cache"
 NOTHING_YET = b"<!doctype html><title>Not available</title><p>This study is not available.</p>\n"
 """What stands in the page's place when a dead worker had to be kept from writing the first one."""
-FENCE_ATTEMPTS = 5
 KEPT = 5
 """How many builds of a study stay restorable, the live one among them."""
 PARALLEL = 8
@@ -146,7 +138,7 @@ def staging_of(folder: str, request_id: str, fencing_token: int) -> str:
 def live_deployment(bucket: ExperimentBucket, folder: str) -> LiveDeployment | None:
     """Which deployment the live index.html belongs to; None if there is no page. Raises StorageError."""
     page = bucket.page(f"{folder}/{PAGE}")
-    return _live(folder, page) if page else None
+    return live_of(folder, page) if page else None
 
 
 def history(bucket: ExperimentBucket, folder: str) -> tuple[PastDeployment, ...]:
@@ -186,53 +178,6 @@ def kept_of(past: Sequence[PastDeployment], keep: int = KEPT) -> tuple[PastDeplo
     return tuple(past)
 
 
-def fence(bucket: ExperimentBucket, folder: str, request_id: str, fencing_token: int) -> LiveDeployment | None:
-    """The live deployment if it is this claim's; if not, None, and from now on it can never become so.
-
-    A worker that was suspended right before it writes its page knows nothing of a lease that ended meanwhile, and a
-    request can be on its way for long. Only the page's generation can hold them back: the page is written again as it
-    is, or, where none was ever written, as one that says so. Raises StorageError, and then nothing is known.
-    """
-    for _ in range(FENCE_ATTEMPTS):
-        page = bucket.page(f"{folder}/{PAGE}")
-        live = _live(folder, page) if page else None
-        if live is not None and (live.request_id, live.fencing_token) == (request_id, fencing_token):
-            return live
-        if live is not None and live.fencing_token > fencing_token:
-            return None  # a later claim has written since
-        with contextlib.suppress(GenerationMismatch):  # somebody wrote just now: look again who it was
-            bucket.write_page(
-                f"{folder}/{PAGE}",
-                page.content if page else NOTHING_YET,
-                content_type=PAGE_TYPE,
-                cache_control=REVALIDATED,
-                metadata=page.metadata if page else {},
-                if_generation=page.generation if page else 0,
-            )
-            return None
-    raise StorageError(f"{folder}/{PAGE} changes faster than it can be read; try again")
-
-
-def refuse_stale(
-    bucket: ExperimentBucket, folder: str, request_id: str, fencing_token: int, seen_generation: int
-) -> LiveDeployment | None:
-    """The live deployment. Raises GenerationMismatch if it is one that this worker must not overwrite."""
-    live = live_deployment(bucket, folder)
-    if live is not None and live.fencing_token > fencing_token:
-        raise GenerationMismatch(
-            f"{folder} was deployed by request {live.request_id} with the later fencing token {live.fencing_token}; "
-            f"request {request_id} with token {fencing_token} comes too late"
-        )
-    generation = live.generation if live else 0
-    ours = live is not None and (live.request_id, live.fencing_token) == (request_id, fencing_token)
-    if generation != seen_generation and not ours:
-        raise GenerationMismatch(
-            f"somebody else wrote {folder}/{PAGE} meanwhile: generation {seen_generation} was seen, "
-            f"now it is {generation}; ask for the build again if it is still wanted"
-        )
-    return live
-
-
 def replaced_by(bucket: ExperimentBucket, live: LiveDeployment | None, manifest_key: str) -> Replaced | None:
     """What a new manifest says of the deployment before it; if it is live already, what it said then."""
     if live is None or live.since is None:
@@ -240,34 +185,6 @@ def replaced_by(bucket: ExperimentBucket, live: LiveDeployment | None, manifest_
     if live.manifest_key == manifest_key:
         return Manifest.from_json(bucket.read(manifest_key)).replaces
     return Replaced(live.request_id, live.manifest_key, live.since.isoformat())
-
-
-def make_live(
-    bucket: ExperimentBucket,
-    content: bytes,
-    new: LiveDeployment,
-    waiting: list[PublishedFile],
-    parallel: int = PARALLEL,
-) -> LiveDeployment:
-    """Write index.html, on the condition that its generation is `new.generation`; then the files that waited for it.
-
-    An error whose write went through all the same (a lost answer) is none. Any other is certain: the page was not
-    written, and never will be; but for NoAnswer, when the storage cannot even be asked. After an interruption, too,
-    the page either is this deployment's or never will be.
-    """
-    live = _commit(bucket, content, new)
-    _copy_to_public_names(bucket, live, waiting, parallel)
-    return live
-
-
-def finish_public_files(bucket: ExperimentBucket, live: LiveDeployment, parallel: int = PARALLEL) -> None:
-    """Give the live deployment's other files their public names; harmless to repeat, or for a superseded one.
-
-    Raises NoSuchObject if the deployment's own files are gone, StorageError if the storage fails.
-    """
-    if live.manifest_key:
-        manifest = Manifest.from_json(bucket.read(live.manifest_key))
-        _copy_to_public_names(bucket, live, staged_files(live.folder, manifest), parallel)
 
 
 def staged_files(folder: str, manifest: Manifest) -> list[PublishedFile]:
@@ -296,7 +213,8 @@ def facts_of(bucket: ExperimentBucket, live: LiveDeployment) -> dict[str, int]:
     return {"files": len(files), "bytes": sum(file.size_bytes for file in files)}
 
 
-def _live(folder: str, page: StoredPage) -> LiveDeployment:
+def live_of(folder: str, page: StoredPage) -> LiveDeployment:
+    """What a page tells of its deployment."""
     facts = dict(page.metadata)
     token = facts.pop("fencing_token", "0")
     return LiveDeployment(
@@ -308,69 +226,3 @@ def _live(folder: str, page: StoredPage) -> LiveDeployment:
         facts=facts,
         since=page.updated_at,
     )
-
-
-def _commit(bucket: ExperimentBucket, content: bytes, new: LiveDeployment) -> LiveDeployment:
-    metadata = {
-        **new.facts,
-        "request_id": new.request_id,
-        "fencing_token": str(new.fencing_token),
-        "manifest": new.manifest_key,
-    }
-    try:
-        generation = bucket.write_page(
-            new.page_key,
-            content,
-            content_type=PAGE_TYPE,
-            cache_control=REVALIDATED,
-            metadata=metadata,
-            if_generation=new.generation,
-        )
-    except NoAnswer as error:
-        logger.warning("%s; fencing it, to be sure", error)
-        try:
-            live = fence(bucket, new.folder, new.request_id, new.fencing_token)
-        except StorageError:
-            raise error from None  # the caller must not call this a failure: it may still come
-        if live is None:
-            raise StorageError(f"{error}; now it is certain that it was not, and never will be") from error
-        return live
-    except StorageError:
-        live = live_deployment(bucket, new.folder)
-        if live is None or not _same(live, new):
-            raise
-        return live
-    except BaseException as interruption:  # in the middle of the write, which may still arrive
-        try:
-            fence(bucket, new.folder, new.request_id, new.fencing_token)
-        except StorageError as error:
-            raise NoAnswer(f"whether {new.page_key} was written is not known: {error}") from interruption
-        raise
-    return replace(new, generation=generation)
-
-
-def _copy_to_public_names(
-    bucket: ExperimentBucket, live: LiveDeployment, files: list[PublishedFile], parallel: int
-) -> None:
-    def copying(file: PublishedFile) -> Callable[[], bool]:
-        def copy() -> bool:
-            # A worker that slept here must not put its files under a page that is no longer its own.
-            now = live_deployment(bucket, live.folder)
-            if now is None or not _same(now, live):
-                return False
-            bucket.copy(file.key, f"{live.folder}/{file.path}")
-            return True
-
-        return copy
-
-    if not files:
-        return
-    copied = [done for _, done in in_parallel([copying(file) for file in files], parallel)]
-    # One that slept between its look and its copy may have put an old file over a newer deployment's: put that right.
-    now = live_deployment(bucket, live.folder)
-    if any(copied) and now is not None and not _same(now, live):
-        finish_public_files(bucket, now, parallel)
-
-
-def _same(one: LiveDeployment, other: LiveDeployment) -> bool:
-    return (one.request_id, one.fencing_token) == (other.request_id, other.fencing_token)

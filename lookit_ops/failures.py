@@ -35,8 +35,9 @@ CODES: dict[type[BaseException], str] = {
 first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
-RETRIED = frozenset({"platform_error", "storage_error", "interrupted", UNEXPECTED})
-"""The causes that are ours or the network's: another attempt may well succeed. (A worker that died is one, too.)"""
+RETRIED = frozenset({"platform_error", "storage_error", "video_changed", "interrupted", UNEXPECTED})
+"""The causes after which builds and archives are tried again: ours, the network's, or what passes by itself. (A worker
+that died is one, too.)"""
 INTERRUPTED = (
     "the process that did this was told to stop (a shutdown, a restart, or the longest run time); ask for it again"
 )

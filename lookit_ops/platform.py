@@ -17,6 +17,7 @@ from domain.errors import InvalidRequest
 from domain.exports.ledger import ArchiveLedger, ArchiveOffer, record_withdrawal
 from domain.mail.compose import Composer, Download, Links
 from domain.mail.outbox import Delivery, MailDelayed, MailWithdrawn, Transport, deliver
+from domain.migrations import upgrade
 from domain.models import ArchiveRequest, BuildRequest, OutboxMail
 from domain.queue import RequestQueue
 from ember_build.builder import Builder
@@ -59,10 +60,22 @@ class Platform:
 
     @cached_property
     def engine(self) -> Engine:
-        """The database."""
-        if self.settings.database.startswith("sqlite:///"):
-            self.settings.home_folder.mkdir(parents=True, exist_ok=True)
+        """The database. Raises InvalidRequest if its file is not there: SQLite would make an empty one."""
+        file = self.settings.database_file
+        if file is not None and not file.exists():
+            raise InvalidRequest(
+                f"there is no database {file} (LOOKIT_HOME is {self.settings.home_folder}): check LOOKIT_HOME and"
+                " LOOKIT_DATABASE_URL, or make it with `lookit-ops db upgrade`"
+            )
         return engine_for(self.settings.database)
+
+    def upgrade_database(self) -> None:
+        """Make the database, or bring it up to date. Raises OSError where its file cannot be."""
+        file = self.settings.database_file
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        upgrade(self.engine)
 
     @cached_property
     def sessions(self) -> Sessions:
@@ -162,13 +175,13 @@ class Platform:
 
     @cached_property
     def builder(self) -> Builder:
-        """What builds: in containers, or without for development. Raises InvalidRequest for that in production."""
+        """What builds: in containers, or without for development. Raises InvalidRequest for that elsewhere."""
         if self.settings.builder == "docker":
             return self.docker_builder
-        if self.settings.environment == "production":
+        if self.settings.environment != "development":
             raise InvalidRequest(
-                "the local builder runs a player's code without a container and refuses to work in production"
-                " (LOOKIT_ENVIRONMENT=production); set LOOKIT_BUILDER=docker"
+                "the local builder runs a player's code without a container and works in development only, not in"
+                f" {self.settings.environment} (LOOKIT_ENVIRONMENT); set LOOKIT_BUILDER=docker"
             )
         time_limit = timedelta(seconds=self.settings.build_time_limit)
         return LocalBuilder(

@@ -24,47 +24,22 @@ from pathlib import PurePosixPath
 
 from ember_build.bundle import Bundle, BundleFile
 from ember_build.errors import PlayerBuildFailed
+from lookit_ops.commit_point import make_live, refuse_stale
 from lookit_ops.deployments import (
     DEPLOYMENTS,
     MANIFEST,
-    NOTHING_YET,
     PAGE,
     PARALLEL,
     REVALIDATED,
     LiveDeployment,
     Manifest,
     PublishedFile,
-    facts_of,
-    fence,
-    finish_public_files,
-    folder_of,
-    live_deployment,
-    make_live,
     missing_files,
-    refuse_stale,
     replaced_by,
     staging_of,
 )
 from lookit_ops.parallel import in_parallel
 from lookit_ops.storage.experiments import ExperimentBucket, NameTaken, StorageError, StoredFile
-
-__all__ = [
-    "IMMUTABLE",
-    "NOTHING_YET",
-    "PAGE",
-    "REVALIDATED",
-    "Deployment",
-    "LiveDeployment",
-    "Manifest",
-    "PublishedFile",
-    "content_type_of",
-    "facts_of",
-    "fence",
-    "finish_public_files",
-    "folder_of",
-    "live_deployment",
-    "publish",
-]
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 NAME_KEPT = (

@@ -12,8 +12,9 @@ from typing import Any
 from domain.builds.claims import Claim
 from domain.errors import LeaseLost
 from domain.queue import WORKER_DIED
+from lookit_ops.commit_point import fence, finish_public_files
+from lookit_ops.deployments import facts_of, folder_of, live_deployment
 from lookit_ops.platform import Platform
-from lookit_ops.publish import facts_of, fence, finish_public_files, folder_of, live_deployment
 from lookit_ops.running import clear_away_after
 from lookit_ops.storage.experiments import NoSuchObject
 

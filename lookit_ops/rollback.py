@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 
+from lookit_ops.commit_point import make_live, refuse_stale
 from lookit_ops.deployments import (
     KEPT,
     MANIFEST,
@@ -22,9 +22,7 @@ from lookit_ops.deployments import (
     PastDeployment,
     history,
     kept_of,
-    make_live,
     missing_files,
-    refuse_stale,
     replaced_by,
     staged_files,
     staging_of,
@@ -51,8 +49,6 @@ class Rollback:
     facts: Mapping[str, str]
     replaced_request_id: str
     """Of the build that was live until now."""
-    built_live_since: datetime
-    """When the deployment that was put back had become live."""
     file_count: int
     size_bytes: int
 
@@ -149,7 +145,6 @@ def rollback(
         fencing_token=fencing_token,
         facts=manifest.facts,
         replaced_request_id=live.request_id if live else "",
-        built_live_since=earlier.live_since,
         file_count=len(manifest.files),
         size_bytes=sum(file.size_bytes for file in manifest.files),
     )

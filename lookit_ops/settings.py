@@ -388,6 +388,14 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home_folder / 'lookit.db'}"
 
     @property
+    def database_file(self) -> Path | None:
+        """The file of the database, if it is SQLite in a file."""
+        url = make_url(self.database)
+        if url.get_backend_name() != "sqlite" or not url.database or url.database.startswith((":", "file:")):
+            return None
+        return Path(url.database)
+
+    @property
     def gcs_bucket(self) -> str | None:
         """The name of the bucket in Google Cloud Storage; None if the bucket is a folder."""
         return self.bucket.removeprefix("gs://") or None

@@ -10,8 +10,9 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from domain.models import BuildKind
+from lookit_ops.deployments import REVALIDATED, folder_of
 from lookit_ops.local_server import LocalServer
-from lookit_ops.publish import REVALIDATED, content_type_of, folder_of
+from lookit_ops.publish import content_type_of
 from lookit_ops.storage.experiments import StorageError, check_key
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
 

@@ -8,11 +8,11 @@
 # parts: Debian by debootstrap, Node and its npm from the npm registry. The builds are then told that registry by its
 # name: it may be a mirror in a private network, which a build would not reach.
 #
-#   LOOKIT_DOCKER_FOLDER   where an engine of ours keeps its images (default: ~/.cache/lookit-ops/docker)
+#   DOCKER_TESTS_FOLDER   where an engine of ours keeps its images (default: ~/.cache/lookit-ops/docker)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly here=$PWD
-readonly folder=${LOOKIT_DOCKER_FOLDER:-${XDG_CACHE_HOME:-$HOME/.cache}/lookit-ops/docker}
+readonly folder=${DOCKER_TESTS_FOLDER:-${XDG_CACHE_HOME:-$HOME/.cache}/lookit-ops/docker}
 readonly socket=unix://$folder/docker.sock
 readonly certificates=/etc/ssl/certs/ca-certificates.crt
 

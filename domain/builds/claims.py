@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.db import database_now, is_violated, storable
+from domain.db import can_be_id, database_now, is_violated, storable
 from domain.errors import InvalidRequest, LeaseLost, StudyIsLocked, TransitionNotAllowed
 from domain.mail.outbox import enqueue
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
@@ -36,8 +36,6 @@ PERMISSIONS: dict[BuildKind, tuple[Permission, ...]] = {
     BuildKind.PREVIEW: (Permission.CHANGE_STUDY,),
     BuildKind.DEPLOYMENT: (Permission.CHANGE_STUDY, Permission.CHANGE_STUDY_STATUS),
 }
-LARGEST_ID = 2**63 - 1
-"""Of a key in the database; what a person types may be larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +215,7 @@ def _not_waiting(request: BuildRequest) -> StudyIsLocked:
 
 def request_by_id(session: Session, request_id: int) -> BuildRequest:
     """The request of this number. Raises InvalidRequest."""
-    request = session.get(BuildRequest, request_id) if 0 < request_id <= LARGEST_ID else None
+    request = session.get(BuildRequest, request_id) if can_be_id(request_id) else None
     if request is None:
         raise InvalidRequest(f"there is no build request {request_id}; `lookit-ops build list` shows them")
     return request
@@ -225,6 +223,8 @@ def request_by_id(session: Session, request_id: int) -> BuildRequest:
 
 def hold_study_of(session: Session, request_id: int) -> Study | None:
     """Read the request's study and hold its row: study first, as in every act, so that no two wait for each other."""
+    if not can_be_id(request_id):
+        return None
     study = select(Study).join(BuildRequest, BuildRequest.study_id == Study.id).where(BuildRequest.id == request_id)
     return session.scalar(study.with_for_update(of=Study).execution_options(populate_existing=True))
 
@@ -251,7 +251,9 @@ def who_holds(session: Session, study: Study) -> str:
 
 
 def end_waiting(session: Session, request_id: int, code: str, message: str) -> bool:
-    """End a request that still waits as failed; False if it does not wait."""
+    """End a request that still waits as failed; False if it does not wait, or is none."""
+    if not can_be_id(request_id):
+        return False
     ended = (
         update(BuildRequest)
         .where(BuildRequest.id == request_id, BuildRequest.status == RequestStatus.QUEUED)

@@ -11,7 +11,6 @@ from datetime import timedelta
 from sqlalchemy import insert
 
 from domain.builds.claims import (
-    LARGEST_ID,
     MAY_START_FROM,
     Claim,
     claim_of,
@@ -20,7 +19,7 @@ from domain.builds.claims import (
     require_for,
     who_holds,
 )
-from domain.db import Sessions, database_now
+from domain.db import Sessions, can_be_id, database_now
 from domain.errors import InvalidRequest, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
 from domain.models.studies import LOCK_STATES
@@ -40,7 +39,7 @@ def begin_rollback(
         study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
         user = session.get_one(User, user_id)
         require_for(session, user, study, KIND)
-        earlier = session.get(BuildRequest, restores_id) if 0 < restores_id <= LARGEST_ID else None
+        earlier = session.get(BuildRequest, restores_id) if can_be_id(restores_id) else None
         if earlier is None or (earlier.study_id, earlier.kind) != (study.id, KIND):
             raise InvalidRequest(
                 f"the study {study.name!r} has no deployment of request {restores_id};"

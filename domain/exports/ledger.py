@@ -3,14 +3,15 @@
 Like the build ledger, but that nothing locks a study: archives are named by their contents, so two that are made at
 once do no harm. A claim is compare-and-set on the request alone, which counts its own fencing token. The platform's
 faults put a request back into the queue until it has had all its attempts; whatever ends a claimed request for good
-writes one study log and one mail, to the person who asked, in the same transaction. A late one: LeaseLost.
+writes one study log and one mail, to the person who asked, in the same transaction; of one whose place a newer request
+takes, the log alone, since the same person has just asked again. A late one: LeaseLost.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -19,7 +20,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, u
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.db import Sessions, database_now, is_violated, storable
+from domain.db import Sessions, can_be_id, database_now, is_violated, storable
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied
 from domain.exports.archive_name import download_name
 from domain.exports.selection import Basis, Source, require_basis, require_videos
@@ -42,7 +43,6 @@ from domain.queue import (
 )
 from domain.studies.log import record
 
-RETRY = Retry(attempts=5)
 REFUSALS = (InvalidRequest, PermissionDenied)
 """Errors that end a request before its claim, with neither log nor mail."""
 
@@ -120,7 +120,7 @@ class ArchiveLedger:
     """
 
     sessions: Sessions
-    retry_by: Retry = RETRY
+    retry_by: Retry = field(default_factory=Retry)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -493,7 +493,7 @@ def _ask(
 ) -> ArchiveRequest:
     study, user = session.get_one(Study, study_id), session.get_one(User, user_id)
     require_videos(session, user, study, kind, name_contains)
-    session.execute(
+    replaced = (
         update(ArchiveRequest)
         .where(
             ArchiveRequest.study_id == study.id,
@@ -503,8 +503,10 @@ def _ask(
             ArchiveRequest.status == RequestStatus.QUEUED,
         )
         .values(status=RequestStatus.CANCELLED, finished_at=database_now(), error_code="replaced")
+        .returning(ArchiveRequest.id)
         .execution_options(synchronize_session=False)
     )
+    _log_replaced(session, session.scalars(replaced).all())
     request = ArchiveRequest(
         study_id=study.id, requested_by_id=user.id, kind=kind.value, name_contains=name_contains, origin=origin
     )
@@ -555,7 +557,7 @@ def _not_waiting(request: ArchiveRequest) -> LeaseLost:
 
 
 def _request(session: Session, request_id: int) -> ArchiveRequest:
-    request = session.get(ArchiveRequest, request_id)
+    request = session.get(ArchiveRequest, request_id) if can_be_id(request_id) else None
     if request is None:
         raise InvalidRequest(f"there is no archive request {request_id}; `lookit-ops videos list` shows them")
     return request
@@ -563,6 +565,8 @@ def _request(session: Session, request_id: int) -> ArchiveRequest:
 
 def _refuse(session: Session, request_id: int, code: str, message: str) -> None:
     """End a waiting request that cannot run: in silence if no worker ever had it, else with its log and mail."""
+    if not can_be_id(request_id):
+        return
     refused = (
         update(ArchiveRequest)
         .where(ArchiveRequest.id == request_id, _waiting())
@@ -684,8 +688,9 @@ def _give_back(
     except IntegrityError as error:
         if not is_violated(error, ONE_WAITING_ARCHIVE):
             raise
-        # The newer request will tell what became of it.
-        _close(session, claim, RequestStatus.CANCELLED, {"error_code": "replaced", **failed})
+        request = _close(session, claim, RequestStatus.CANCELLED, {"error_code": "replaced", **failed})
+        note = {"note": "a newer request for the same waits, so this one was not tried again"}
+        _log(session, claim, request, "replaced", {"error": storable(failure.message), **note}, extra)
         return RequestStatus.CANCELLED
     return RequestStatus.QUEUED
 
@@ -705,6 +710,15 @@ def _cancelled_while_waiting(session: Session, claim: ArchiveClaim, request: Arc
     _log(session, claim, request, "cancelled", what, {"note": "cancelled while it waited"})
     if user.id != claim.requested_by_id:
         _tell(session, claim, "archive_cancelled", "cancelled", what)
+
+
+def _log_replaced(session: Session, request_ids: Sequence[int]) -> None:
+    """The logs of those that waited for another attempt when a newer request took their place."""
+    for request_id in request_ids:
+        request = session.get_one(ArchiveRequest, request_id, populate_existing=True)
+        if request.attempt:
+            note = {"note": "a newer request took its place while it waited for another attempt"}
+            _log(session, _claim_of(session, request), request, "replaced", note, {})
 
 
 def _offer(session: Session, request: ArchiveRequest, user: User) -> ArchiveOffer:

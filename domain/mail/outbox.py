@@ -17,14 +17,16 @@ from typing import Any, Protocol
 from sqlalchemy import and_, case, func, select, update
 from sqlalchemy.orm import Session
 
-from domain.db import Sessions, database_now
+from domain.db import Sessions, can_be_id, database_now
+from domain.errors import InvalidRequest
 from domain.models import MailStatus, OutboxMail, Study, User
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 10
 FIRST_RETRY = timedelta(minutes=1)
 LONGEST_RETRY = timedelta(hours=6)
+MAX_ATTEMPTS = 21
+"""A mail waits for three days in all, as mail servers do: a server may be away for a weekend."""
 ATTEMPT_LEASE = timedelta(minutes=15)
 """How long one attempt may take before another worker may try the same mail; a server may think for ten minutes."""
 
@@ -121,6 +123,34 @@ def deliver(
         failed=outcome[MailStatus.FAILED],
         withdrawn=outcome[MailStatus.WITHDRAWN],
     )
+
+
+def try_again(sessions: Sessions, mail_id: int | None = None) -> list[int]:
+    """Put failed mails back, all or this one, as if they had never been tried; returns their ids.
+
+    Raises InvalidRequest if there is no such mail, or if it has not failed.
+    """
+    if mail_id is not None and not can_be_id(mail_id):
+        raise _no_mail(mail_id)
+    is_meant = [] if mail_id is None else [OutboxMail.id == mail_id]
+    back = (
+        update(OutboxMail)
+        .where(OutboxMail.status == MailStatus.FAILED, *is_meant)
+        .values(status=MailStatus.WAITING, attempts=0, next_attempt_at=database_now())
+        .returning(OutboxMail.id)
+    )
+    with sessions.begin() as session:
+        ids = sorted(session.scalars(back))
+        if mail_id is not None and not ids:
+            status = session.scalar(select(OutboxMail.status).where(OutboxMail.id == mail_id))
+            if status is None:
+                raise _no_mail(mail_id)
+            raise InvalidRequest(f"mail {mail_id} is {status}: only one that has failed can be tried again")
+    return ids
+
+
+def _no_mail(mail_id: int) -> InvalidRequest:
+    return InvalidRequest(f"there is no mail {mail_id}; `lookit-ops mail list` shows them")
 
 
 def _due(sessions: Sessions, limit: int) -> list[int]:

@@ -29,9 +29,6 @@ class RequestStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-FINAL_STATUSES = frozenset({RequestStatus.SUCCEEDED, RequestStatus.FAILED, RequestStatus.CANCELLED})
-
-
 class BuildKind(StrEnum):
     """What a build is for."""
 

@@ -13,6 +13,7 @@ from sqlalchemy import Select, delete, select, true, union_all
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from domain.db import one_at_a_time
 from domain.errors import InvalidRequest, PermissionDenied
 from domain.models import (
     GrantRecord,
@@ -28,7 +29,7 @@ from domain.models import (
 from domain.models.accounts import RoleScope
 from domain.permissions.checks import IS_UMBRELLA, Target, describe, has_permission, require_permission
 from domain.permissions.codes import LAB_PERMISSIONS, Permission
-from domain.permissions.roles import role_named
+from domain.permissions.roles import SITE_ADMIN, role_named
 
 MANAGES: dict[RoleScope, Permission] = {
     RoleScope.STUDY: Permission.MANAGE_STUDY_RESEARCHERS,
@@ -67,8 +68,7 @@ def grant(session: Session, acting: User, user: User, role_name: str, target: Ta
     if isinstance(target, Study):  # it may be on its way to another lab, which decides who manages it
         session.refresh(target, with_for_update=True)
     _require_may_manage(session, acting, role, target)
-    if not user.is_active:
-        raise InvalidRequest(f"the account of {user.email} is inactive: activate it before you give it a role")
+    _require_active(user)
     if _held(session, user, role, target) is not None:
         raise InvalidRequest(f"{user.email} is {role.name} {describe(target)} already")
     before = permissions_of(session, user, target)
@@ -81,6 +81,28 @@ def grant(session: Session, acting: User, user: User, role_name: str, target: Ta
         raise InvalidRequest(f"{user.email} is {role.name} {describe(target)} already") from error
     record_grant(session, acting, user, role, target, "grant")
     return _effect(session, user, target, before)
+
+
+def grant_first_admin(session: Session, user: User) -> Effect:
+    """Make the user site admin while nobody is one, so that nobody could; the record names nobody who gave it.
+
+    Raises InvalidRequest: there is one already, the account is inactive, or the role is missing.
+    """
+    one_at_a_time(session, "first_admin")
+    role = role_named(session, RoleScope.SITE, SITE_ADMIN)
+    holders = select(User.email).join(SiteGrant, SiteGrant.user_id == User.id).where(SiteGrant.role_id == role.id)
+    holders = holders.where(User.is_active)
+    if holder := session.scalar(holders.order_by(User.email).limit(1)):
+        raise InvalidRequest(
+            f"{holder} is {SITE_ADMIN} already, so this is not the first one; `lookit-ops permission list` names all,"
+            " and each of them gives the role with `permission grant`"
+        )
+    _require_active(user)
+    before = permissions_of(session, user, None)
+    session.add(_new(user, role, None))
+    session.flush()
+    record_grant(session, None, user, role, None, "grant")
+    return _effect(session, user, None, before)
 
 
 def revoke(session: Session, acting: User, user: User, role_name: str, target: Target) -> Effect:
@@ -183,6 +205,11 @@ def _require_may_manage(session: Session, acting: User, role: Role, target: Targ
         )
 
 
+def _require_active(user: User) -> None:
+    if not user.is_active:
+        raise InvalidRequest(f"the account of {user.email} is inactive: activate it before you give it a role")
+
+
 def _held(session: Session, user: User, role: Role, target: Target) -> Grant | None:
     """The grant itself, if it is held."""
     match target:
@@ -235,11 +262,11 @@ def _effect(session: Session, user: User, target: Target, before: frozenset[Perm
     return Effect(user=user.email, gains=tuple(sorted(after - before)), loses=tuple(sorted(before - after)))
 
 
-def record_grant(session: Session, acting: User, user: User, role: Role, target: Target, action: str) -> None:
-    """Note that somebody gave or took a role; `action` is grant or revoke."""
+def record_grant(session: Session, acting: User | None, user: User, role: Role, target: Target, action: str) -> None:
+    """Note that somebody gave or took a role, None being who installs; `action` is grant or revoke."""
     session.add(
         GrantRecord(
-            acting_id=acting.id,
+            acting_id=acting.id if acting else None,
             user_id=user.id,
             role_name=role.name,
             scope=role.scope,

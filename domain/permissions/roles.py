@@ -12,6 +12,9 @@ from domain.permissions.codes import STUDY_PERMISSIONS, Permission
 
 P = Permission
 
+SITE_ADMIN = "site_admin"
+"""The role of who reviews for the site, and manages its people."""
+
 _PREVIEW = frozenset({P.VIEW_STUDY, P.VIEW_STUDY_PREVIEW_DATA, P.CODE_STUDY_PREVIEW_CONSENT})
 _DESIGN = _PREVIEW | {P.DELETE_STUDY_PREVIEW_DATA, P.CHANGE_STUDY}
 _SUBMISSION_PROCESSOR = _PREVIEW | {
@@ -46,7 +49,7 @@ BUILTIN_ROLES: dict[tuple[RoleScope, str], frozenset[Permission]] = {
         }
     )
     | _PREVIEW,
-    (RoleScope.SITE, "site_admin"): frozenset(
+    (RoleScope.SITE, SITE_ADMIN): frozenset(
         {
             P.APPROVE_STUDY,
             P.CHANGE_STUDY_STATUS,

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from domain.builds.claims import player_repo_url
+from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind, BuildRequest
-from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
-from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest
-from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
+from lookit_ops.cli.options import Acting, Json, StudyName, platform
+from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of
+from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.reconcile import reconcile_builds
+from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
 
-app = typer.Typer(help="Builds: request, list, cancel.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from lookit_ops.sensors.leases import DeadWork
+
+app = typer.Typer(
+    help="Builds: request, list, cancel; put an earlier one back; end or remove what is left behind.",
+    no_args_is_help=True,
+)
 
 
 @app.command()
@@ -79,7 +86,7 @@ def list_builds(
             str(row.id),
             plain(name),
             plain(row.kind) if row.restores_id is None else f"rollback to {row.restores_id}",
-            coloured(row.status) + _place(row, places.get(row.id)),
+            coloured(row.status) + place_of(row, places.get(row.id)),
             plain(email),
             when(row.requested_at),
             plain(row.error or (row.player_sha or "")[:12] or row.error_code or ""),
@@ -93,13 +100,6 @@ def list_builds(
     )
 
 
-def _place(row: BuildRequest, place: int | None) -> str:
-    """Where a request stands that waits."""
-    if place is None:
-        return ""
-    return f" (place {place})" if not row.attempt else f" (place {place}, attempt {row.attempt + 1})"
-
-
 @app.command()
 def cancel(
     request_id: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="Id of the build request.")], acting: Acting
@@ -111,20 +111,31 @@ def cancel(
 
 @app.command()
 def reconcile() -> None:
-    """End the builds whose workers have died: forward if their index.html is live, back otherwise."""
-    outside = platform()
-    done = reconcile_builds(outside)
-    if done.rolled_forward:
-        from lookit_ops.assets.experiments import report_builds
+    """End what dead workers have left open, builds and archives, as the sensor `leases` does every ten seconds."""
+    from lookit_ops.sensors.leases import NOTHING, end_dead_work  # Dagster takes seconds to import
 
-        prepare_dagster_home(outside.settings)
-        report_builds(outside, done.rolled_forward)
-    console.print(
-        f"Rolled forward: {', '.join(map(str, done.rolled_forward)) or 'none'}."
-        f" Given up, their workers being dead: {', '.join(map(str, done.expired)) or 'none'}"
-        " (`build list` says whether they are tried again)."
-    )
+    outside = platform()
+    done = end_dead_work(outside)
+    dead_runs = _told_to_dagster(outside, done)
+    told = [*done.told(), *([f"dead runs: {dead_runs}"] if dead_runs else [])]
+    console.print("\n".join(plain(line[:1].upper() + line[1:]) + "." for line in told or [NOTHING]), soft_wrap=True)
     if done.failed:
         raise StorageError(
-            f"build requests {', '.join(map(str, done.failed))} cannot be ended now, the lines above say why; try again"
+            f"requests {', '.join(map(str, done.failed))} cannot be ended now, the lines above say why; try again"
         )
+
+
+def _told_to_dagster(outside: Platform, done: DeadWork) -> int:
+    """How many runs were dead. Without Dagster the requests have their end all the same."""
+    from dagster import DagsterInstance
+
+    from lookit_ops.sensors.leases import tell_dagster
+
+    prepare_dagster_home(outside.settings)
+    try:
+        with DagsterInstance.get() as instance:
+            return tell_dagster(instance, outside, done)
+    except Exception as error:  # whatever its storage, or somebody's own dagster.yaml, raises
+        why = outside.redact(str(error).strip().partition("\n")[0])
+        errors.print(f"Dagster cannot be told: {plain(why)}", soft_wrap=True, highlight=False)
+        return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from domain.migrations import upgrade as upgrade_schema
 from lookit_ops.cli.options import platform
 from lookit_ops.cli.show import console, plain
 
@@ -20,7 +19,7 @@ def database() -> None:
 def upgrade() -> None:
     """Create the schema, or bring it up to date; safe to run at every start."""
     outside = platform()
-    upgrade_schema(outside.engine)
+    outside.upgrade_database()
     # Masked twice: SQLAlchemy hides the password before the host only, and it may also stand in the query.
     url = outside.redact(outside.engine.url.render_as_string(hide_password=True))
     console.print(f"The database {plain(url)} is up to date.", soft_wrap=True)

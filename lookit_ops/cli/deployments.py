@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind
-from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
+from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.public_list import keep_public_list
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
@@ -86,7 +87,7 @@ def rollback(
 
 
 def sweep(
-    older_than: Annotated[
+    older_than_hours: Annotated[
         float,
         typer.Option(
             min=1, max=LONGEST_HOURS, help="Hours that a file stays after the last deployment that needed it."
@@ -98,7 +99,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
     """Remove from the bucket what no kept deployment needs; the job `sweep_deployments` does it at night."""
-    done = sweep_deployments(platform(), older_than_hours=older_than, keep=keep, dry_run=dry_run)
+    done = sweep_deployments(platform(), older_than_hours=older_than_hours, keep=keep, dry_run=dry_run)
     for file in done.removed:
         console.print(f"{plain(file.key)} ({file.size_bytes:,} bytes)", soft_wrap=True, highlight=False)
     for folder, reason in done.left_alone.items():

@@ -7,18 +7,31 @@ from typing import Annotated
 import typer
 from sqlalchemy import select
 
+from domain.db import LARGEST_ID
+from domain.mail.outbox import try_again
 from domain.models import OutboxMail
 from lookit_ops.cli.options import MOST_ROWS, Json, platform
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 
-app = typer.Typer(help="Mails: list, deliver.", no_args_is_help=True)
+app = typer.Typer(help="Mails: list them, deliver what is due, try again what failed.", no_args_is_help=True)
 
 
 @app.command()
 def deliver() -> None:
     """Deliver the mails that are due."""
     done = platform().deliver_mails()
-    console.print(f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed.")
+    console.print(f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed, {done.withdrawn} withdrawn.")
+
+
+@app.command()
+def retry(
+    mail_id: Annotated[
+        int | None, typer.Argument(metavar="[ID]", min=1, max=LARGEST_ID, help="Id of the mail; without it: all.")
+    ] = None,
+) -> None:
+    """Put mails that failed back into the outbox, due now, as if they had never been tried."""
+    ids = try_again(platform().sessions, mail_id)
+    console.print(f"{counted(ids, 'mail')} put back{': ' if ids else ''}{', '.join(map(str, ids))}.", soft_wrap=True)
 
 
 @app.command("list")

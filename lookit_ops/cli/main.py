@@ -17,6 +17,7 @@ from lookit_ops.cli import (
     builds,
     cleanup,
     database,
+    demo,
     deployments,
     mails,
     permissions,
@@ -49,7 +50,7 @@ app.add_typer(videos.app, name="videos")
 app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")
-app.command("demo")(serve.demo)
+app.command("demo")(demo.demo)
 app.command("dev")(up.dev)
 app.command("up")(up.up)
 app.command("serve")(serve.serve)
@@ -88,13 +89,17 @@ def _check_arguments(arguments: list[str]) -> None:
 
 def _about_the_database(error: DBAPIError) -> str:
     cause = (str(error.orig).strip() or type(error.orig).__name__).splitlines()[0]
-    if _NO_SCHEMA.search(cause):
-        return f"the database has not the schema of this version ({cause}): run `lookit-ops db upgrade`"
     if isinstance(error, DataError):
         return f"the database refuses a value: {cause}"
     settings = load_settings()
     url = make_url(settings.database).render_as_string(hide_password=True)
-    return Redactor(settings.secrets())(f"the database {url} cannot be used: {cause}; check LOOKIT_DATABASE_URL")
+    sentence = f"the database {url} cannot be used: {cause}; check LOOKIT_DATABASE_URL"
+    if _NO_SCHEMA.search(cause):
+        sentence = (
+            f"the database {url} does not have this version's schema ({cause}): run `lookit-ops db upgrade`, if it is"
+            f" the one that you mean (LOOKIT_HOME is {settings.home_folder})"
+        )
+    return Redactor(settings.secrets())(sentence)
 
 
 def _about_the_machine(error: OSError) -> str:

@@ -18,8 +18,6 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="UUID or name of
 
 MOST_ROWS = 1_000_000
 """The most rows that a list may be asked for."""
-LARGEST_ID = 2**63 - 1
-"""The largest id that a database can number a row with."""
 
 open_until_the_end = ExitStack()
 """What a command opened; `main` closes it."""

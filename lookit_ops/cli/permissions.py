@@ -18,10 +18,14 @@ from domain.permissions.explain import explain_permission
 from domain.permissions.grants import Effect, dry_run, roles_on
 from domain.permissions.grants import grant as give
 from domain.permissions.grants import revoke as take
+from domain.permissions.roles import SITE_ADMIN
 from lookit_ops.cli.options import Acting, Json, platform
 from lookit_ops.cli.show import as_json, console, counted, plain, table
 
-app = typer.Typer(help="Permissions: grant, revoke, list, explain, who.", no_args_is_help=True)
+app = typer.Typer(
+    help="Permissions: who holds which and why; grant, revoke, make roles, name the first site admin.",
+    no_args_is_help=True,
+)
 
 OnStudy = Annotated[str | None, typer.Option("--study", metavar="STUDY", help="On this study (UUID or name).")]
 OnLab = Annotated[str | None, typer.Option("--lab", metavar="LAB", help="On this lab (name or UUID).")]
@@ -88,6 +92,16 @@ def _show(effect: Effect, *, account: User) -> None:
         if not account.is_active:
             why = "their account is inactive"
         console.print(f"  Nothing changes in what they may do: {why}.")
+
+
+@app.command()
+def first_admin(email: Person) -> None:
+    """Make an account that is there the first site admin, who can grant all else; refused once there is one."""
+    with platform().sessions.begin() as session:
+        user = find_user(session, email)
+        effect = grants.grant_first_admin(session, user)
+    console.print(f"Is now {SITE_ADMIN} platform-wide, the first one: {plain(user.email)}.", soft_wrap=True)
+    _show(effect, account=user)
 
 
 @app.command()

@@ -39,6 +39,13 @@ def newest(outside: Platform, model: type[Request], status: str, last: int) -> l
         return [(row, name, email) for row, name, email in session.execute(query)]
 
 
+def place_of(row: BuildRequest | ArchiveRequest, place: int | None) -> str:
+    """Where a request stands that waits, and for which attempt if it is not the first."""
+    if place is None:
+        return ""
+    return f" (place {place})" if not row.attempt else f" (place {place}, attempt {row.attempt + 1})"
+
+
 def cancel_request(
     outside: Platform, ledger: BuildLedger | ArchiveLedger, what: str, request_id: int, acting: str
 ) -> None:

@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
-from domain.migrations import upgrade
 from lookit_ops.cli.options import platform
-from lookit_ops.cli.serve import serve_studies, why_not_served
+from lookit_ops.cli.serve import serve_folders
 from lookit_ops.cli.show import console, plain
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.dagster_processes import LOOPBACK, dagster_programs, make_storage
@@ -37,15 +36,12 @@ def dev(port: Port = 3000) -> None:
         if example := example_port(outside.settings):
             server = servers.enter_context(example_server(example))
             console.print(f"Example repository  {server.url}", highlight=False)
-        if why := why_not_served(outside):
-            console.print(f"Built studies       not served here: {plain(why)}", soft_wrap=True)
-        else:
-            serve_studies(outside, servers)
+        serve_folders(outside, servers)
         _run(outside, port, servers)
 
 
 def _run(outside: Platform, port: int, servers: ExitStack) -> None:
-    upgrade(outside.engine)
+    outside.upgrade_database()
     home = prepare_dagster_home(outside.settings)
     make_storage()
     stop = servers.enter_context(_stopped_by_signals())

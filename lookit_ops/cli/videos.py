@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
-from lookit_ops.cli.options import LARGEST_ID, Acting, Json, StudyName, platform
-from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest
-from lookit_ops.cli.show import as_json, coloured, console, plain, table, when
+from lookit_ops.cli.options import Acting, Json, StudyName, platform
+from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of
+from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 
 app = typer.Typer(
@@ -115,7 +116,7 @@ def list_archives(
             str(row.id),
             plain(name),
             plain(row.kind + (f", {row.name_contains}" if row.name_contains else "")),
-            coloured(row.status) + (f" (place {places[row.id]})" if row.id in places else ""),
+            coloured(row.status) + place_of(row, places.get(row.id)),
             plain(email),
             when(row.requested_at),
             plain(row.error or _size(row) or row.error_code or ""),
@@ -123,7 +124,7 @@ def list_archives(
         for row, name, email in found
     ]
     table(
-        f"{len(rows)} archive requests",
+        counted(rows, "archive request"),
         ("id", "study", "videos", "status", "asked for by", "at (UTC)", "what is in it, or what went wrong"),
         rows,
     )
@@ -167,4 +168,5 @@ def _size(row: ArchiveRequest) -> str:
     if row.archive_bytes is None:
         return ""
     missing = f", {row.missing_count} missing" if row.missing_count else ""
-    return f"{row.video_count} videos, {row.archive_bytes / 1e6:,.1f} MB{missing}"
+    videos = f"{row.video_count} video{'' if row.video_count == 1 else 's'}"
+    return f"{videos}, {row.archive_bytes / 1e6:,.1f} MB{missing}"

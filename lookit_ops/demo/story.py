@@ -14,7 +14,6 @@ from sqlalchemy import func, select
 
 from domain.errors import InvalidRequest
 from domain.mail.outbox import Delivery
-from domain.migrations import upgrade
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, OutboxMail, Study, StudyLog
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
@@ -23,9 +22,9 @@ from lookit_ops.dagster_processes import NO_NEWS
 from lookit_ops.demo.example import example_commits, example_port, example_server, keep_example_settings
 from lookit_ops.demo.footage import film
 from lookit_ops.demo.people import RESEARCHER, Cast, new_study, populate
+from lookit_ops.deployments import folder_of
 from lookit_ops.foreground import progress, run_archive
 from lookit_ops.platform import LINK_VALID_FOR, Platform
-from lookit_ops.publish import folder_of
 from lookit_ops.settings import load_settings
 from lookit_ops.terminal import plain
 from lookit_ops.video_catalogue import refresh_catalogue
@@ -78,7 +77,7 @@ def tell(console: Console, port: int) -> None:
             " empty home, as in LOOKIT_HOME=/tmp/lookit-demo lookit-ops demo"
         )
     platform = Platform(settings)
-    upgrade(platform.engine)
+    platform.upgrade_database()
     first, second = example_commits()
     with platform.sessions.begin() as session:
         cast = populate(session)

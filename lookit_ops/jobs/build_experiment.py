@@ -23,10 +23,11 @@ from ember_build.errors import BuildError, InvalidPlayer
 from ember_build.github import Repository, ResolvedCommit
 from lookit_ops.assets.experiments import built, report_build, studies
 from lookit_ops.build_session import BuildSession
+from lookit_ops.deployments import folder_of, live_deployment
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.platform import Platform
 from lookit_ops.public_list import refresh_public_list
-from lookit_ops.publish import Deployment, folder_of, live_deployment, publish
+from lookit_ops.publish import Deployment, publish
 from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.running import sweep_dead_builds
@@ -89,7 +90,7 @@ class CheckedOut:
 def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBuild:
     platform, session = _resources(context)
     try:
-        _ = platform.builder  # refuses production without containers, before anything is claimed
+        _ = platform.builder  # refuses to build without containers but in development, before anything is claimed
         sweep_dead_builds(platform)
         try:
             claimed = _take(platform, session, config)
@@ -162,7 +163,7 @@ def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
     with session.step(context):
         output = session.show_output(session.image_output)
         ready = platform.builder.prepare(output, source.checkout.path, claimed.labels)
-        context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": ready.seconds})
+        context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": round(ready.seconds, 1)})
         return ready
 
 

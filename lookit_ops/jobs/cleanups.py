@@ -1,11 +1,10 @@
-"""The jobs `cleanup_builds`, `cleanup_docker_images`, `cleanup_checkouts`, `cleanup_dependencies`: one op for all.
+"""The jobs `cleanup_…`, one for each cleanup of `cleanup.py`: one op for all.
 
 Each reports what it removed as a materialization of its asset, whose numbers Dagster plots over the nights.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 import dagster as dg
@@ -16,10 +15,9 @@ from ember_build.errors import BuildError
 from lookit_ops.assets.disk import cleanup_assets, facts
 from lookit_ops.cleanup import CLEANUPS, Cleanup, hours
 from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.jobs.listing import listing
 from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
-
-NAMED_AT_MOST = 20
 
 
 class CleanupConfig(dg.Config):
@@ -40,12 +38,6 @@ def _config_of(cleanup: Cleanup) -> type[CleanupConfig]:
     )
 
 
-def _named(names: Sequence[str]) -> str:
-    lines = [f"- `{name}`" for name in names[:NAMED_AT_MOST]]
-    more = len(names) - NAMED_AT_MOST
-    return "\n".join([*lines, f"- … and {more:,} more"] if more > 0 else lines) or "nothing"
-
-
 def _job(cleanup: Cleanup) -> dg.JobDefinition:
     config_type = _config_of(cleanup)
 
@@ -62,7 +54,7 @@ def _job(cleanup: Cleanup) -> dg.JobDefinition:
             done = cleanup.run(platform, age, dry_run=config.dry_run)
         except (DomainError, BuildError, StorageError) as error:
             raise as_dagster_failure(failure_of(f"clean_{cleanup.name}", error)) from None
-        listed = dg.MetadataValue.md(_named(done.removed))
+        listed = listing([f"`{name}`" for name in done.removed])
         if config.dry_run:
             context.add_output_metadata({"would go": listed, **facts(done)})
         else:

@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import dagster as dg
 from pydantic import Field
@@ -11,11 +11,11 @@ from domain.errors import DomainError
 from lookit_ops.assets.sweeps import deployment_sweep, facts
 from lookit_ops.deployments import KEPT
 from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.jobs.listing import listing
 from lookit_ops.platform import Platform
 from lookit_ops.retention import sweep_deployments as sweep_of
-from lookit_ops.storage.experiments import StorageError, StoredFile
+from lookit_ops.storage.experiments import StorageError
 
-NAMED_AT_MOST = 20
 SweepEvent = dg.AssetMaterialization | dg.AssetObservation
 
 
@@ -43,19 +43,12 @@ def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[
     for folder, reason in done.left_alone.items():
         context.log.info(f"{folder} was left alone: {reason}")
     if config.dry_run:
-        would_go = {"would go": dg.MetadataValue.md(_named(done.removed))}
+        would_go = {"would go": listing([f"`{file.key}`, {file.size_bytes:,} bytes" for file in done.removed])}
         yield dg.AssetObservation(deployment_sweep.key, metadata={**facts(platform, done), **would_go})
     else:
-        # Yielded, not logged: what an op has logged is lost with its failure.
         yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
     if done.failed:
         raise dg.Failure(done.trouble, allow_retries=False)
-
-
-def _named(files: Sequence[StoredFile]) -> str:
-    lines = [f"- `{file.key}`, {file.size_bytes:,} bytes" for file in files[:NAMED_AT_MOST]]
-    more = len(files) - NAMED_AT_MOST
-    return "\n".join([*lines, f"- … and {more:,} more"] if more > 0 else lines) or "nothing"
 
 
 @dg.job(

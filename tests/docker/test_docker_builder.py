@@ -164,7 +164,7 @@ def test_an_image_that_is_missing_is_told(yard: Yard) -> None:
     order = BuildOrder(yard.player.folder, PREFIX, {}, yard.output, image="sha256:" + "0" * 64)
     with pytest.raises(BuildPlatformError, match="image that builds run in is missing"):
         yard.builder().build(order, print)
-    with pytest.raises(BuildPlatformError, match=r"call prepare\(\) first"):
+    with pytest.raises(BuildPlatformError, match="is missing on the Docker engine; the next build makes it"):
         Yard(yard.engine, "elsewhere", yard.root / "elsewhere").build()
     assert yard.nothing_is_left()
 

@@ -134,7 +134,7 @@ def test_the_host_tells_its_room(docker_engine: Engine, image: str, tmp_path: Pa
     used, host = Yard(docker_engine, "tests", tmp_path).builder().usage()
     assert used.image_bytes > 100_000_000
     assert host is not None
-    assert 0 < host.free_disk_mb < host.disk_mb
+    assert host.free_disk_mb > 0
     assert host.available_memory_mb > 0
     assert "127.0.0.1" in host.addresses
 

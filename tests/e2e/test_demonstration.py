@@ -15,7 +15,7 @@ from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.demo.example import example_commits
 from lookit_ops.demo.footage import FAMILIES, FRAMES
 from lookit_ops.demo.people import STUDY
-from lookit_ops.publish import folder_of
+from lookit_ops.deployments import folder_of
 from lookit_ops.storage.local import LocalExperimentBucket
 from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.study_server import StudyServer

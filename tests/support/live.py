@@ -21,8 +21,8 @@ from domain.models import ArchiveRequest, BuildKind, BuildRequest, OutboxMail, R
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.dagster_processes import dagster_programs, make_storage
 from lookit_ops.demo.github_server import GitHubServer
+from lookit_ops.deployments import folder_of
 from lookit_ops.platform import Platform
-from lookit_ops.publish import folder_of
 from lookit_ops.settings import load_settings
 from lookit_ops.supervisor import Program
 from tests.support.databases import migrate

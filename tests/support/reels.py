@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, update
 
 from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
@@ -144,12 +144,6 @@ class Reels:
         running = update(ArchiveRequest).where(ArchiveRequest.status == RequestStatus.RUNNING)
         with self.site.sessions.begin() as session:
             session.execute(running.values(lease_expires_at=ArchiveRequest.claimed_at))
-
-    def retry_now(self) -> None:
-        """Let the time of the next attempt have come."""
-        with self.site.sessions.begin() as session:
-            for request in session.scalars(select(ArchiveRequest)):
-                request.next_attempt_at = request.requested_at
 
     def visible(self) -> list[str]:
         """The keys of what is in the bucket of archives, parts among them."""

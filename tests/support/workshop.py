@@ -24,9 +24,9 @@ from ember_build.local import LocalBuilder
 from ember_build.local_toolchain import Toolchain
 from lookit_ops.definitions import defs
 from lookit_ops.demo.github_server import Commit, GitHubServer
+from lookit_ops.deployments import folder_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.platform import Platform
-from lookit_ops.publish import folder_of
 from lookit_ops.resources import build_session_resource
 from lookit_ops.settings import Settings
 from lookit_ops.storage.experiments import ExperimentBucket

@@ -12,7 +12,11 @@ from domain.models import ArchiveRequest, BuildRequest
 from domain.models.accounts import RoleScope
 from domain.permissions.codes import Permission
 from domain.permissions.roles import BUILTIN_ROLES
+from domain.queue import WORKER_DIED
+from lookit_ops.assets.watch import OUR_FAULTS
+from lookit_ops.failures import RETRIED, failure_of
 from lookit_ops.settings import PREFIX, Settings
+from lookit_ops.storage.videos import VideoChanged
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTHING = "–"
@@ -64,6 +68,17 @@ def test_the_columns_of_a_request_that_the_database_fills_in_stand_in_the_docs(m
         name for names in re.findall(r"^- (.*?):", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", names)
     }
     assert documented | own == {column.name for column in model.__table__.columns if column.server_default is not None}
+
+
+def test_the_guide_says_of_just_those_errors_that_are_tried_again_that_they_are() -> None:
+    rows = [row for row in tables("operators.md")["code"] if "it is tried again" in row[2]]
+    told = {code for row in rows for code in re.findall(r"`(\w+)`", row[0])}
+    assert told == RETRIED | {WORKER_DIED.code}
+
+
+def test_what_is_tried_again_counts_as_the_platforms_fault() -> None:
+    assert RETRIED | {WORKER_DIED.code} <= OUR_FAULTS
+    assert failure_of("stream", VideoChanged("it is another one")).code in RETRIED
 
 
 def test_every_permission_stands_in_the_docs_once_with_what_it_allows() -> None:

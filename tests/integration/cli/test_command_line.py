@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import update
+from sqlalchemy.engine import make_url
 
-from domain.models import State
+from domain.models import OutboxMail, State
 from lookit_ops.dagster_processes import dagster_programs
 from tests.support.site import Site
 
@@ -70,10 +72,23 @@ def test_mails_are_listed_and_delivered_into_the_folder(run, site: Site, tmp_pat
     run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org")
     (waiting,) = json.loads(run("mail", "list", "--json").out)
     assert (waiting["to"], waiting["status"]) == (ADMIN, "waiting")
-    assert run("mail", "deliver").out.strip() == "1 sent, 0 delayed, 0 failed."
+    assert run("mail", "deliver").out.strip() == "1 sent, 0 delayed, 0 failed, 0 withdrawn."
     assert "sent" in run("mail", "list").out
     (message,) = (tmp_path / "home" / "mail").glob("*.eml")
     assert b"Apples and oranges: approved" in message.read_bytes()
+
+
+def test_a_mail_that_failed_is_put_back_and_leaves_with_the_next_delivery(run, site: Site) -> None:
+    site.set_state(State.SUBMITTED)
+    run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org")
+    assert run("mail", "retry").out.strip() == "0 mails put back."
+    with site.sessions.begin() as session:
+        session.execute(update(OutboxMail).values(status="failed", attempts=21))
+    assert run("mail", "retry", "1").out.strip() == "1 mail put back: 1."
+    assert run("mail", "deliver").out.startswith("1 sent")
+    refused = run("mail", "retry", "1")
+    assert (refused.status, "mail 1 is sent: only one that has failed" in refused.err) == (1, True)
+    assert "there is no mail 2" in run("mail", "retry", "2").err
 
 
 @pytest.mark.parametrize(("name", "magic"), [("workflow.png", b"\x89PNG"), ("workflow.svg", b"<?xml")])
@@ -137,10 +152,43 @@ def test_a_wrong_setting_is_named_with_its_value(run, monkeypatch: pytest.Monkey
 
 
 def test_a_database_without_schema_says_what_to_run(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty.db").touch()
     monkeypatch.setenv("LOOKIT_DATABASE_URL", f"sqlite:///{tmp_path / 'empty.db'}")
     shown = run("study", "list")
     assert shown.status == 1
-    assert "lookit-ops db upgrade" in shown.err
+    said = " ".join(shown.err.split())
+    assert f"sqlite:///{tmp_path / 'empty.db'} does not have this version's schema" in said
+    assert "lookit-ops db upgrade" in said
+    assert f"LOOKIT_HOME is {tmp_path / 'home'}" in said
+
+
+def test_another_schema_is_told_with_the_database_and_without_its_password(
+    run, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not database_url.startswith("postgresql"):
+        pytest.skip("SQLite knows no password")
+    url = make_url(database_url).set(database="postgres").update_query_dict({"password": "hunter2-hunter2"})
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", url.render_as_string(hide_password=False))
+    shown = run("study", "list")
+    assert "/postgres" in "".join(shown.err.split())
+    assert "does not have this version's schema" in " ".join(shown.err.split())
+    assert "hunter2" not in shown.err
+
+
+@pytest.mark.parametrize("command", ["build list", "study list", "mail list", "build reconcile"])
+def test_a_home_that_was_forgotten_is_not_made_but_named(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.delenv("LOOKIT_DATABASE_URL")
+    monkeypatch.delenv("LOOKIT_HOME")
+    shown = run(*command.split())
+    assert (shown.status, shown.out) == (1, "")
+    said = " ".join(shown.err.split())
+    assert f"there is no database {tmp_path / '.lookit' / 'lookit.db'}" in said
+    assert "check LOOKIT_HOME" in said
+    assert not (tmp_path / ".lookit").exists()
+    assert run("db", "upgrade").status == 0
+    assert run(*command.split()).status == 0
 
 
 def test_a_database_out_of_reach_says_so(run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +216,7 @@ OUT_OF_BOUNDS = [
     ["mail", "list", "--last", str(10**23)],
     ["build", "cancel", str(10**23), "--as", ADMIN],
     ["build", "cancel", "0", "--as", ADMIN],
+    ["mail", "retry", str(10**23)],
 ]
 
 

@@ -45,6 +45,18 @@ def new_lab(site: Site) -> int:
         return lab.id
 
 
+def test_the_first_site_admin_is_named_once(run, site: Site) -> None:
+    refused = run("permission", "first-admin", STRANGER)
+    assert (refused.status, refused.out) == (1, "")
+    assert f"{SITE_ADMIN} is site_admin already" in " ".join(refused.err.split())
+    run("permission", "revoke", SITE_ADMIN, "site_admin", "--as", SUPERUSER)
+    named = run("permission", "first-admin", STRANGER)
+    assert said(named).startswith(f"Is now site_admin platform-wide, the first one: {STRANGER}. gains: ")
+    assert "nobody has an account" in run("permission", "first-admin", "nobody@example.org").err
+    assert records(site) == [("site_admin", "site", "revoke"), ("site_admin", "site", "grant")]
+    assert run("permission", "grant", DESIGNER, "site_admin", "--as", STRANGER).status == 0
+
+
 # -- grant, revoke -----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind
+from domain.queue import Failure
 from tests.integration.cli.conftest import Shown
 from tests.support.footage import Footage
 from tests.support.reels import opened
@@ -54,9 +55,18 @@ def test_zip_that_waits_prints_a_link_to_the_archive(key: str, run: Run, home: P
     assert link.netloc == "localhost:8003"
     archive = home / "archives" / "development" / unquote(link.path[1:])
     assert opened(archive.read_bytes())[0] == {key: b"moving pictures"}
-    assert "1 videos" in run("videos", "list").out
+    listed = run("videos", "list").out
+    assert listed.splitlines()[0].strip() == "1 archive request"
+    assert "1 video, " in listed
     again = json.loads(run("videos", "link", "1", "--as", ADMIN, "--json").out)
     assert (again["minutes"], again["bytes"]) == (30, archive.stat().st_size)
+
+
+def test_what_is_tried_again_says_for_which_attempt_it_waits(key: str, site: Site, run: Run) -> None:
+    run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all")
+    ledger = ArchiveLedger(site.sessions)
+    ledger.retry(ledger.claim(1, "a run", timedelta(minutes=1)), Failure("stream", "storage_error", "away"), {})
+    assert "queued (place 1, attempt 2)" in " ".join(run("videos", "list").out.split())
 
 
 def test_a_link_is_refused_to_others_and_when_the_archive_is_gone(key: str, run: Run, home: Path) -> None:

@@ -20,11 +20,9 @@ from domain.errors import InvalidRequest, LeaseLost, PermissionDenied
 from domain.exports.ledger import (
     NAMED_IN_A_LOG,
     NAMED_IN_A_MAIL,
-    RETRY,
     ArchiveClaim,
     ArchiveFacts,
     ArchiveLedger,
-    Failure,
     MissingVideo,
     record_withdrawal,
 )
@@ -48,6 +46,7 @@ from domain.models import (
 )
 from domain.models.accounts import RolePermission
 from domain.permissions.codes import Permission
+from domain.queue import Failure, Retry
 from tests.support.footage import Footage
 from tests.support.mail import FakeTransport
 from tests.support.site import Site
@@ -55,6 +54,7 @@ from tests.support.statements import statements_of
 
 MINUTE = timedelta(minutes=1)
 CONSENT, ALL = ArchiveKind.CONSENT, ArchiveKind.ALL
+RETRY = Retry()
 FAILURE = Failure("stream", "storage_error", "the bucket cannot be reached")
 QUEUED, RUNNING = RequestStatus.QUEUED, RequestStatus.RUNNING
 FAILED, CANCELLED, SUCCEEDED = RequestStatus.FAILED, RequestStatus.CANCELLED, RequestStatus.SUCCEEDED
@@ -241,6 +241,20 @@ def test_a_request_can_be_refused_while_it_waits_and_not_later(site: Site, ledge
     assert row_of(site, claimed.request_id).status == RUNNING
 
 
+@pytest.mark.parametrize("request_id", [4711, 0, -1, 2**63, 10**20])
+def test_an_unknown_request_is_refused(site: Site, ledger: ArchiveLedger, request_id: int) -> None:
+    unknown = f"no archive request {request_id}"
+    with pytest.raises(InvalidRequest, match=unknown):
+        ledger.claim(request_id, "run-1", MINUTE)
+    with pytest.raises(InvalidRequest, match=unknown):
+        ledger.cancel(request_id, site.study_admin)
+    with pytest.raises(InvalidRequest, match=unknown):
+        ledger.link(request_id, site.study_admin)
+    ledger.refuse(request_id, "platform_error", "nothing is refused")
+    assert ledger.cancel_submitted(request_id, 1, "somebody") is False
+    assert ledger.not_started(request_id, 1, FAILURE, "run-1") is None
+
+
 def test_a_request_is_claimed_once(site: Site, ledger: ArchiveLedger) -> None:
     claimed = claim(site, ledger)
     with pytest.raises(LeaseLost, match="no longer waits: it is running in run run-1"):
@@ -418,9 +432,9 @@ def test_the_platforms_fault_puts_it_back_and_the_waits_grow(site: Site, ledger:
     assert ledger.retry(claimed, FAILURE, {"log": ["last"]}) is FAILED
     row = row_of(site, claimed.request_id)
     assert (row.status, row.error_code, row.attempt) == ("failed", "storage_error", RETRY.attempts)
-    assert row.error == "tried 5 times; the last time: the bucket cannot be reached"
+    assert row.error == f"tried {RETRY.attempts} times; the last time: the bucket cannot be reached"
     (log,), (mail,) = site.logs(), site.mails()
-    assert (log.extra["attempt"], log.extra["log"], mail.template) == (5, ["last"], "archive_failed")
+    assert (log.extra["attempt"], log.extra["log"], mail.template) == (RETRY.attempts, ["last"], "archive_failed")
     let_time_pass(site)
     assert due(ledger) == []
 
@@ -477,7 +491,28 @@ def test_what_would_wait_again_makes_room_for_a_newer_request_that_waits(
     row = row_of(site, claimed.request_id)
     assert (row.status, row.error_code) == ("cancelled", "replaced")
     assert due(ledger) == [newer]
-    assert (site.logs(), site.mails()) == ([], [])
+    (log,) = site.logs()
+    assert (log.action, log.extra["outcome"], log.extra["request_id"]) == (
+        "video_archive",
+        "replaced",
+        claimed.request_id,
+    )
+    assert len(log.extra["failed_attempts"]) == 1
+    assert site.mails() == [], "who asked has asked again, and is told of that one"
+
+
+def test_what_is_replaced_while_it_waits_for_another_attempt_has_its_log(site: Site, ledger: ArchiveLedger) -> None:
+    claimed = claim(site, ledger)
+    assert ledger.retry(claimed, FAILURE, {}) is QUEUED
+    newer = ledger.request(site.study_id, site.study_admin, ALL)
+    assert row_of(site, claimed.request_id).error_code == "replaced"
+    (log,) = site.logs()
+    assert (log.extra["outcome"], log.extra["request_id"], log.extra["attempt"]) == ("replaced", claimed.request_id, 1)
+    assert [attempt["code"] for attempt in log.extra["failed_attempts"]] == [FAILURE.code]
+    assert site.mails() == []
+    ledger.launch(site.study_id, site.study_admin, ALL, "run-2", MINUTE)
+    assert row_of(site, newer).error_code == "replaced"
+    assert len(site.logs()) == 1, "nobody had begun on that one"
 
 
 def test_who_cancels_their_own_waiting_request_is_answered_and_not_mailed(site: Site, ledger: ArchiveLedger) -> None:

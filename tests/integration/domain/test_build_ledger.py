@@ -10,9 +10,9 @@ from domain.builds.claims import Claim
 from domain.builds.ledger import BuildLedger
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.mail.compose import Composer, Links
-from domain.models import BuildKind, RequestStatus, State, User
+from domain.models import BuildKind, BuildRequest, RequestStatus, State, User
 from domain.models.studies import WORKFLOW_STATES
-from domain.queue import Failure
+from domain.queue import Failure, RequestQueue
 from tests.support.site import Site
 
 MINUTE = timedelta(minutes=1)
@@ -239,6 +239,18 @@ def test_the_sha_is_pinned_by_the_first_build_that_names_none_and_never_replaced
     assert site.study().state == State.APPROVED
 
 
-def test_an_unknown_request_is_refused(site: Site) -> None:
-    with pytest.raises(InvalidRequest, match="no build request 4711"):
-        BuildLedger(site.sessions).claim(4711, "run-1", MINUTE)
+@pytest.mark.parametrize("request_id", [4711, 0, -1, 2**63, 10**20])
+def test_an_unknown_request_is_refused(site: Site, request_id: int) -> None:
+    ledger, failure = BuildLedger(site.sessions), Failure("start", "run_not_started", "gone")
+    unknown = f"no build request {request_id}"
+    with pytest.raises(InvalidRequest, match=unknown):
+        ledger.claim(request_id, "run-1", MINUTE)
+    with pytest.raises(InvalidRequest, match=unknown):
+        ledger.cancel(request_id, site.study_admin)
+    with pytest.raises(InvalidRequest, match=unknown):
+        ledger.player_repo_url(request_id)
+    ledger.refuse(request_id, "platform_error", "nothing is refused")
+    assert ledger.cancel_submitted(request_id, 1, "somebody") is False
+    assert ledger.not_started(request_id, 1, failure, "run-1") is None
+    RequestQueue(site.sessions, BuildRequest).release(request_id)
+    assert RequestQueue(site.sessions, BuildRequest).ended([request_id]) == set()

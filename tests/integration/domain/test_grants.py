@@ -15,7 +15,16 @@ from domain.models import GrantRecord, Lab, LabGrant, Role, RolePermission, Site
 from domain.models.accounts import RoleScope
 from domain.permissions.checks import has_permission
 from domain.permissions.codes import LAB_PERMISSIONS, Permission
-from domain.permissions.grants import Effect, dry_run, grant, make_role, permissions_of, revoke, roles_on
+from domain.permissions.grants import (
+    Effect,
+    dry_run,
+    grant,
+    grant_first_admin,
+    make_role,
+    permissions_of,
+    revoke,
+    roles_on,
+)
 from domain.permissions.roles import grant_on_lab, grant_on_site
 from tests.support.site import Site
 
@@ -257,6 +266,55 @@ def test_a_role_on_a_lab_never_makes_anybody_approve_its_studies(site: Site) -> 
         session.flush()
         assert permissions_of(session, user, study) == {P.VIEW_STUDY}
         assert not has_permission(session, user, P.APPROVE_STUDY, study)
+
+
+# -- the first site admin ----------------------------------------------------------------------------------------------
+
+
+def make_first(site: Site, user_id: int) -> Effect:
+    with site.sessions.begin() as session:
+        return grant_first_admin(session, session.get_one(User, user_id))
+
+
+def test_the_first_site_admin_is_made_once_and_recorded(site: Site) -> None:
+    take(site, site.superuser, site.site_admin, "site_admin", SITE)
+    effect = make_first(site, site.stranger)
+    assert P.APPROVE_STUDY in effect.gains
+    assert held(site, site.stranger) == {(SITE, "site_admin")}
+    record = records(site)[-1]
+    assert (record.acting_id, record.user_id) == (None, site.stranger)
+    assert (record.role_name, record.scope, record.action) == ("site_admin", SITE, "grant")
+    said = refused(InvalidRequest, site, lambda: make_first(site, site.designer))
+    assert "stranger@example.org is site_admin already" in said
+    give(site, site.stranger, site.designer, "site_admin", SITE)
+
+
+def test_an_inactive_account_is_neither_made_the_first_site_admin_nor_in_the_way_of_one(site: Site) -> None:
+    take(site, site.superuser, site.site_admin, "site_admin", SITE)
+    assert "is inactive" in refused(InvalidRequest, site, lambda: make_first(site, site.inactive))
+    with site.sessions.begin() as session:
+        grant_on_site(session, session.get_one(User, site.inactive), "site_admin")
+    make_first(site, site.stranger)
+    assert held(site, site.stranger) == {(SITE, "site_admin")}
+
+
+def test_of_two_first_site_admins_at_once_one_is_made(site: Site) -> None:
+    take(site, site.superuser, site.site_admin, "site_admin", SITE)
+    together = threading.Barrier(2)
+
+    def attempt(user_id: int) -> str:
+        together.wait(timeout=30)
+        try:
+            make_first(site, user_id)
+        except InvalidRequest as refusal:
+            return str(refusal)
+        return "done"
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(attempt, [site.stranger, site.designer]))
+    assert outcomes.count("done") == 1
+    (refusal,) = (outcome for outcome in outcomes if outcome != "done")
+    assert "is site_admin already" in refusal
 
 
 # -- dry runs ----------------------------------------------------------------------------------------------------------

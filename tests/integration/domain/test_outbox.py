@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from domain.db import database_now
+from domain.errors import InvalidRequest
 from domain.mail.compose import Composer, Links
 from domain.mail.outbox import (
     FIRST_RETRY,
@@ -23,6 +24,7 @@ from domain.mail.outbox import (
     MailWithdrawn,
     deliver,
     enqueue,
+    try_again,
 )
 from domain.models import MailStatus, OutboxMail, Study, User
 from tests.support.mail import FakeTransport
@@ -128,19 +130,55 @@ def test_a_delayed_mail_is_tried_again_when_its_time_has_come_and_not_before(sit
 def test_the_waits_grow_up_to_a_longest_one_and_end_with_the_last_attempt(site: Site) -> None:
     ask_to_tell(site, "designer")
     transport = FakeTransport(is_down=True)
-    tolerance = timedelta(seconds=30)
+    tolerance, waited = timedelta(seconds=30), timedelta()
     for attempt in range(1, MAX_ATTEMPTS):
         assert deliver_to(site, transport).delayed == 1
         wanted = min(FIRST_RETRY * 2 ** (attempt - 1), LONGEST_RETRY)
         assert wanted - tolerance < wait_of(site) <= wanted
         let_time_pass(site)
-    assert wanted == timedelta(minutes=256)  # the waits together cover a weekend night, not a minute
+        waited += wanted
+    assert wanted == LONGEST_RETRY
+    assert timedelta(days=3) <= waited < timedelta(days=3.5), "a server may be away for a weekend"
     assert deliver_to(site, transport) == Delivery(sent=0, delayed=0, failed=1)
     (mail,) = site.mails()
     assert (mail.status, mail.attempts, mail.last_error) == ("failed", MAX_ATTEMPTS, "the server is down")
     let_time_pass(site)
     assert deliver_to(site, FakeTransport()) == Delivery(sent=0, delayed=0, failed=0)
     assert len(set(transport.tried)) == 1
+
+
+def test_failed_mails_are_put_back_all_or_one_as_if_never_tried(site: Site) -> None:
+    ask_to_tell(site, "designer", "study_admin", "site_admin")
+    ask_to_tell(site, "lab_member", event="study_log:2")
+    refuse = {"designer@example.org", "study_admin@example.org"}
+    deliver_to(site, FakeTransport(refuses=refuse, delays={"lab_member@example.org"}))
+    first, second = site.mails()[:2]
+    assert try_again(site.sessions, second.id) == [second.id]
+    assert try_again(site.sessions) == [first.id]
+    assert try_again(site.sessions) == []
+    assert [(mail.status, mail.attempts) for mail in site.mails()] == [
+        ("waiting", 0),
+        ("waiting", 0),
+        ("sent", 1),
+        ("waiting", 1),
+    ]
+    assert deliver_to(site, FakeTransport()).sent == 2, "they are due now; the delayed one still waits for its time"
+
+
+@pytest.mark.parametrize("mail_id", [0, -1, 4711, 2**63, 10**20])
+def test_a_mail_that_is_none_is_not_tried_again(site: Site, mail_id: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"there is no mail {mail_id}"):
+        try_again(site.sessions, mail_id)
+
+
+def test_a_mail_that_has_not_failed_is_not_tried_again(site: Site) -> None:
+    ask_to_tell(site, "designer")
+    (mail,) = site.mails()
+    with pytest.raises(InvalidRequest, match="is waiting: only one that has failed"):
+        try_again(site.sessions, mail.id)
+    deliver_to(site, FakeTransport())
+    with pytest.raises(InvalidRequest, match="is sent: only one that has failed"):
+        try_again(site.sessions, mail.id)
 
 
 def test_two_who_deliver_at_once_deliver_each_mail_once(site: Site) -> None:

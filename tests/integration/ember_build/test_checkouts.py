@@ -29,7 +29,7 @@ COMMIT = Commit(
     "a player",
     executables=frozenset({"bin/run.sh"}),
 )
-RESOLVED = ResolvedCommit(PLAYER, COMMIT.sha, COMMIT.sha, substituted=False, reason="It was asked for.")
+RESOLVED = ResolvedCommit(PLAYER, COMMIT.sha, substituted=False, reason="It was asked for.")
 TOP = f"player-{COMMIT.sha}"
 
 

@@ -68,7 +68,7 @@ def elsewhere() -> Iterator[Place]:
 
 def test_a_full_sha_that_the_repository_confirms_is_used(place):
     commit = place.client().resolve(PLAYER, f" {FIRST.sha.upper()} ")
-    assert (commit.sha, commit.requested, commit.substituted) == (FIRST.sha, FIRST.sha.upper(), False)
+    assert (commit.sha, commit.substituted) == (FIRST.sha, False)
     assert "confirmed" in commit.reason
     assert place.faults.paths() == [f"/repos/lookit/player/commits/{FIRST.sha}"]
     assert "lookit-ops" in place.faults.requests[0][1]["User-Agent"]
@@ -77,14 +77,14 @@ def test_a_full_sha_that_the_repository_confirms_is_used(place):
 @pytest.mark.parametrize("nothing", [None, "", "   "])
 def test_no_sha_means_the_head_of_the_default_branch_even_where_invalid_ones_are_refused(place, nothing):
     commit = place.client(refuse_invalid_sha=True).resolve(PLAYER, nothing)
-    assert (commit.sha, commit.requested, commit.substituted) == (NEWEST.sha, None, False)
+    assert (commit.sha, commit.substituted) == (NEWEST.sha, False)
     assert commit.reason == f"The study names no commit: the head of the default branch is used instead, {NEWEST.sha}."
 
 
 @pytest.mark.parametrize("invalid", ["main", FIRST.sha[:7], FIRST.sha + "0", "../../secrets", "é" * 40, UNKNOWN_SHA])
 def test_an_invalid_sha_means_the_head_too_and_says_so(place, invalid):
     commit = place.client().resolve(PLAYER, invalid)
-    assert (commit.sha, commit.requested, commit.substituted) == (NEWEST.sha, invalid, True)
+    assert (commit.sha, commit.substituted) == (NEWEST.sha, True)
     assert invalid in commit.reason
     assert NEWEST.sha in commit.reason
     # Nothing but a full SHA ever becomes part of an address.

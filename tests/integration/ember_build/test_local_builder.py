@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from ember_build import local_toolchain
-from ember_build.builder import Builder, BuildOrder
+from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, Builder, BuildOrder
 from ember_build.errors import BuildCancelled, BuildPlatformError, PlayerBuildFailed
-from ember_build.local import BUILD_SCRIPT, ENVIRONMENT_FILE, LocalBuilder
+from ember_build.local import LocalBuilder
 from ember_build.local_toolchain import Toolchain
 
 REPOSITORY = Path(__file__).parents[3]
@@ -791,7 +791,7 @@ def test_a_build_before_prepare_is_refused(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     order = BuildOrder(checkout=checkout, prefix=PREFIX, environment={}, output=tmp_path / "out")
-    with pytest.raises(BuildPlatformError, match=r"call prepare\(\) first"):
+    with pytest.raises(BuildPlatformError, match=r"build tools are not in .*; the next build installs them"):
         LocalBuilder(tmp_path / "home").build(order, print)
 
 

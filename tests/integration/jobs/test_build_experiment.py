@@ -423,16 +423,19 @@ def test_what_is_built_and_pinned_is_the_repository_at_the_claim(workshop: Works
     assert "last_known_player_sha" not in workshop.site.study().study_metadata
 
 
-def test_production_without_containers_is_refused_before_the_claim(workshop: Workshop) -> None:
-    workshop.settings["environment"] = "production"
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_without_containers_all_but_development_is_refused_before_the_claim(
+    workshop: Workshop, environment: str
+) -> None:
+    workshop.settings["environment"] = environment
 
-    class Production(WorkshopPlatform):
+    class ByTheSettings(WorkshopPlatform):
         builder = Platform.builder
 
-    platform = Production(workshop.platform.settings, workshop.engine, workshop.script, workshop.tools)
+    platform = ByTheSettings(workshop.platform.settings, workshop.engine, workshop.script, workshop.tools)
     request_id = workshop.request()
     run = workshop.run(platform=platform, request_id=request_id)
-    assert "refuses to work in production" in what_failed(run)
+    assert f"works in development only, not in {environment}" in what_failed(run)
     assert workshop.site.request(request_id).status == "queued"
     assert (workshop.site.logs(), workshop.site.mails()) == ([], [])
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lookit_ops.deployments import fence, live_deployment
+from lookit_ops.commit_point import fence
+from lookit_ops.deployments import live_deployment
 from lookit_ops.storage.experiments import (
     HIDDEN,
     GenerationMismatch,

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from domain.models import BuildKind
-from lookit_ops.publish import folder_of
+from lookit_ops.deployments import folder_of
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
 from lookit_ops.study_server import StudyServer
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lookit_ops.deployments import fence, history, live_deployment
+from lookit_ops.commit_point import fence
+from lookit_ops.deployments import history, live_deployment
 from lookit_ops.rollback import restorable, rollback
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.sweep import sweep

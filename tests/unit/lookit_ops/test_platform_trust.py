@@ -33,7 +33,7 @@ def platform(**settings) -> Platform:
 
 
 def commit(repository: str, sha: str = OFFICIAL.sha) -> ResolvedCommit:
-    return ResolvedCommit(Repository(*repository.split("/")), sha, sha, substituted=False, reason="It was asked for.")
+    return ResolvedCommit(Repository(*repository.split("/")), sha, substituted=False, reason="It was asked for.")
 
 
 @pytest.mark.parametrize("name", ["lookit/ember-lookit-frameplayer", "Lookit/Ember-Lookit-FramePlayer"])
@@ -60,10 +60,11 @@ def test_an_entry_of_another_web_base_trusts_nothing_and_hides_no_other(url):
 # --- who builds
 
 
-def test_production_builds_in_containers_only():
-    with pytest.raises(InvalidRequest, match="LOOKIT_BUILDER=docker"):
-        _ = platform(environment="production").builder
-    assert platform(environment="production", builder="docker").builder.is_isolated
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_only_development_builds_without_containers(environment):
+    with pytest.raises(InvalidRequest, match=rf"not in {environment} .*LOOKIT_BUILDER=docker"):
+        _ = platform(environment=environment).builder
+    assert platform(environment=environment, builder="docker").builder.is_isolated
     assert not platform().builder.is_isolated
 
 
