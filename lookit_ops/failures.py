@@ -6,6 +6,7 @@ import traceback
 
 from dagster import DagsterExecutionInterruptedError, MetadataValue
 from dagster import Failure as DagsterFailure
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from domain.errors import DomainError
 from domain.queue import Failure
@@ -52,6 +53,10 @@ def failure_of(step: str, error: BaseException) -> Failure:
             return Failure(step=step, code=code, message=str(error))
     if isinstance(error, DomainError):
         return Failure(step=step, code=error.code, message=str(error))
+    if isinstance(error, DBAPIError) and not isinstance(error, (IntegrityError, ProgrammingError)):
+        # Without the statement, which is nothing for people.
+        said = str(error.orig).strip().partition("\n")[0]
+        return Failure(step=step, code=CODES[BuildPlatformError], message=f"the database could not be used: {said}")
     return Failure(step=step, code=UNEXPECTED, message=f"{type(error).__name__}: {error}")
 
 

@@ -15,6 +15,7 @@ from email.message import EmailMessage
 from typing import Any, Protocol
 
 from sqlalchemy import and_, case, func, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from domain.db import Sessions, can_be_id, database_now
@@ -77,10 +78,11 @@ class OutboxState:
 
 
 def outbox_state(sessions: Sessions, failed_within: timedelta) -> OutboxState:
-    """What waits, and what could not be delivered of the mails of so long ago."""
+    """What waits, and what failed for good so long ago or less."""
     waits = OutboxMail.status == MailStatus.WAITING
     is_due = and_(waits, OutboxMail.next_attempt_at <= database_now())
-    failed_lately = and_(OutboxMail.status == MailStatus.FAILED, OutboxMail.created_at >= database_now(-failed_within))
+    failed_at = OutboxMail.next_attempt_at  # of one that has its end, the time of that
+    failed_lately = and_(OutboxMail.status == MailStatus.FAILED, failed_at >= database_now(-failed_within))
     counts = select(
         func.count(case((waits, 1))),
         func.count(case((is_due, 1))),
@@ -191,9 +193,10 @@ def _try(
         transport.send(compose(mail))
     except MailWithdrawn as withdrawal:
         return _settle(sessions, mail, MailStatus.WITHDRAWN, str(withdrawal), on_withdrawal)
-    except MailDelayed as delay:
+    except (MailDelayed, DBAPIError) as delay:  # a database that is away comes back, too
+        why = str(delay) if isinstance(delay, MailDelayed) else f"{type(delay).__name__}: {delay}"
         final = mail.attempts >= MAX_ATTEMPTS
-        return _settle(sessions, mail, MailStatus.FAILED if final else MailStatus.WAITING, str(delay))
+        return _settle(sessions, mail, MailStatus.FAILED if final else MailStatus.WAITING, why)
     except Exception as error:  # a refused address or a broken template must not stop the mails behind it
         logger.exception("mail %s to %s cannot be delivered", mail.id, mail.recipient.email)
         return _settle(sessions, mail, MailStatus.FAILED, f"{type(error).__name__}: {error}")
@@ -207,7 +210,8 @@ def _settle(
     error: str | None,
     on_withdrawal: OnWithdrawal | None = None,
 ) -> MailStatus:
-    wait = min(FIRST_RETRY * 2 ** (mail.attempts - 1), LONGEST_RETRY)
+    waits = status is MailStatus.WAITING
+    wait = min(FIRST_RETRY * 2 ** (mail.attempts - 1), LONGEST_RETRY) if waits else timedelta(0)
     # What was sent was sent, however late; any other end counts only while nobody has begun another attempt.
     is_newest = [] if status is MailStatus.SENT else [OutboxMail.attempts == mail.attempts]
     settled = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from domain.db import database_now
 from domain.errors import InvalidRequest
@@ -24,6 +25,7 @@ from domain.mail.outbox import (
     MailWithdrawn,
     deliver,
     enqueue,
+    outbox_state,
     try_again,
 )
 from domain.models import MailStatus, OutboxMail, Study, User
@@ -301,6 +303,32 @@ def test_a_mail_that_cannot_be_rendered_fails_alone(site: Site, broken: dict[str
     assert deliver_to(site, FakeTransport()) == Delivery(sent=1, delayed=0, failed=1)
     assert statuses(site) == {"designer": "failed", "study_admin": "sent"}
     assert error in str(site.mails()[0].last_error)
+
+
+def test_a_database_that_is_away_while_a_mail_is_made_only_delays_it(site: Site) -> None:
+    ask_to_tell(site, "designer", event="study_log:1")
+
+    def compose(_mail: OutboxMail) -> EmailMessage:
+        raise OperationalError("SELECT", {}, sqlite3.OperationalError("database is locked"))
+
+    assert deliver(site.sessions, FakeTransport(), compose) == Delivery(sent=0, delayed=1, failed=0)
+    assert "database is locked" in str(site.mails()[0].last_error)
+
+
+def test_what_failed_counts_from_when_it_failed_and_not_from_when_it_was_enqueued(site: Site) -> None:
+    ask_to_tell(site, "designer", "study_admin", event="study_log:1")
+    with site.sessions.begin() as session:
+        session.execute(update(OutboxMail).values(created_at=database_now(-timedelta(days=3))))
+        is_last = update(OutboxMail).where(OutboxMail.recipient_id == site.designer)
+        session.execute(is_last.values(attempts=MAX_ATTEMPTS - 1))
+    transport = FakeTransport()
+    transport.is_down = True
+    assert deliver_to(site, transport) == Delivery(sent=0, delayed=1, failed=1)
+    assert outbox_state(site.sessions, timedelta(minutes=1)).failed == 1
+    with site.sessions.begin() as session:
+        failed = update(OutboxMail).where(OutboxMail.status == MailStatus.FAILED)
+        session.execute(failed.values(next_attempt_at=database_now(-timedelta(minutes=2))))
+    assert outbox_state(site.sessions, timedelta(minutes=1)).failed == 0
 
 
 def test_a_person_with_an_address_that_is_none_fails_alone(site: Site) -> None:
