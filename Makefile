@@ -15,7 +15,7 @@ test: $(READY)            ## everything that is checked, tests last
 	$(MAKE) --no-print-directory lint
 	scripts/unzip.sh
 	@echo "Left out here: tests marked slow. \`make slow\` runs them."
-	$(BIN)/pytest -n 3 --dist loadgroup
+	$(BIN)/pytest -n 3
 
 slow: $(READY)            ## tests with gigabytes of videos, which `make test` leaves out; before a release
 	scripts/unzip.sh

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -15,26 +16,20 @@ from domain.db import Sessions, engine_for, sessions_for
 from tests.support.databases import POSTGRESQL, SQLITE, create_database, migrate, start_postgresql
 from tests.support.s3_server import S3Server, seaweedfs
 from tests.support.site import Site, populate
-
-END_TO_END = Path(__file__).parent / "e2e"
-ALONE = ("s3", "docker_engine")
-"""What a machine has one of, so that whoever wants it takes turns: a server with ports of its own choice, an engine on
-which tests look for what is left."""
+from tests.support.turns import WITH_S3, Turns
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the mark in the same hook
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests one of several processes takes as a whole (`pytest -n 3`)."""
+    return Turns(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell pytest-xdist which tests belong to one process: those that take turns, and those of one end-to-end file,
-    which share a Dagster."""
-    for item in items:
-        wanted = getattr(item, "fixturenames", ())
-        shared = [name for name in ALONE if name in wanted]
-        if item.get_closest_marker("docker"):
-            shared = ["docker_engine"]
-        elif item.path.parent == END_TO_END:
-            shared = [item.path.stem]
-        for name in shared:
-            item.add_marker(pytest.mark.xdist_group(name))
+    """Whoever wants the one S3 takes turns with the others."""
+    unlisted = {item.path.name for item in items if "s3" in getattr(item, "fixturenames", ())} - WITH_S3
+    if unlisted:
+        raise pytest.UsageError(f"add {', '.join(sorted(unlisted))} to WITH_S3 in tests/support/turns.py")
 
 
 @pytest.fixture(scope="session")
