@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from domain.models import State
 from tests.e2e.conftest import COMMAND, ROOT, free_port
 from tests.support.live import CODE, DAEMON, WEBSERVER, Live, live
+from tests.support.workshop import GOOD_BUILD
 
 pytestmark = pytest.mark.browser
 
@@ -69,8 +70,15 @@ def launch(page: Page, running: Live, study: str) -> None:
 
 def test_a_build_is_launched_and_watched_and_its_asset_tells_of_it(running: Live, page: Page, pictures: Path) -> None:
     running.site.another_study("Watched", State.APPROVED)
-    launch(page, running, "Watched")
-    expect(page.get_by_text("building 2.0 for /studies/").first).to_be_visible(timeout=120_000)
+    seen = running.home / "seen"
+    # It goes on once somebody has seen it: the page follows the newest lines, and shows no others.
+    running.build_by(f"{GOOD_BUILD}\nuntil [ -e {seen} ]; do sleep 0.2; done")
+    try:
+        launch(page, running, "Watched")
+        expect(page.get_by_text("building 2.0 for /studies/").first).to_be_visible(timeout=120_000)
+    finally:
+        seen.touch()
+        running.build_well()
     expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=120_000)
     page.goto(f"http://127.0.0.1:{running.port}/assets/experiment_deployment?view=overview")
     expect(page.get_by_text("why this sha").first).to_be_visible(timeout=60_000)
