@@ -45,6 +45,7 @@ def test_a_run_launched_from_the_launchpad_succeeds(
         expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=300_000)
         page.reload()  # as somebody sees it who comes afterwards: all steps done, the log from its beginning
         expect(page.get_by_text("finish").first).to_be_visible(timeout=60_000)
+        page.wait_for_timeout(3000)  # the chart of the steps fills in last
         page.screenshot(path=pictures / "run.png")
         page.goto(f"{address}/assets/experiment_preview?view=overview")
         expect(page.get_by_text("why this sha").first).to_be_visible(timeout=60_000)
