@@ -91,7 +91,6 @@ class ResolvedCommit:
     repository: Repository
     sha: str
     """40 lower-case hexadecimal digits."""
-    """What the study names; None if it names nothing."""
     substituted: bool
     """The study names something, and it could not be used."""
     reason: str

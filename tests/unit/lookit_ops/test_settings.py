@@ -8,11 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from domain.db import engine_for
 from domain.errors import InvalidRequest
 from lookit_ops.jobs.build_experiment import build_experiment
-from lookit_ops.settings import OFFICIAL_PLAYER, PREFIX, load_settings
+from lookit_ops.redaction import Redactor
+from lookit_ops.settings import OFFICIAL_PLAYER, PREFIX, Settings, load_settings
 
 SECRETS = {
     "LOOKIT_DATABASE_URL": "postgresql://lookit:db%2Fpass-word@db.test/lookit",
@@ -307,3 +309,159 @@ def test_a_wrong_value_is_shown_without_its_password(monkeypatch: pytest.MonkeyP
     with pytest.raises(InvalidRequest, match=f"LOOKIT_DATABASE_URL.*{re.escape(shown)}") as refusal:
         load_settings()
     assert not re.search("hun|ter2|Abc", str(refusal.value))
+
+
+@pytest.mark.parametrize("name", ["LOOKIT_SMTP_HOSTS", "LOOKIT_", "LOOKIT_TRUSTED_REPOSITORY"])
+def test_a_misspelt_variable_is_refused_in_the_environment_and_in_the_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (home / "settings.env").write_text(f"{name}=x\n")
+    with pytest.raises(InvalidRequest, match=f"no setting is called {name};"):
+        load_settings()
+    (home / "settings.env").unlink()
+    load_settings()
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(InvalidRequest, match=f"no setting is called {name};"):
+        load_settings()
+
+
+def test_the_file_in_the_home_is_read_and_the_environment_wins(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "settings.env").write_text("LOOKIT_SMTP_HOST=file.test\nLOOKIT_SMTP_USER=file\nUNRELATED=1\n")
+    monkeypatch.setenv("LOOKIT_SMTP_USER", "environment")
+    settings = load_settings()
+    assert (settings.smtp_host, settings.smtp_user) == ("file.test", "environment")
+
+
+def test_a_wrong_value_in_the_file_is_refused_as_well(home: Path) -> None:
+    (home / "settings.env").write_text("LOOKIT_SMTP_PORT=many\n")
+    with pytest.raises(InvalidRequest, match=r"LOOKIT_SMTP_PORT.*'many'"):
+        load_settings()
+
+
+def test_a_build_sees_the_allow_list_and_its_secrets_only_if_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    public = {
+        "SENTRY_DSN": "https://sentry.test/1",
+        "PIPE_ACCOUNT_HASH": "hash",
+        "PIPE_ENVIRONMENT": "1",
+        "S3_REGION": "us-east-1",
+        "S3_BUCKET": "videos",
+    }
+    set_all(monkeypatch, SECRETS | {f"LOOKIT_PLAYER_{name}": value for name, value in public.items()})
+    settings = load_settings()
+    assert settings.player_environment(trusted=False) == public
+    assert settings.player_environment(trusted=True) == public | {
+        "S3_ACCESS_KEY_ID": "access-key-0815",
+        "S3_SECRET_ACCESS_KEY": "secret-key-0815",
+    }
+
+
+def test_every_secret_is_handed_to_the_redaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, SECRETS)
+    assert set(load_settings().secrets()) == VALUES
+
+
+def test_a_password_in_the_query_of_the_databases_url_is_a_secret_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://db.test/lookit?user=me&password=query%2Fpass+word&sslpassword=of-the-key&sslmode=require"
+    monkeypatch.setenv("LOOKIT_DATABASE_URL", url)
+    settings = load_settings()
+    assert set(settings.secrets()) == {"query/pass word", "of-the-key"}
+    assert "pass" not in Redactor(settings.secrets())(url).replace("password=", "")
+
+
+def test_shown_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, SECRETS)
+    settings = load_settings()
+    for shown in (repr(settings), str(settings), f"{settings}"):
+        assert not [value for value in {*VALUES, "db%2Fpass-word"} if value in shown]
+        assert "environment='development'" in shown
+
+
+def test_settings_do_not_change_while_the_process_runs() -> None:
+    settings = load_settings()
+    with pytest.raises(ValidationError, match="frozen"):
+        settings.environment = "production"
+
+
+def test_every_setting_is_described() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_a_build_needs_memory_for_its_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKIT_BUILD_WORK_MB", "6000")
+    with pytest.raises(InvalidRequest, match=r"LOOKIT_BUILD_MEMORY_MB is 7000.*give it 9300 or more"):
+        load_settings()
+    monkeypatch.setenv("LOOKIT_BUILD_MEMORY_MB", "9300")
+    assert load_settings().build_work_mb == 6000
+
+
+def test_a_registry_holds_no_password_since_every_build_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOKIT_BUILD_REGISTRY", "https://user:pass-word@npm.lab.example")
+    with pytest.raises(InvalidRequest, match="LOOKIT_BUILD_REGISTRY: must hold no password") as refused:
+        load_settings()
+    assert "pass-word" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["", "npm.lab.example", "10.1.2.0/24:4873, [fd00::1]:443,fd00::/64", "192.168.1.7", "registry:5000"]
+)
+def test_networks_may_be_opened_in_each_notation(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("LOOKIT_BUILD_OPEN_NETWORKS", value)
+    assert load_settings().build_open_networks == [entry.strip() for entry in value.split(",") if entry]
+
+
+def test_installations_on_one_engine_are_told_apart_by_environment_and_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def name(url: str, environment: str = "staging", given: str = "") -> str:
+        values = {"ENVIRONMENT": environment, "DATABASE_URL": url, "DOCKER_DEPLOYMENT": given}
+        set_all(monkeypatch, {f"{PREFIX}{key}": value for key, value in values.items()})
+        return load_settings().deployment
+
+    one = name("postgresql://lookit:old@db.test/lookit")
+    assert one.startswith("staging-")
+    assert name("postgresql+psycopg://someone:new@db.test/lookit?sslmode=require") == one
+    others = {name("postgresql://db.test/other"), name("postgresql://db.test/lookit", "production"), name("")}
+    assert len({one, *others}) == 4
+    assert name("", given="lab-a") == "lab-a"
+
+
+def test_videos_and_archives_are_in_folders_until_their_buckets_are_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings()
+    assert (settings.s3_videos, settings.gcs_archives) == (None, None)
+    assert settings.local_videos == home / "videos" / "development"
+    assert settings.local_archives == home / "archives" / "development"
+    named = {"LOOKIT_VIDEOS_BUCKET": "s3://lookit-videos", "LOOKIT_ARCHIVES_BUCKET": "gs://lookit-archives"}
+    set_all(monkeypatch, {**named, "LOOKIT_VIDEOS_ENDPOINT": "http://s3.test/"})
+    settings = load_settings()
+    assert (settings.s3_videos, settings.gcs_archives) == ("lookit-videos", "lookit-archives")
+    assert settings.videos_endpoint == "http://s3.test"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"LOOKIT_VIDEOS_BUCKET": "lookit-videos"},
+            "LOOKIT_VIDEOS_BUCKET: must be the address of a bucket in Amazon S3",
+        ),
+        ({"LOOKIT_VIDEOS_BUCKET": "s3://lookit/videos"}, "LOOKIT_VIDEOS_BUCKET: .*without a path"),
+        ({"LOOKIT_ARCHIVES_BUCKET": "s3://x-y-z"}, "LOOKIT_ARCHIVES_BUCKET: must be .* Google Cloud Storage"),
+        ({"LOOKIT_ARCHIVES_URL": "localhost:8003"}, "LOOKIT_ARCHIVES_URL: must begin with http"),
+        ({"LOOKIT_VIDEOS_ENDPOINT": "s3.test"}, "LOOKIT_VIDEOS_ENDPOINT: must begin with http"),
+        ({"LOOKIT_GCS_CREDENTIALS_FILE": "nowhere.json"}, "LOOKIT_GCS_CREDENTIALS_FILE: .*no such file"),
+        ({"LOOKIT_VIDEOS_BUCKET": "s3://a-b-c", "LOOKIT_VIDEOS_FOLDER": "v"}, "LOOKIT_VIDEOS_BUCKET .*both set"),
+        ({"LOOKIT_ARCHIVES_BUCKET": "gs://a-b-c", "LOOKIT_ARCHIVES_FOLDER": "v"}, "LOOKIT_ARCHIVES_FOLDER .*both set"),
+        ({"LOOKIT_VIDEOS_ACCESS_KEY_ID": "half of a pair"}, "LOOKIT_VIDEOS_SECRET_ACCESS_KEY belong together"),
+    ],
+)
+def test_a_wrong_place_for_videos_or_archives_is_named(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], said: str
+) -> None:
+    set_all(monkeypatch, values)
+    with pytest.raises(InvalidRequest, match=said) as refused:
+        load_settings()
+    assert "half of a pair" not in str(refused.value)
