@@ -72,11 +72,15 @@ class TimedBuilder:
         return self.builder.sweep_orphans(is_running)
 
     def prepare(
-        self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
+        self,
+        on_output: OutputLine,
+        checkout: Path | None = None,
+        labels: Mapping[str, str] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Image:
         """As the port says."""
         with self._timed():
-            return self.builder.prepare(on_output, checkout, labels)
+            return self.builder.prepare(on_output, checkout, labels, cancelled)
 
     def build(self, order: BuildOrder, on_output: OutputLine, cancelled: threading.Event | None = None) -> Bundle:
         """As the port says."""

@@ -73,7 +73,11 @@ class Builder(Protocol):
         ...
 
     def prepare(
-        self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
+        self,
+        on_output: OutputLine,
+        checkout: Path | None = None,
+        labels: Mapping[str, str] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Image:
         """Make ready what builds run in; quick when it is there already.
 
@@ -82,6 +86,7 @@ class Builder(Protocol):
         Raises:
             PlayerBuildFailed: the checkout asks for what no builder has.
             BuildPlatformError: it cannot be had on this machine or at this time.
+            BuildCancelled: `cancelled` was set.
         """
         ...
 

@@ -23,9 +23,10 @@ import zipfile
 import zlib
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
-from ember_build.errors import InvalidPlayer
+from ember_build.errors import BuildCancelled, InvalidPlayer
 from ember_build.github import GitHub, Repository, ResolvedCommit, disk_error
 from ember_build.removal import REMOVED, Removal, remove_old
 
@@ -178,7 +179,7 @@ class Checkouts:
         archive = work / f"{attempt}.zip"
         size = self.github.download_archive(commit.repository, commit.sha, archive, self.limits.archive_bytes)
         extraction = work / f"{attempt}-tree"
-        contents = _Extraction(commit, archive, size, extraction, self.limits).run()
+        contents = _Extraction(commit, archive, size, extraction, self.limits, self.github.cancelled).run()
         extraction.rename(work / "tree")
         return contents
 
@@ -203,9 +204,17 @@ class _Extraction:
     """One archive on its way into a fresh folder."""
 
     def __init__(
-        self, commit: ResolvedCommit, archive: Path, archive_bytes: int, destination: Path, limits: ArchiveLimits
+        self,
+        commit: ResolvedCommit,
+        archive: Path,
+        archive_bytes: int,
+        destination: Path,
+        limits: ArchiveLimits,
+        cancelled: threading.Event | None,
     ) -> None:
         self.commit = commit
+        self.cancelled = cancelled
+        self.made: set[Path] = {destination}
         self.archive = archive
         self.destination = destination
         self.limits = limits
@@ -251,7 +260,7 @@ class _Extraction:
     def _accepted(self, entries: list[zipfile.ZipInfo]) -> dict[PurePosixPath, zipfile.ZipInfo]:
         """Every entry's path below the top folder. All are checked before the first is written."""
         if len(entries) > self.limits.entries:
-            raise self._hostile(f"it has {len(entries):,} entries, {self.limits.entries:,} are allowed")
+            raise self._too_many(len(entries))
         accepted: dict[PurePosixPath, zipfile.ZipInfo] = {}
         spellings: dict[PurePosixPath, PurePosixPath] = {}
         files: set[PurePosixPath] = set()
@@ -270,9 +279,13 @@ class _Extraction:
             if path in accepted:
                 raise self._hostile(f"it has two entries named {str(path)!r}")
             accepted[path] = entry
+            # Each folder is looked at once: thousands of files may lie in one that is hundreds of folders deep.
+            parents = list(takewhile(lambda parent: parent not in folders and parent.name, path.parents))
             (folders if entry.is_dir() else files).add(path)
-            parents = path.parents[:-1]
             folders.update(parents)
+            # A file's name implies the folders above it, so a few names can make many of them.
+            if len(files) + len(folders) > self.limits.entries:
+                raise self._too_many(len(files) + len(folders))
             for one in (path, *parents):
                 # On a file system that ignores case or composes letters, one of two would overwrite the other.
                 folded = PurePosixPath(unicodedata.normalize("NFC", str(one)).casefold())
@@ -318,6 +331,8 @@ class _Extraction:
         self._folder(target.parent)
         with zipped.open(entry) as source, target.open("xb") as file:
             while chunk := source.read(_CHUNK_BYTES):
+                if self.cancelled is not None and self.cancelled.is_set():
+                    raise BuildCancelled("The build was cancelled while the player's archive was unpacked.")
                 self.size_bytes += len(chunk)
                 if self.size_bytes > self.most_bytes:
                     raise self._hostile(f"it grows to more than the {self.most_bytes:,} bytes that are allowed")
@@ -327,12 +342,17 @@ class _Extraction:
         self.file_count += 1
 
     def _folder(self, path: Path) -> None:
-        for folder in (path, *path.parents):
-            if folder == self.destination:
-                break
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(parents=True)
+        missing = list(takewhile(lambda folder: folder not in self.made, (path, *path.parents)))
+        for folder in reversed(missing):
+            folder.mkdir()
             folder.chmod(0o755)
+        self.made.update(missing)
+
+    def _too_many(self, count: int) -> InvalidPlayer:
+        return self._hostile(
+            f"it has {count:,} files and folders or more (the folders that a name implies count, too),"
+            f" {self.limits.entries:,} are allowed"
+        )
 
     def _hostile(self, what: str) -> InvalidPlayer:
         return InvalidPlayer(

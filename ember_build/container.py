@@ -33,6 +33,7 @@ _START_SECONDS = 60
 _END_SECONDS = 30
 _TICK = 0.2
 _LONGEST_REPORT = 1_000_000
+_KEPT_BYTES = 10_000
 # What an engine puts into every environment, besides what the image says.
 _ENGINES_VARIABLES = frozenset({"HOSTNAME", "HOME", "PATH"})
 
@@ -116,6 +117,36 @@ class Container:
                     raise BuildPlatformError("The connection to the build's container was lost while it was running.")
                 time.sleep(0.05)
         return int(state["ExitCode"]), bool(state["OOMKilled"])
+
+
+def run_in(
+    client: docker.DockerClient,
+    container_id: str,
+    command: Sequence[str],
+    deadline: float,
+    cancelled: threading.Event | None = None,
+) -> tuple[int, str]:
+    """Run a command in a container that runs, and return its exit status and the end of what it printed.
+
+    Raises:
+        TimeLimitReached, Cancelled: it has not ended, and removing the container ends it.
+        BuildPlatformError: the engine failed.
+    """
+    with engine_errors("run a command in a container"):
+        run = client.api.exec_create(container_id, list(command), workdir="/")["Id"]
+        stream = client.api.exec_start(run, socket=True)
+    connection = getattr(stream, "_sock", stream)
+    said = b""
+    try:
+        for data in Container(client, container_id, connection, b"").read(deadline, cancelled):
+            said = (said + data)[-_KEPT_BYTES:]
+    finally:
+        _close(stream, connection)
+    with engine_errors("say how a command ended"):
+        status = client.api.exec_inspect(run)["ExitCode"]
+    if status is None:
+        raise BuildPlatformError("The Docker engine does not say how a command ended.")
+    return int(status), said.decode("utf-8", "replace")
 
 
 def _receive(connection: socket.socket) -> bytes | None:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from ember_build.bounded import read_limited, run_bounded
 
 SETTINGS = (".yarnrc", ".npmrc", ".bowerrc")
 
@@ -37,6 +40,8 @@ _HARMLESS_SETTING = re.compile(
 )
 _HARMLESS_IN_BOWERRC = frozenset({"analytics", "registry", "timeout", "color"})
 _MOST_BYTES = 50_000_000
+_MOST_BYTES_OF_JSON = 5_000_000
+_MOST_BYTES_OF_SETTINGS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +59,46 @@ class Inputs:
     own_files_for_bower: bool
 
 
-def inputs_of(checkout: Path) -> Inputs | None:
-    """The files that alone decide about the dependencies of a checkout; None where there are no such files."""
+def inputs_of(
+    checkout: Path, *, deadline: float | None = None, cancelled: threading.Event | None = None
+) -> Inputs | None:
+    """Return the files that alone decide about the dependencies of a checkout; None where there are no such files.
+
+    They are read in a child process with limits. `deadline` is the build's, by time.monotonic().
+
+    Raises:
+        PlayerBuildFailed: they are too large or too complicated to be read.
+        BuildPlatformError: this machine could not read them.
+        BuildCancelled: `cancelled` was set meanwhile.
+    """
+    subject = "what the player declares of its dependencies"
+    found = run_bounded(read_inputs, str(checkout.absolute()), subject=subject, deadline=deadline, cancelled=cancelled)
+    if found is None:
+        return None
+    inputs = Inputs(**found)
+    return replace(inputs, files=tuple(inputs.files))
+
+
+def read_inputs(checkout: str) -> dict[str, Any] | None:
+    """Return the fields of `Inputs`, or None; reads a stranger's files in this process."""
     try:
-        return _inputs(checkout)
+        inputs = _inputs(Path(checkout))
     except (OSError, ValueError, TypeError, AttributeError):
         return None  # yarn will say what is wrong with it
+    return None if inputs is None else asdict(inputs)
 
 
 def _inputs(checkout: Path) -> Inputs | None:
     names = [name for name in _NAMES if (checkout / name).is_file()]
     if "yarn.lock" not in names or "package.json" not in names or any((checkout / name).is_symlink() for name in names):
         return None
-    package: dict[str, Any] = json.loads((checkout / "package.json").read_bytes())
+    package: dict[str, Any] = _json_of(checkout / "package.json")
     # Without an own script, yarn compiles what binding.gyp describes.
     if _INSTALL_SCRIPTS & set(package.get("scripts", {})) or (checkout / "binding.gyp").exists():
         return None
     if "workspaces" in package or (checkout / "node_modules").exists() or (checkout / "bower_components").exists():
         return None
-    lock = (checkout / "yarn.lock").read_text(encoding="utf-8")
+    lock = read_limited(checkout / "yarn.lock", _MOST_BYTES).decode()
     if not (_is_pinned(lock) and _settings_are_harmless(checkout)):
         return None
     own = list(_own_files(checkout, package))
@@ -88,14 +114,18 @@ def _inputs(checkout: Path) -> Inputs | None:
     )
 
 
+def _json_of(file: Path) -> Any:
+    return json.loads(read_limited(file, _MOST_BYTES_OF_JSON))
+
+
 def _digest(checkout: Path, names: tuple[str, ...] | list[str]) -> str:
     digest, size_bytes = hashlib.sha256(), 0
     for name in names:
         file = checkout / name
-        contents = file.read_bytes()
-        size_bytes += len(contents)
+        size_bytes += file.stat().st_size
         if size_bytes > _MOST_BYTES:
             raise ValueError("more than a lock file and a few packages")
+        contents = file.read_bytes()
         executable = bool(file.stat().st_mode & 0o100)
         digest.update(f"\n{name} {executable} {len(contents)}\n".encode() + contents)
     return digest.hexdigest()
@@ -115,12 +145,12 @@ def _is_pinned(lock: str) -> bool:
 
 def _settings_are_harmless(checkout: Path) -> bool:
     for name in (".yarnrc", ".npmrc"):
-        text = (checkout / name).read_text(encoding="utf-8") if (checkout / name).is_file() else ""
+        text = read_limited(checkout / name, _MOST_BYTES_OF_SETTINGS).decode() if (checkout / name).is_file() else ""
         if not all(_HARMLESS_SETTING.search(line.strip()) for line in text.splitlines()):
             return False
     if not ((checkout / "bower.json").is_file() and (checkout / ".bowerrc").is_file()):
         return True  # bower does not run, or as it likes
-    bower = json.loads((checkout / ".bowerrc").read_bytes())
+    bower = _json_of(checkout / ".bowerrc")
     return all(
         name in _HARMLESS_IN_BOWERRC or (name == "directory" and str(value).strip("./") == "bower_components")
         for name, value in bower.items()
@@ -128,7 +158,7 @@ def _settings_are_harmless(checkout: Path) -> bool:
 
 
 def _bower_is_remote(checkout: Path) -> bool:
-    bower = json.loads((checkout / "bower.json").read_bytes())
+    bower = _json_of(checkout / "bower.json")
     wanted = [str(where) for field in _DEPENDENCIES for where in bower.get(field, {}).values()]
     return not any(_OWN_FILES.search(where.strip()) or "\\" in where for where in wanted)
 
@@ -155,7 +185,7 @@ def _below(checkout: Path, path: Path) -> Iterator[str | None]:
     if path.is_file():
         yield path.relative_to(checkout).as_posix()
         return
-    nested: dict[str, Any] = json.loads((path / "package.json").read_bytes())
+    nested: dict[str, Any] = _json_of(path / "package.json")
     if any(
         _OWN_FILES.search(str(where).strip()) for field in _DEPENDENCIES for where in nested.get(field, {}).values()
     ):

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,34 +21,31 @@ from urllib.parse import urlsplit
 import docker
 
 from ember_build.archive import pack, unpack
+from ember_build.bounded import LIMITED_CPU, SCRIPT_CPU_SECONDS
 from ember_build.builder import BuildCancelled, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle, check_bundle
-from ember_build.child_process import Cancelled
+from ember_build.child_process import Cancelled, TimeLimitReached
 from ember_build.confinement import MB, Limits, Mount
+from ember_build.container import run_in
 from ember_build.course import BUILD, INSTALLATION, Course
 from ember_build.dependencies import inputs_of
 from ember_build.egress import Egress, egress
 from ember_build.engine import connect, engine_errors, filters_for, labels_for, sweep_orphans
 from ember_build.engine_cleanup import EngineUsage, engine_usage, remove_images, remove_stores
 from ember_build.engine_host import EngineHost, look_at_engine_host
-from ember_build.errors import BuildPlatformError
-from ember_build.image import (
-    PROFILES,
-    build_image,
-    choose_profile,
-    find_image,
-    image_context,
-    image_tag,
-    layers_key,
-)
+from ember_build.errors import BuildPlatformError, PlayerBuildFailed
+from ember_build.image import build_image, find_image, image_context, image_tag, layers_key
+from ember_build.node_version import PROFILES, choose_profile
 from ember_build.output import BoundedOutput
 from ember_build.removal import Removal
 from ember_build.room import require
-from ember_build.site import CHECKOUTS, DEPENDENCIES, DEPLOYMENTS, TEMPORARY, WORK, Site
+from ember_build.site import CHECKOUTS, DEPENDENCIES, DEPLOYMENTS, KEEPER_MEMORY_MB, TEMPORARY, WORK, Site
 from ember_build.store import SHARED_FOLDER, SharedDependencies, find_or_fill, require_contents
 
 _ENDLESS_OUTPUT = 20
 """How many times the output that is kept a build may print before it is ended."""
+_EXHAUSTED = frozenset({134, 137, 152})
+"""Exit statuses of a parser without memory (SIGABRT, SIGKILL) or CPU time (SIGXCPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +93,14 @@ class DockerBuilder:
         self._on_checked = on_checked
 
     def prepare(
-        self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
+        self,
+        on_output: OutputLine,
+        checkout: Path | None = None,
+        labels: Mapping[str, str] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Image:
         """Build the image that the checkout asks for; an unchanged one comes from the engine's cache."""
-        profile = choose_profile(checkout) if checkout else choose_profile(Path("/nonexistent"))
+        profile = choose_profile(checkout, cancelled) if checkout else PROFILES[0]
         with self._client() as client:
             return build_image(client, self._deployment, profile, on_output, labels)
 
@@ -148,7 +149,7 @@ class DockerBuilder:
         )
         course = Course(bounded.add, room)
         with self._client() as client:
-            image = order.image or find_image(client, self._deployment, choose_profile(order.checkout))
+            image = order.image or find_image(client, self._deployment, choose_profile(order.checkout, cancelled))
             site = Site(
                 client=client,
                 image=image,
@@ -210,8 +211,10 @@ class DockerBuilder:
     def _shared(self, site: Site, order: BuildOrder, host: EngineHost) -> SharedDependencies | None:
         """What this build may share with others, if it may: only builds of one trusted repository do."""
         repository = order.labels.get("repository")
-        inputs = inputs_of(order.checkout) if order.trusted and repository else None
-        if inputs is None or inputs.own_files_for_bower or repository is None:
+        if not (order.trusted and repository):
+            return None
+        inputs = inputs_of(order.checkout, deadline=site.deadline, cancelled=site.cancelled)
+        if inputs is None or inputs.own_files_for_bower:
             return None
         return SharedDependencies(
             deployment=self._deployment,
@@ -259,9 +262,10 @@ class DockerBuilder:
             with engine_errors("hand over what was built"):
                 stream, _ = site.client.api.get_archive(volumes.keeper, DEPLOYMENTS)
                 with contextlib.closing(stream):
-                    unpack(stream, unfinished, max_bytes=limits.output_mb * MB, max_files=limits.output_files)
-            check = _script_check(site.client, volumes.keeper, unfinished)
-            bundle = check_bundle(unfinished, order.prefix, check)
+                    parts = _until_cancelled(stream, site.cancelled)
+                    unpack(parts, unfinished, max_bytes=limits.output_mb * MB, max_files=limits.output_files)
+            check = _script_check(site, volumes.keeper, unfinished)
+            bundle = check_bundle(unfinished, order.prefix, check, deadline=site.deadline, cancelled=site.cancelled)
             unfinished.rename(order.output)
         except OSError as error:
             raise BuildPlatformError(f"This machine could not take what was built: {error}.") from error
@@ -270,21 +274,35 @@ class DockerBuilder:
         return replace(bundle, root=order.output)
 
 
-def _script_check(client: docker.DockerClient, keeper: str, root: Path) -> Callable[[Path], str | None]:
+def _until_cancelled(parts: Iterable[bytes], cancelled: threading.Event | None) -> Iterator[bytes]:
+    for part in parts:
+        if cancelled is not None and cancelled.is_set():
+            raise BuildCancelled("The build was cancelled while the bundle was taken from the engine.")
+        yield part
+
+
+def _script_check(site: Site, keeper: str, root: Path) -> Callable[[Path], str | None]:
     """Return a check that lets a parser in the keeper read a script: nothing of the player runs in there."""
 
     def check(script: Path) -> str | None:
         inside = f"{DEPLOYMENTS}/{script.relative_to(root).as_posix()}"
-        command = ["/opt/script-check/node_modules/.bin/acorn", "--ecma2025", "--silent", inside]
-        with engine_errors("read a script of the bundle"):
-            run = client.api.exec_create(keeper, command, workdir="/")["Id"]
-            said = client.api.exec_start(run).decode("utf-8", "replace")
-            status = client.api.exec_inspect(run)["ExitCode"]
+        parser = ["/opt/script-check/node_modules/.bin/acorn", "--ecma2025", "--silent", inside]
+        command = [*LIMITED_CPU, str(SCRIPT_CPU_SECONDS), *parser]
+        try:
+            status, said = run_in(site.client, keeper, command, site.deadline, site.cancelled)
+        except TimeLimitReached:
+            raise PlayerBuildFailed(f"The build reached its time limit while {script.name} was read.") from None
         if status == 0:
             return None
+        if status in _EXHAUSTED:
+            site.require_life(keeper)
+            return (
+                f"parsing it takes more than {SCRIPT_CPU_SECONDS} s of CPU time or {KEEPER_MEMORY_MB} MB of memory."
+                " Split it, or keep data out of it."
+            )
         reason = said.strip().splitlines()[-1:] or ["it could not be parsed"]
         if status == 1:
-            return f"SyntaxError: {reason[0]}"
+            return f"SyntaxError: {reason[0][:500]}"
         raise BuildPlatformError(f"{script.name} could not be read in the container (status {status}): {reason[0]}")
 
     return check

@@ -117,6 +117,8 @@ class GitHub:
     """The longest sum of waits, for rate limits and backoff, within one call."""
     archive_time: timedelta = timedelta(minutes=15)
     """The longest time that one archive may trickle in."""
+    private_repositories: frozenset[str] = frozenset()
+    """Full names, in lower case, of private repositories that may be built; what is built from them is public."""
     refuse_invalid_sha: bool = False
     """Refuse a SHA that cannot be used, instead of building the default branch."""
     sleep: Callable[[float], None] = time.sleep
@@ -124,12 +126,56 @@ class GitHub:
     """Once set, the next wait or piece of an archive ends with BuildCancelled."""
 
     def resolve(self, repository: Repository, requested_sha: str | None) -> ResolvedCommit:
-        """The commit to build: the requested one if the repository confirms it, else the default branch's head.
+        """Return the commit to build: the requested one if the repository confirms it, else the default branch's head.
+
+        A token may read private repositories. Those that the operator has not listed are treated as absent, in the
+        same words, so that a researcher learns nothing of them.
 
         Raises:
             InvalidPlayer: no such repository, an empty one, or (if so set) a SHA that cannot be used.
             BuildPlatformError: GitHub could not be asked, or answered nonsense. This never makes a SHA invalid.
         """
+        if self.token is None:
+            return self._resolve(repository, requested_sha)
+        try:
+            commit = self._resolve(repository, requested_sha)
+        except InvalidPlayer:
+            self._require_public_or_listed(repository)  # its message tells less
+            raise
+        # Asked last: a repository that is public now was public when the commit was resolved, or has just become so.
+        self._require_public_or_listed(repository)
+        return commit
+
+    def _require_public_or_listed(self, repository: Repository) -> None:
+        """Raise InvalidPlayer for a private repository that the operator has not listed."""
+        url = f"{self.api_url.rstrip('/')}/repos/{repository.owner}/{repository.name}"
+
+        def read(response: requests.Response) -> bool:
+            if response.status_code in _GONE:
+                return False
+            self._raise_for_refusal(response)
+            answer = _object_of(response, url)
+            is_private, full_name = answer.get("private"), answer.get("full_name")
+            if not isinstance(is_private, bool) or not isinstance(full_name, str):
+                raise BuildPlatformError(
+                    f"{url} does not say whether the repository is private, so it is not built with the token in the"
+                    " setting github_token; check the setting of the API address"
+                )
+            if not is_private and answer.get("visibility", "public") == "public":
+                return True
+            # The name that GitHub tells: the one that was asked for may lead to another repository since a renaming.
+            return full_name.lower() in self.private_repositories
+
+        if not self._ask(url, "application/vnd.github+json", read):
+            raise self._no_public_repository(repository)
+
+    def _no_public_repository(self, repository: Repository) -> InvalidPlayer:
+        return InvalidPlayer(
+            f"there is no public repository {repository.full_name} at {self.web_url}; check the address. A private"
+            " repository is built only if the operator has listed it in the setting private_repositories"
+        )
+
+    def _resolve(self, repository: Repository, requested_sha: str | None) -> ResolvedCommit:
         requested = (requested_sha or "").strip() or None
         if requested is None:
             problem = "The study names no commit"
@@ -148,10 +194,7 @@ class GitHub:
 
         head = self._commit(repository, "HEAD", absent=_GONE)
         if head is None:
-            raise InvalidPlayer(
-                f"there is no repository {repository.full_name} at {self.web_url}, or it is private; "
-                "check the address, and that everybody may read it"
-            )
+            raise self._no_public_repository(repository)
         if requested is not None and self.refuse_invalid_sha:
             raise InvalidPlayer(f"{problem}; give the full SHA of one of its commits")
         reason = f"{problem}: the head of the default branch is used instead, {head}."

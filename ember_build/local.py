@@ -12,7 +12,9 @@ import hashlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -20,6 +22,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from ember_build.bounded import LIMITED_CPU, SCRIPT_CPU_SECONDS, wait_for
 from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import Cancelled, TimeLimitReached, end_processes, run_child
@@ -74,7 +77,11 @@ class LocalBuilder:
             return Swept(removed=tuple(self._remove_abandoned_scratch()))
 
     def prepare(
-        self, on_output: OutputLine, checkout: Path | None = None, labels: Mapping[str, str] | None = None
+        self,
+        on_output: OutputLine,
+        checkout: Path | None = None,
+        labels: Mapping[str, str] | None = None,
+        cancelled: threading.Event | None = None,
     ) -> Image:
         """Install the toolchain if it is not there yet, and clear away what a killed worker has left.
 
@@ -110,13 +117,15 @@ class LocalBuilder:
         on_output: OutputLine,
         cancelled: threading.Event | None,
     ) -> Bundle:
-        key = _dependencies_key(order.checkout, toolchain)
+        deadline = time.monotonic() + self._time_limit.total_seconds()
+        key = _dependencies_key(order.checkout, toolchain, deadline, cancelled)
         stored = self._home / "dependencies" / key if key else None
         order.output.parent.mkdir(parents=True, exist_ok=True)
         unfinished = order.output.with_name(f".{order.output.name}.{scratch.name}")
         try:
-            self._run_script(scratch, order, unfinished, stored, toolchain, on_output, cancelled)
-            bundle = check_bundle(unfinished, order.prefix, _script_check(find_node(toolchain)))
+            self._run_script(scratch, order, unfinished, stored, toolchain, on_output, deadline, cancelled)
+            check = _script_check(find_node(toolchain), deadline, cancelled)
+            bundle = check_bundle(unfinished, order.prefix, check, deadline=deadline, cancelled=cancelled)
             unfinished.rename(order.output)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -133,6 +142,7 @@ class LocalBuilder:
         stored: Path | None,
         toolchain: Toolchain,
         on_output: OutputLine,
+        deadline: float,
         cancelled: threading.Event | None,
     ) -> None:
         yarn_cache = self._home / "cache" / "yarn"
@@ -164,7 +174,6 @@ class LocalBuilder:
 
         bounded = BoundedOutput(on_output, self._max_output_bytes)
         course = Course(bounded.add)
-        deadline = time.monotonic() + self._time_limit.total_seconds()
         for phase, environment in ((INSTALLATION, installing), (BUILD, common)):
             try:
                 status = run_child(
@@ -247,42 +256,43 @@ class LocalBuilder:
         return removed
 
 
-def _dependencies_key(checkout: Path, toolchain: Toolchain) -> str | None:
+def _dependencies_key(
+    checkout: Path, toolchain: Toolchain, deadline: float, cancelled: threading.Event | None
+) -> str | None:
     """Name the node_modules after all that decides about them; None where a build must not reuse another's.
 
     Here the installation sees the whole repository, so files of it among the dependencies rule that out, too.
     """
-    inputs = inputs_of(checkout)
+    inputs = inputs_of(checkout, deadline=deadline, cancelled=cancelled)
     if inputs is None or inputs.own_files:
         return None
     return hashlib.sha256(f"{toolchain.key}\n{_KEPT}\n{inputs.digest}".encode()).hexdigest()[:32]
 
 
-def _script_check(node: str) -> Callable[[Path], str | None]:
+def _script_check(node: str, deadline: float, cancelled: threading.Event | None) -> Callable[[Path], str | None]:
     """Return a check that lets Node parse a script without running it."""
 
     def check(script: Path) -> str | None:
         # Through standard input: as a file it would be read as a module if some package.json above it says so.
-        try:
-            with script.open("rb") as source:
-                done = subprocess.run(
-                    [node, "--check", "-"],
-                    stdin=source,
-                    capture_output=True,
-                    text=True,
-                    errors="replace",
-                    env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
-                    timeout=_SCRIPT_CHECK_SECONDS,
-                    check=False,
-                )
-        except subprocess.TimeoutExpired:
-            raise BuildPlatformError(f"Node did not read {script.name} within {_SCRIPT_CHECK_SECONDS} s.") from None
-        if done.returncode == 0:
+        with script.open("rb") as source, tempfile.TemporaryFile() as errors:
+            child = subprocess.Popen(
+                [*LIMITED_CPU, str(SCRIPT_CPU_SECONDS), node, "--check", "-"],
+                stdin=source,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            )
+            status = wait_for(child, script.name, _SCRIPT_CHECK_SECONDS, deadline, cancelled)
+            errors.seek(0)
+            said = errors.read(1_000_000).decode("utf-8", "replace")
+        if status == 0:
             return None
-        reasons = [line for line in done.stderr.splitlines() if "Error:" in line]
-        if not any("SyntaxError" in line for line in reasons):
-            raise BuildPlatformError(f"Node could not read {script.name}: {done.stderr[-500:]}")
-        return reasons[0].strip()
+        if -status in {signal.SIGXCPU, signal.SIGABRT}:
+            return f"parsing it takes more than {SCRIPT_CPU_SECONDS} s of CPU time, or more memory than Node has."
+        reasons = [line for line in said.splitlines() if "Error:" in line]
+        if not any("SyntaxError" in line or "RangeError" in line for line in reasons):
+            raise BuildPlatformError(f"Node could not read {script.name}: {said[-500:]}")
+        return reasons[0].strip()[:500]
 
     return check
 

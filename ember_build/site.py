@@ -27,7 +27,7 @@ CHECKOUTS, WORK, DEPLOYMENTS, DEPENDENCIES, YARN_CACHE, TEMPORARY = (
 )
 """The folders of a container."""
 
-_KEEPER_MEMORY_MB = 512
+KEEPER_MEMORY_MB = 512
 # After this a container ends by itself, should nobody be left who could end it.
 _ORPHAN_SECONDS = 120
 _ALL_END_SECONDS = 0.5
@@ -67,7 +67,7 @@ class Site:
     @contextlib.contextmanager
     def keeper(self, part: str, mounts: Sequence[Mount]) -> Generator[str]:
         """Hold volumes, with a container in which nothing of a player runs; yields its id."""
-        confinement = Confinement(limits=self.limits, mounts=tuple(mounts), memory_mb=_KEEPER_MEMORY_MB, processes=64)
+        confinement = Confinement(limits=self.limits, mounts=tuple(mounts), memory_mb=KEEPER_MEMORY_MB, processes=64)
         seconds = int(self.time_limit.total_seconds()) + 2 * _ORPHAN_SECONDS
         command = ["/bin/sleep", str(seconds)]
         name = f"{self.name}-{part}"
@@ -149,7 +149,7 @@ class Site:
             status, out_of_memory = container.status()
         if status == 0:
             return
-        self._require_life(keeper)
+        self.require_life(keeper)
         if out_of_memory:
             raise PlayerBuildFailed(
                 f"The build needs more memory than the {limits.memory_mb:,} MB that it has, of which its files take a "
@@ -164,7 +164,7 @@ class Site:
             )
         raise error
 
-    def _require_life(self, keeper: str) -> None:
+    def require_life(self, keeper: str) -> None:
         """Make sure that a failure is the build's own: an engine that is stopped ends all containers, and says nothing.
 
         Nobody in a build can reach the keeper.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -164,6 +164,12 @@ class Platform:
             self.settings.github_api_url,
             self.settings.github_web_url,
             token=token.get_secret_value() if token else None,
+            private_repositories=frozenset(
+                repository.full_name.lower()
+                for repository in self._repositories(
+                    [*self.settings.trusted_repositories, *self.settings.private_repositories]
+                )
+            ),
             refuse_invalid_sha=self.settings.refuse_invalid_sha,
         )
 
@@ -256,7 +262,8 @@ class Platform:
         Like GitHub's own names, they are compared without regard to upper and lower case.
         """
         wanted = repository.full_name.lower()
-        return any(trusted.full_name.lower() == wanted for trusted in self._trusted_repositories())
+        trusted = self._repositories(self.settings.trusted_repositories)
+        return any(repository.full_name.lower() == wanted for repository in trusted)
 
     def trusts_commit(self, commit: ResolvedCommit) -> bool:
         """Whether the commit gets secrets and the local builder: its repository is trusted, and let it in.
@@ -266,8 +273,8 @@ class Platform:
         """
         return self.trusts(commit.repository) and self.github.is_on_default_branch(commit)
 
-    def _trusted_repositories(self) -> Iterator[Repository]:
-        for url in self.settings.trusted_repositories:
+    def _repositories(self, urls: Sequence[str]) -> Iterator[Repository]:
+        for url in urls:
             # An address of another GitHub than the configured one names nothing that could be built here.
             with suppress(InvalidPlayer):
                 yield Repository.parse(url, self.settings.github_web_url)

@@ -124,6 +124,11 @@ class Settings(BaseSettings):
         default=[OFFICIAL_PLAYER],
         description="Repositories, separated by commas, that get the secrets and may be built without a container.",
     )
+    private_repositories: CommaSeparated = Field(
+        default=[],
+        description="Private repositories, separated by commas, that may be built besides the trusted ones; families"
+        " get what is built of them.",
+    )
     refuse_invalid_sha: bool = Field(
         default=False,
         description="Fail a build whose SHA is invalid, instead of building the default branch and saying so.",

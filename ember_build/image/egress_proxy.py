@@ -26,10 +26,23 @@ CONNECT_SECONDS = 20
 NAME_SECONDS = 60
 MOST_NAMES = 1000
 IDLE_SECONDS = 300
-# Ways of writing an IPv4 address as an IPv6 one, by which a translator on the way would reach it all the same.
-TRANSLATED = [
-    ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96")
+# Never an ordinary public address, whatever this version of Python says of it: IANA's special-purpose registries, and
+# addresses inside a cloud. https://www.iana.org/assignments/iana-ipv4-special-registry (and -ipv6-)
+SPECIAL = [
+    ipaddress.ip_network(text)
+    for text in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16"),
+        *("192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        "168.63.129.16/32",  # Azure: the host's agent, name server and health probe
+        "::/96",  # unspecified, loopback, and IPv4 addresses in an outdated spelling
+        *("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"),  # translators and tunnels to IPv4
+        *("100::/64", "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20", "5f00::/16"),
+        *("fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),  # private, link-local, site-local, multicast
+    )
 ]
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that IANA has given out of IPv6: nothing else is public today."""
 
 
 class Refused(Exception):
@@ -60,10 +73,11 @@ class Rules:
             return True
         if any(port in ports and name.lower().rstrip(".") == opened for opened, ports in self.names):
             return True
-        if port not in PORTS or not address.is_global or address.is_multicast or address.is_reserved:
+        if port not in PORTS or not address.is_global:
             return False
-        closed = self.closed + TRANSLATED
-        return not any(address.version == network.version and address in network for network in closed)
+        if address.version == 6 and address not in GLOBAL_UNICAST:
+            return False
+        return not any(address.version == network.version and address in network for network in self.closed + SPECIAL)
 
 
 def entries(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 """A small server that speaks GitHub's paths for commits kept in memory: for the demonstration and for tests.
 
+    GET /repos/{owner}/{repo}                             whether it is private
     GET /repos/{owner}/{repo}/commits/{ref}               ref: a full SHA, a branch's name, or HEAD
     GET /repos/{owner}/{repo}/compare/{base}...{head}     both as above; says how head stands to base
     GET /{owner}/{repo}/archive/{sha}.zip                 with one top folder, {repo}-{sha}/
@@ -28,6 +29,7 @@ from lookit_ops.local_server import LocalServer
 
 SKIPPED_FOLDERS = frozenset({".git", "bower_components", "dist", "node_modules", "tmp"})
 
+_REPOSITORY_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)")
 _COMMIT_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/commits/(?P<ref>.+)")
 _COMPARE_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/compare/(?P<base>.+?)\.\.\.(?P<head>.+)")
 _ARCHIVE_PATH = re.compile(r"/(?P<repository>[^/]+/[^/]+)/archive/(?P<sha>[0-9a-f]{40})\.zip")
@@ -105,6 +107,7 @@ class GitHubServer(LocalServer):
     """Serves repositories, by full name, from the first to the newest commit. A context manager, as every LocalServer.
 
     `fork_commits` are those that somebody pushed to a fork of a repository, and that its default branch lacks.
+    `private` maps the names of private repositories to the token that may read them; without it they answer 404.
     """
 
     def __init__(
@@ -115,11 +118,13 @@ class GitHubServer(LocalServer):
         *,
         default_branch: str = "main",
         fork_commits: Mapping[str, Sequence[Commit]] | None = None,
+        private: Mapping[str, str] | None = None,
         on_request: Hook | None = None,
     ) -> None:
         # GitHub's names do not tell upper from lower case.
         self._repositories = {name.lower(): tuple(commits) for name, commits in repositories.items()}
         self._fork_commits = {name.lower(): tuple(commits) for name, commits in (fork_commits or {}).items()}
+        self._private = {name.lower(): token for name, token in (private or {}).items()}
         self._default_branch = default_branch
         self._on_request = on_request
         super().__init__(self._handler(), "github-server", host, port)
@@ -129,8 +134,13 @@ class GitHubServer(LocalServer):
         """The base address, without a closing slash: so the settings have it."""
         return super().url.rstrip("/")
 
-    def answer(self, path: str) -> Answer:
-        """What GitHub would say to a GET of this path."""
+    def answer(self, path: str, authorization: str = "") -> Answer:
+        """Return what GitHub would say to a GET of this path with this `Authorization` header."""
+        repository = "/".join(path.removeprefix("/repos").split("/")[1:3]).lower()
+        if repository in self._private and authorization != f"Bearer {self._private[repository]}":
+            return Answer.of_json(404, {"message": "Not Found"})
+        if match := _REPOSITORY_PATH.fullmatch(path):
+            return self._repository(match["repository"])
         if match := _COMMIT_PATH.fullmatch(path):
             return self._commit(match["repository"], match["ref"])
         if match := _COMPARE_PATH.fullmatch(path):
@@ -138,6 +148,13 @@ class GitHubServer(LocalServer):
         if match := _ARCHIVE_PATH.fullmatch(path):
             return self._archive(match["repository"], match["sha"])
         return Answer.of_json(404, {"message": "Not Found"})
+
+    def _repository(self, repository: str) -> Answer:
+        if repository.lower() not in self._repositories:
+            return Answer.of_json(404, {"message": "Not Found"})
+        is_private = repository.lower() in self._private
+        visibility = "private" if is_private else "public"
+        return Answer.of_json(200, {"full_name": repository, "private": is_private, "visibility": visibility})
 
     def _commit(self, repository: str, ref: str) -> Answer:
         commits = self._repositories.get(repository.lower())
@@ -185,7 +202,7 @@ class GitHubServer(LocalServer):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 path = unquote(urlsplit(self.path).path)
-                answer: Answer | None = github.answer(path)
+                answer: Answer | None = github.answer(path, self.headers.get("Authorization", ""))
                 if github._on_request is not None and answer is not None:
                     answer = github._on_request(path, dict(self.headers), answer)
                 if answer is None:

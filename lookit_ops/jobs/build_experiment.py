@@ -162,7 +162,7 @@ def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
     platform, session = _resources(context)
     with session.step(context):
         output = session.show_output(session.image_output)
-        ready = platform.builder.prepare(output, source.checkout.path, claimed.labels)
+        ready = platform.builder.prepare(output, source.checkout.path, claimed.labels, session.stop)
         context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": round(ready.seconds, 1)})
         return ready
 

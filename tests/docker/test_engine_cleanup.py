@@ -18,7 +18,8 @@ import pytest
 
 from ember_build.engine import filters_for, labels_for
 from ember_build.engine_cleanup import engine_usage
-from ember_build.image import NODE_8, image_tag
+from ember_build.image import image_tag
+from ember_build.node_version import NODE_8
 from tests.support.docker_engine import GOOD_DIST, Engine, Yard
 
 pytestmark = pytest.mark.docker

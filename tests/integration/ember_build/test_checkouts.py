@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ember_build.checkouts import ArchiveLimits, Checkouts
-from ember_build.errors import BuildPlatformError, InvalidPlayer
+from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
 from ember_build.github import GitHub, Repository, ResolvedCommit
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from tests.support.faulty_github import Faults, archive_of, body, cut_silently, entry, status
@@ -288,9 +288,42 @@ def test_an_entry_that_is_there_twice_is_refused(root):
 
 def test_the_limit_of_entries(root):
     content = archive_of({f"top/{number}": b"" for number in range(11)})
-    with pytest.raises(InvalidPlayer, match="11 entries, 10 are allowed"):
+    with pytest.raises(InvalidPlayer, match=r"11 files and folders .* 10 are allowed"):
         fetch(root, content, ArchiveLimits(entries=10))
     assert fetch(root, content, ArchiveLimits(entries=11)).file_count == 11
+
+
+def test_the_folders_that_names_imply_count_as_entries(root):
+    content = archive_of({f"top/{number}/a/b/c/file": b"" for number in range(4)})
+    with pytest.raises(InvalidPlayer, match=r"20 files and folders .* 19 are allowed"):
+        fetch(root, content, ArchiveLimits(entries=19))
+    assert not left_over(root)
+    assert fetch(root, content, ArchiveLimits(entries=20)).file_count == 4
+
+
+def test_a_very_deep_folder_is_made_once_not_once_for_each_of_its_files(root, monkeypatch):
+    deep = "d/" * 450
+    made: list[Path] = []
+    chmod = Path.chmod
+    monkeypatch.setattr(Path, "chmod", lambda path, mode, **more: (made.append(path), chmod(path, mode, **more)))
+    assert fetch(root, archive_of({f"top/{deep}{number}": b"" for number in range(3_000)})).file_count == 3_000
+    assert len(made) < 500  # it was 1.35 million
+
+
+def test_a_cancellation_is_heard_while_an_archive_is_unpacked(root):
+    content = archive_of({f"top/{number}": bytes(1000) for number in range(5_000)})
+    stop = threading.Event()
+
+    class Cancelling(Archive):
+        def download_archive(self, repository, sha, destination, max_bytes):
+            stop.set()
+            return super().download_archive(repository, sha, destination, max_bytes)
+
+    Cancelling.content = content
+    checkouts = Checkouts(root, Cancelling("https://api.invalid", "https://invalid")).cancelled_by(stop)
+    with pytest.raises(BuildCancelled, match="unpacked"):
+        checkouts.fetch(RESOLVED)
+    assert not left_over(root)
 
 
 def test_a_list_of_entries_that_would_fill_the_memory_is_not_even_read(root, monkeypatch):

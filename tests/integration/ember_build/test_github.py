@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ember_build.checkouts import Checkouts
 from ember_build.errors import BuildPlatformError, InvalidPlayer
 from ember_build.github import GitHub, Repository
-from lookit_ops.demo.github_server import Commit, GitHubServer
+from lookit_ops.demo.github_server import Answer, Commit, GitHubServer
 from tests.support.faulty_github import (
     Faults,
     body,
@@ -104,7 +105,7 @@ def test_a_404_for_the_commit_counts_as_unknown_as_well(place):
 
 @pytest.mark.parametrize("requested", [None, "main", UNKNOWN_SHA])
 def test_a_repository_that_is_gone(place, requested):
-    with pytest.raises(InvalidPlayer, match=r"no repository lookit/nowhere .*private"):
+    with pytest.raises(InvalidPlayer, match=r"no public repository lookit/nowhere .*private"):
         place.client().resolve(Repository("lookit", "nowhere"), requested)
 
 
@@ -258,7 +259,7 @@ def test_the_token_goes_to_github_and_to_no_other_host(place, elsewhere, monkeyp
     client = place.client(token="t0ken")
     client.resolve(PLAYER, FIRST.sha)
     client.download_archive(PLAYER, FIRST.sha, tmp_path / "a.zip", 10**6)
-    assert [headers.get("Authorization") for _, headers in place.faults.requests] == ["Bearer t0ken"] * 2
+    assert [headers.get("Authorization") for _, headers in place.faults.requests] == ["Bearer t0ken"] * 3
     assert [headers.get("Authorization") for _, headers in elsewhere.faults.requests] == [None]
 
 
@@ -433,3 +434,79 @@ def test_the_local_github_compares_commits(base, head, status):
         assert (answer.status, json.loads(answer.body)["status"]) == (200, status)
         assert server.answer(f"/repos/lookit/player/compare/{UNKNOWN_SHA}...HEAD").status == 404
         assert server.answer(f"/repos/lookit/nowhere/compare/{base}...{head}").status == 404
+
+
+SECRET = Commit({"package.json": b"{}", "secret.txt": b"unpublished"}, "confidential work")
+HIDDEN = Repository("lab", "secret")
+TOKEN = "t0ken"
+
+
+@pytest.fixture
+def with_private() -> Iterator[Place]:
+    """A GitHub where the token may read a private repository, and an empty private one."""
+    faults = Faults()
+    repositories = {"lookit/player": [FIRST, NEWEST], "lab/secret": [SECRET], "lab/empty": []}
+    private = {"lab/secret": TOKEN, "lab/empty": TOKEN}
+    with GitHubServer(repositories, private=private, on_request=faults) as server:
+        yield Place(server, faults)
+
+
+@pytest.mark.parametrize("sha", [None, SECRET.sha, UNKNOWN_SHA, "main"])
+@pytest.mark.parametrize("refuse_invalid_sha", [False, True])
+@pytest.mark.parametrize("token", [None, TOKEN])
+@pytest.mark.parametrize("name", ["secret", "empty"])
+def test_a_private_repository_that_is_not_listed_is_as_absent_as_one_that_is_not_there(
+    with_private, name, token, refuse_invalid_sha, sha
+):
+    client = with_private.client(token=token, refuse_invalid_sha=refuse_invalid_sha)
+    said = []
+    for repository in (Repository("lab", name), Repository("lab", "absent")):
+        with pytest.raises(InvalidPlayer) as error:
+            client.resolve(repository, sha)
+        said.append(str(error.value).replace(repository.name, "…"))
+    assert said[0] == said[1]
+    assert "private_repositories" in said[0]
+    assert SECRET.sha not in said[0].replace(str(sha), "")
+
+
+def test_a_private_repository_that_is_listed_is_built(with_private):
+    client = with_private.client(token=TOKEN, private_repositories=frozenset({"lab/secret"}))
+    assert client.resolve(Repository("Lab", "Secret"), None).sha == SECRET.sha
+
+
+def test_a_public_repository_is_built_with_the_token_too(with_private):
+    assert with_private.client(token=TOKEN).resolve(PLAYER, FIRST.sha).sha == FIRST.sha
+
+
+@pytest.mark.parametrize(
+    ("answer", "listed"),
+    [
+        ({"full_name": "lab/secret", "private": True}, False),
+        ({"full_name": "lookit/other", "private": False, "visibility": "internal"}, False),
+        ({"full_name": "lookit/player", "private": True, "visibility": "private"}, True),
+        ({"full_name": "lookit/player", "private": False, "visibility": "public"}, True),
+    ],
+    ids=["renamed to a private one", "internal", "private and listed", "public"],
+)
+def test_what_github_says_of_the_repository_decides(with_private, answer, listed):
+    with_private.faults.on(r"^/repos/lookit/player$", lambda _: Answer.of_json(200, answer))
+    client = with_private.client(token=TOKEN, private_repositories=frozenset({"lookit/player"}))
+    if listed:
+        assert client.resolve(PLAYER, FIRST.sha).sha == FIRST.sha
+    else:
+        with pytest.raises(InvalidPlayer, match="no public repository"):
+            client.resolve(PLAYER, FIRST.sha)
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"private": "no"}, {"private": False}, {"full_name": "lookit/player"}])
+def test_a_repository_whose_visibility_is_not_said_is_not_built_with_the_token(with_private, answer):
+    with_private.faults.on(r"^/repos/lookit/player$", lambda _: Answer.of_json(200, answer))
+    with pytest.raises(BuildPlatformError, match="does not say whether the repository is private"):
+        with_private.client(token=TOKEN).resolve(PLAYER, FIRST.sha)
+
+
+def test_a_repository_that_is_taken_off_the_list_is_not_built_although_its_files_are_here(with_private, tmp_path):
+    listed = with_private.client(token=TOKEN, private_repositories=frozenset({"lab/secret"}))
+    Checkouts(tmp_path, listed).fetch(listed.resolve(HIDDEN, SECRET.sha))
+    with pytest.raises(InvalidPlayer, match="no public repository"):
+        with_private.client(token=TOKEN).resolve(HIDDEN, SECRET.sha)

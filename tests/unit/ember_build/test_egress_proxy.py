@@ -22,7 +22,19 @@ def proxy() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111", "::ffff:1.1.1.1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "1.1.1.1",
+        "93.184.216.34",
+        "168.63.129.17",
+        "192.0.1.1",
+        "223.255.255.254",
+        "2606:4700::1111",
+        "2a00:1450::1",
+        "::ffff:1.1.1.1",
+    ],
+)
 @pytest.mark.parametrize("port", [80, 443])
 def test_public_addresses_are_open_at_the_webs_ports(proxy: ModuleType, address: str, port: int) -> None:
     assert proxy.Rules("", "").allow("example.org", port, address)
@@ -33,18 +45,37 @@ def test_other_ports_are_not(proxy: ModuleType, port: int) -> None:
     assert not proxy.Rules("", "").allow("example.org", port, "1.1.1.1")
 
 
+CLOSED = {
+    "unspecified": ["0.0.0.0", "0.1.2.3", "::"],
+    "loopback": ["127.0.0.1", "127.255.255.254", "::1"],
+    "private": ["10.0.0.1", "172.16.0.1", "172.17.0.1", "172.31.255.255", "192.168.0.1", "fc00::1", "fdff::1"],
+    "shared by a provider": ["100.64.0.1", "100.127.255.255"],
+    "link-local": ["169.254.0.1", "169.254.255.255", "fe80::1", "febf::1"],
+    "site-local": ["fec0::1", "feff::1"],
+    "multicast": ["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"],
+    "reserved": ["240.0.0.1", "255.255.255.255", "192.0.0.1", "192.0.0.9", "192.0.0.10", "192.0.0.170", "192.0.0.171"],
+    "for documentation": ["192.0.2.1", "198.51.100.1", "203.0.113.80", "2001:db8::1", "3fff::1"],
+    "for measurements": ["198.18.0.1", "198.19.255.255", "2001:2::1", "192.31.196.1", "192.52.193.1", "192.175.48.1"],
+    "metadata of clouds": ["169.254.169.254", "169.254.170.2", "168.63.129.16", "100.100.100.200", "fd00:ec2::254"],
+    "metadata of clouds over IPv6": ["fd20:ce::254", "fe80::a9fe:a9fe"],
+    "mapped": ["::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:168.63.129.16", "::ffff:10.0.0.1"],
+    "compatible": ["::7f00:1", "::a9fe:a9fe"],
+    "NAT64": ["64:ff9b::a9fe:a9fe", "64:ff9b::808:808", "64:ff9b:1::1"],
+    "6to4": ["2002:7f00:1::", "2002:a9fe:a9fe::1", "192.88.99.1"],
+    "Teredo": ["2001:0:53aa:64c:0:fbe6:8000:fffe"],
+    "ORCHID": ["2001:10::1", "2001:20::1"],
+    "discard only": ["100::1"],
+    "segment routing": ["5f00::1"],
+    "not given out": ["1::1", "4000::1", "8000::1", "e000::1", "fe00::1"],
+}
+
+
 @pytest.mark.parametrize(
-    "address",
-    [
-        *("127.0.0.1", "0.0.0.0", "10.0.0.1", "172.17.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1"),
-        *("224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "203.0.113.80"),
-        *("::", "::1", "fe80::1", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1"),
-        *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "::7f00:1"),
-        *("2001:0:53aa:64c:0:fbe6:8000:fffe",),
-    ],
+    "address", [pytest.param(address, id=f"{kind} {address}") for kind in CLOSED for address in CLOSED[kind]]
 )
-def test_no_other_address_is(proxy: ModuleType, address: str) -> None:
-    assert not proxy.Rules("", "").allow("example.org", 80, address)
+@pytest.mark.parametrize("port", [80, 443])
+def test_no_other_address_is(proxy: ModuleType, address: str, port: int) -> None:
+    assert not proxy.Rules("", "").allow("example.org", port, address)
 
 
 def test_the_hosts_own_public_addresses_are_closed(proxy: ModuleType) -> None:

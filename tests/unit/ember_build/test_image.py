@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ember_build.errors import PlayerBuildFailed
-from ember_build.image import NODE_8, NODE_12, choose_profile, image_context, image_tag
+from ember_build.image import image_context, image_tag
+from ember_build.node_version import NODE_8, NODE_12, choose_profile
 
 
 def declare(folder: Path, nvmrc: str | None = None, engines: object = None) -> Path:

@@ -57,6 +57,16 @@ def test_an_entry_of_another_web_base_trusts_nothing_and_hides_no_other(url):
     assert platform(**settings).trusts(Repository("lab", "player"))
 
 
+def test_the_operators_two_lists_say_which_private_repositories_may_be_built():
+    web = "https://github.example.org"
+    settings = {
+        "github_web_url": web,
+        "trusted_repositories": [f"{web}/lookit/Player", "https://elsewhere.example/a/b"],
+        "private_repositories": [f"{web}/lab/Own.git"],
+    }
+    assert platform(**settings).github.private_repositories == {"lookit/player", "lab/own"}
+
+
 # --- who builds
 
 
