@@ -37,7 +37,8 @@ class SmtpTransport:
         try:
             with contextlib.closing(self._connected()) as server:
                 self._listen(server, self.answers_within)
-                server.send_message(message)
+                # Given outright: smtplib would read them from the headers, in which people's names stand as well.
+                server.send_message(message, _address(message, "From"), [_address(message, "To")])
                 self._listen(server, self.timeout)
                 with contextlib.suppress(smtplib.SMTPException, OSError):  # it has the mail, whatever it says to this
                     server.quit()
@@ -93,6 +94,11 @@ class MailFolder:
             partial.replace(self.folder / f"{name}.eml")
         except OSError as error:
             raise MailDelayed(f"the mail folder {self.folder} cannot be written: {error}") from error
+
+
+def _address(message: EmailMessage, header: str) -> str:
+    (address,) = message[header].addresses
+    return address.addr_spec
 
 
 def _error(code: int, text: str) -> MailRefused | MailDelayed:

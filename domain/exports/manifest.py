@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
 
+from domain.escaping import csv_cell
 from domain.exports.selection import SelectedVideo
 
 COLUMNS = (
@@ -24,8 +25,6 @@ COLUMNS = (
     "status",
     "reason",
 )
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-"""What a spreadsheet may take for the beginning of a formula, and the mark that keeps it from doing so."""
 
 
 class MemberStatus(StrEnum):
@@ -86,7 +85,7 @@ class ManifestRow:
 def manifest_csv(rows: Iterable[ManifestRow]) -> bytes:
     """The rows by object key as CSV (RFC 4180, UTF-8): the same rows in any order give the same bytes.
 
-    A text that begins like a formula, or with an apostrophe, gets an apostrophe before it: drop one to read it.
+    Cells are such that no spreadsheet takes one for a formula: `csv_cell` says how to read them.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\r\n")
@@ -94,20 +93,16 @@ def manifest_csv(rows: Iterable[ManifestRow]) -> bytes:
     for row in sorted(rows, key=lambda row: (row.object_key, row.status)):
         writer.writerow(
             (
-                _inert(row.name),
-                _inert(row.object_key),
-                _inert(row.response),
-                _inert(row.frame),
+                csv_cell(row.name),
+                csv_cell(row.object_key),
+                csv_cell(row.response),
+                csv_cell(row.frame),
                 row.recorded_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "" if row.size_bytes is None else row.size_bytes,
-                _inert(row.etag),
-                _inert(row.consent_ruling),
+                csv_cell(row.etag),
+                csv_cell(row.consent_ruling),
                 row.status,
-                _inert(row.reason),
+                csv_cell(row.reason),
             )
         )
     return text.getvalue().encode()
-
-
-def _inert(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell

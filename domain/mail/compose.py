@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.headerregistry import Address
 from email.message import EmailMessage
+from email.policy import EmailPolicy
+from email.utils import format_datetime
 from functools import cache
 from urllib.parse import urljoin
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from domain.mail.outbox import MailDelayed
+from domain.errors import InvalidRequest
+from domain.escaping import deliverable_address, mail_phrase, mail_subject, one_line
+from domain.mail.outbox import MailDelayed, MailRefused
 from domain.models import BuildKind, OutboxMail
 
 
@@ -64,6 +67,25 @@ def no_downloads(mail: OutboxMail) -> Download:
     raise MailDelayed(f"mail {mail.id} offers an archive, and this worker cannot make links to archives")
 
 
+class _Verbatim(EmailPolicy):
+    """Keeps each header as it was written here: encoded, folded, and in ASCII.
+
+    The standard library would parse it, and in doing so decode the encoded words that a name may pretend to be, and
+    fold it anew, and in doing so lose the quotes of a long name.
+    """
+
+    def header_store_parse(self, name: str, value: str) -> tuple[str, str]:
+        return name, value
+
+
+_VERBATIM = _Verbatim(message_factory=EmailMessage, refold_source="none")
+
+
+def _encodable(text: str) -> str:
+    """Return the text without halves of surrogate pairs, which JSON can hold and no message."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @cache
 def _templates() -> Environment:
     return Environment(
@@ -87,25 +109,31 @@ class Composer:
         """The message: multipart text and HTML, with a Message-ID that stays the same over attempts.
 
         It is dated now, since it is composed to be sent: what it says of time counts from then.
+
+        Raises:
+            MailRefused: no mail can be delivered to the recipient's address.
         """
-        context = {**mail.context, "recipient": mail.recipient, "links": self.links}
+        try:
+            to = deliverable_address(mail.recipient.email)
+        except InvalidRequest as error:
+            raise MailRefused(str(error)) from error
+        sender = deliverable_address(self.sender)
+        name = one_line(mail.recipient.name)
+        context = {**mail.context, "recipient": {"name": name, "email": to}, "links": self.links}
         if study := mail.context.get("study"):  # the name stands in the subject, which is the first line
-            context["study"] = {**study, "name": _one_line(study["name"])}
+            context["study"] = {**study, "name": one_line(study["name"])}
         if "archive" in mail.context:
             context["download"] = self.downloads(mail)
         subject, text = _templates().get_template(f"{mail.template}.txt.j2").render(context).split("\n", 1)
-        message = EmailMessage()
-        message["Subject"] = " ".join(subject.removeprefix("Subject:").split())
-        message["From"] = Address("Lookit", addr_spec=self.sender)
-        message["To"] = Address(_one_line(mail.recipient.name), addr_spec=mail.recipient.email)
-        message["Message-ID"] = f"<outbox-{mail.uuid}@{self.sender.rpartition('@')[2]}>"
-        message["Date"] = datetime.now(UTC)
+        message = EmailMessage(policy=_VERBATIM)
+        message["Subject"] = mail_subject(subject.removeprefix("Subject:"))
+        message["From"] = f"Lookit <{sender}>"
+        # An encoded word is no longer than its line; the address has one of its own.
+        message["To"] = f"{mail_phrase(name)}\n <{to}>" if name else to
+        message["Message-ID"] = f"<outbox-{mail.uuid}@{sender.rpartition('@')[2]}>"
+        message["Date"] = format_datetime(datetime.now(UTC))
         message["Auto-Submitted"] = "auto-generated"
-        message.set_content(text.strip() + "\n")
+        message.set_content(_encodable(text.strip()) + "\n")
         html = _templates().get_template(f"{mail.template}.html.j2").render(context)
-        message.add_alternative(html, subtype="html")
+        message.add_alternative(_encodable(html), subtype="html")
         return message
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

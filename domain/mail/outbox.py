@@ -197,7 +197,9 @@ def _try(
         why = str(delay) if isinstance(delay, MailDelayed) else f"{type(delay).__name__}: {delay}"
         final = mail.attempts >= MAX_ATTEMPTS
         return _settle(sessions, mail, MailStatus.FAILED if final else MailStatus.WAITING, why)
-    except Exception as error:  # a refused address or a broken template must not stop the mails behind it
+    except MailRefused as refusal:
+        return _settle(sessions, mail, MailStatus.FAILED, str(refusal))
+    except Exception as error:  # a broken template must not stop the mails behind it
         logger.exception("mail %s to %s cannot be delivered", mail.id, mail.recipient.email)
         return _settle(sessions, mail, MailStatus.FAILED, f"{type(error).__name__}: {error}")
     return _settle(sessions, mail, MailStatus.SENT, None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import dagster as dg
 
+from domain.escaping import markdown_text
 from lookit_ops.platform import Platform
 from lookit_ops.public_list import KEY, PublicList, refresh_public_list
 
@@ -15,7 +16,7 @@ SHOWN_AT_MOST = 50
 
 def facts(platform: Platform, written: PublicList) -> Mapping[str, Any]:
     """What the asset's page tells of the list."""
-    shown = "\n".join(f"1. {name}" for name in written.names[:SHOWN_AT_MOST])
+    shown = "\n".join(f"1. {markdown_text(name)}" for name in written.names[:SHOWN_AT_MOST])
     more = len(written.names) - SHOWN_AT_MOST
     return {
         "studies": len(written.names),

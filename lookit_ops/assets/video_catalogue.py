@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 from domain.errors import InvalidRequest
+from domain.escaping import markdown_code
 from domain.exports.catalogue import CatalogueReport
 from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
@@ -19,7 +20,7 @@ EVERY_VIDEO_HAS_A_ROW = "every_video_has_a_row"
 def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
     """What the asset's page tells of one comparison."""
     lines = [
-        f"- **{finding}**: {found.count}, as `{'`, `'.join(found.examples)}`"
+        f"- **{finding}**: {found.count}, as {', '.join(map(markdown_code, found.examples))}"
         for finding, found in report.without_row.items()
     ]
     return {

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from domain.builds.claims import Claim, player_repo_url
 from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocked
+from domain.escaping import markdown_block
 from domain.find import find_study, find_user
 from domain.models import BuildKind
 from ember_build.builder import BuildOrder, Image
@@ -194,7 +195,7 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
             {
                 "files": len(bundle.files),
                 "bytes": bundle.size_bytes,
-                "end of the output": dg.MetadataValue.md(f"```\n{session.build_output.tail(30)}\n```"),
+                "end of the output": dg.MetadataValue.md(markdown_block(session.build_output.tail(30))),
             }
         )
         return bundle

@@ -11,6 +11,7 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from domain.errors import DomainError
+from domain.escaping import markdown_code
 from ember_build.errors import BuildError
 from lookit_ops.assets.disk import cleanup_assets, facts
 from lookit_ops.cleanup import CLEANUPS, Cleanup, hours
@@ -54,7 +55,7 @@ def _job(cleanup: Cleanup) -> dg.JobDefinition:
             done = cleanup.run(platform, age, dry_run=config.dry_run)
         except (DomainError, BuildError, StorageError) as error:
             raise as_dagster_failure(failure_of(f"clean_{cleanup.name}", error)) from None
-        listed = listing([f"`{name}`" for name in done.removed])
+        listed = listing([markdown_code(name) for name in done.removed])
         if config.dry_run:
             context.add_output_metadata({"would go": listed, **facts(done)})
         else:

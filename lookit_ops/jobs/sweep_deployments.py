@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from domain.errors import DomainError
+from domain.escaping import markdown_code
 from lookit_ops.assets.sweeps import deployment_sweep, facts
 from lookit_ops.deployments import KEPT
 from lookit_ops.failures import as_dagster_failure, failure_of
@@ -43,7 +44,9 @@ def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[
     for folder, reason in done.left_alone.items():
         context.log.info(f"{folder} was left alone: {reason}")
     if config.dry_run:
-        would_go = {"would go": listing([f"`{file.key}`, {file.size_bytes:,} bytes" for file in done.removed])}
+        would_go = {
+            "would go": listing([f"{markdown_code(file.key)}, {file.size_bytes:,} bytes" for file in done.removed])
+        }
         yield dg.AssetObservation(deployment_sweep.key, metadata={**facts(platform, done), **would_go})
     else:
         yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
