@@ -130,12 +130,11 @@ class Platform:
             return LocalVideoBucket(settings.local_videos)
         from lookit_ops.storage.s3 import S3Access, S3VideoBucket  # loads Amazon's library
 
-        key, secret = settings.videos_access_key_id, settings.videos_secret_access_key
         access = S3Access(
             region=settings.videos_region,
             endpoint=settings.videos_endpoint,
-            access_key_id=key.get_secret_value() if key else "",
-            secret_access_key=secret.get_secret_value() if secret else "",
+            access_key_id=settings.videos_access_key_id,
+            secret_access_key=settings.videos_secret_access_key,
         )
         return self._closing(S3VideoBucket(settings.s3_videos, access))
 
@@ -247,9 +246,12 @@ class Platform:
         settings = self.settings
         if not settings.smtp_host:
             return MailFolder(settings.mails)
-        password = settings.smtp_password.get_secret_value() if settings.smtp_password else ""
         return SmtpTransport(
-            settings.smtp_host, settings.smtp_port, settings.smtp_security, settings.smtp_user, password
+            settings.smtp_host,
+            settings.smtp_port,
+            settings.smtp_security,
+            settings.smtp_user,
+            settings.smtp_password,
         )
 
     def repository(self, player_repo_url: str | None) -> Repository:

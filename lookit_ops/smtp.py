@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import smtplib
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Literal
+
+from pydantic import SecretStr
 
 from domain.mail.outbox import MailDelayed, MailRefused
 
@@ -28,7 +30,7 @@ class SmtpTransport:
     port: int
     security: Literal["starttls", "tls", "none"]
     user: str = ""
-    password: str = field(default="", repr=False)
+    password: SecretStr | None = None
     timeout: float = 30
     answers_within: float = 600
 
@@ -65,7 +67,7 @@ class SmtpTransport:
             if self.security == "starttls":
                 server.starttls(context=verified)
             if self.user:
-                server.login(self.user, self.password)
+                server.login(self.user, self.password.get_secret_value() if self.password else "")
         except BaseException:
             server.close()
             raise

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from pydantic import SecretStr
+
 from domain.exports.keys import Unparsable, VideoKey
 from domain.exports.selection import SelectedVideo, Source, basis_of
 from domain.models.responses import Ruling
@@ -148,7 +150,9 @@ SIDES: dict[str, Callable[[Task], None]] = {
 
 def measure(side: str, s3: str, bucket: str, gcs: str, archives: str, count: int) -> Measured:
     """Run one side here and now."""
-    access = Server(s3, None).access(access_key_id=ACCESS_KEY, secret_access_key=SECRET_KEY, read_timeout=60)
+    access = Server(s3, None).access(
+        access_key_id=SecretStr(ACCESS_KEY), secret_access_key=SecretStr(SECRET_KEY), read_timeout=60
+    )
     source = S3VideoBucket(bucket, access)
     target = GcsArchiveBucket(archives, GcsAccess(endpoint=gcs))
     videos = list(source.videos())[:count]

@@ -13,6 +13,7 @@ from typing import Any
 import boto3
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
 from domain.exports.keys import bare_etag
@@ -39,9 +40,9 @@ class S3Access:
     region: str = ""
     endpoint: str = ""
     """Base URL of a server that speaks S3; empty: Amazon's own."""
-    access_key_id: str = ""
-    """Empty: what Amazon's library finds, in the environment, in `~/.aws` or on its own machines."""
-    secret_access_key: str = ""
+    access_key_id: SecretStr | None = None
+    """None: what Amazon's library finds, in the environment, in `~/.aws` or on its own machines."""
+    secret_access_key: SecretStr | None = None
     read_timeout: float = READ_TIMEOUT
     attempts: int = ATTEMPTS
 
@@ -62,12 +63,16 @@ class S3Access:
                 "s3",
                 region_name=self.region or ("us-east-1" if self.endpoint else None),
                 endpoint_url=self.endpoint or None,
-                aws_access_key_id=self.access_key_id or None,
-                aws_secret_access_key=self.secret_access_key or None,
+                aws_access_key_id=_shown(self.access_key_id),
+                aws_secret_access_key=_shown(self.secret_access_key),
                 config=config,
             )
         except (BotoCoreError, ValueError) as error:
             raise StorageError(f"S3 cannot be used: {error}; check the settings of the videos' bucket") from error
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
 class S3VideoBucket:

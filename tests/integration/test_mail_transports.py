@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from pydantic import SecretStr
 
 from domain.mail.outbox import MailDelayed, MailRefused, Transport
 from lookit_ops.smtp import MailFolder, SmtpTransport
@@ -219,7 +220,7 @@ def test_a_host_that_does_not_exist_asks_to_try_again_later() -> None:
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 def test_a_server_without_the_wanted_security_gets_no_message(mailboxes: Mailboxes, security: str) -> None:
     with pytest.raises(MailDelayed):
-        SmtpTransport(HOST, mailboxes.port, security, "lookit", PASSWORD, timeout=5).send(message())
+        SmtpTransport(HOST, mailboxes.port, security, "lookit", SecretStr(PASSWORD), timeout=5).send(message())
     assert (mailboxes.messages, mailboxes.logins) == ([], [])
 
 
@@ -227,7 +228,7 @@ def test_a_login_over_a_verified_connection_lets_mail_through(tmp_path: Path, mo
     tls, certificate = self_signed(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with smtp_server(Mailboxes(password=PASSWORD), tls) as mailboxes:
-        SmtpTransport(HOST, mailboxes.port, "starttls", "lookit", PASSWORD).send(message())
+        SmtpTransport(HOST, mailboxes.port, "starttls", "lookit", SecretStr(PASSWORD)).send(message())
     assert mailboxes.logins == [PASSWORD]
     assert len(mailboxes.messages) == 1
 
@@ -238,7 +239,7 @@ def test_a_certificate_that_nobody_vouches_for_never_sees_the_password(tmp_path:
         smtp_server(Mailboxes(password=PASSWORD), tls) as mailboxes,
         pytest.raises(MailDelayed, match="certificate"),
     ):
-        SmtpTransport(HOST, mailboxes.port, "starttls", "lookit", PASSWORD).send(message())
+        SmtpTransport(HOST, mailboxes.port, "starttls", "lookit", SecretStr(PASSWORD)).send(message())
     assert (mailboxes.messages, mailboxes.logins) == ([], [])
 
 
@@ -249,7 +250,7 @@ def test_a_refused_login_waits_and_its_error_tells_no_password(
     tls, certificate = self_signed(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with smtp_server(Mailboxes(password=PASSWORD), tls) as mailboxes:
-        transport = SmtpTransport(HOST, mailboxes.port, "starttls", "lookit", wrong)
+        transport = SmtpTransport(HOST, mailboxes.port, "starttls", "lookit", SecretStr(wrong))
         with pytest.raises(MailDelayed) as delay:
             transport.send(message())
     assert wrong not in str(delay.value)
@@ -259,5 +260,5 @@ def test_a_refused_login_waits_and_its_error_tells_no_password(
 
 def test_a_dead_server_is_told_without_the_password() -> None:
     with pytest.raises(MailDelayed) as delay:
-        SmtpTransport(HOST, free_port(), "none", "lookit", PASSWORD, timeout=5).send(message())
+        SmtpTransport(HOST, free_port(), "none", "lookit", SecretStr(PASSWORD), timeout=5).send(message())
     assert PASSWORD not in str(delay.value)

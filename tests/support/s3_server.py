@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import SecretStr
 
 from lookit_ops.storage.s3 import S3Access
 from tests.support.gcs_servers import free_port
@@ -30,7 +31,12 @@ class S3Server:
 
     def access(self, **options: Any) -> S3Access:
         """How our adapter reaches it; `endpoint` may lead there by a detour."""
-        said = {"endpoint": self.url, "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY, "read_timeout": 5}
+        said = {
+            "endpoint": self.url,
+            "access_key_id": SecretStr(ACCESS_KEY),
+            "secret_access_key": SecretStr(SECRET_KEY),
+            "read_timeout": 5,
+        }
         return S3Access(**{**said, **options})
 
     def bucket(self, name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from pydantic import SecretStr
 
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.local_videos import LocalVideoBucket
@@ -207,7 +208,7 @@ def test_a_read_that_is_given_up_closes_its_connection_at_once(far: tuple[S3Vide
 
 
 def test_wrong_credentials_and_a_missing_bucket_say_what_to_check(s3: S3Server) -> None:
-    bucket = S3VideoBucket("videos", s3.access(secret_access_key="wrong"))
+    bucket = S3VideoBucket("videos", s3.access(secret_access_key=SecretStr("wrong")))
     with pytest.raises(StorageError, match="does not let these credentials"):
         list(bucket.videos())
     bucket.close()
