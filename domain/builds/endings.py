@@ -23,6 +23,9 @@ from domain.models.requests import ONE_WAITING_BUILD
 from domain.queue import Failure, Retry, waiting_again
 from domain.studies.log import record
 
+_READERS = (Audience.STUDY_ADMINS, Audience.SITE_ADMINS)
+"""Who is told how a build ended, besides the user who asked for it."""
+
 
 def is_held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     """The condition of compare-and-set on the request: it runs, and nobody has claimed it since."""
@@ -159,7 +162,7 @@ def tell(
     """The one log of a build and its mails."""
     what = _record(session, claim, study, request, outcome, extra, facts)
     requester = session.get_one(User, request.requested_by_id)
-    readers = people(session, study, Audience.STUDY_ADMINS, Audience.SITE_ADMINS, also=(requester,))
+    readers = people(session, study, *_READERS, also=(requester,))
     _mail(session, study, request, requester, outcome, what, readers)
 
 
@@ -186,6 +189,8 @@ def _mail(
         },
         recipients=recipients,
         study=study,
+        audiences=_READERS,
+        asked_by=requester,
     )
 
 

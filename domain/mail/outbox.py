@@ -1,14 +1,14 @@
 """The outbox: mails are enqueued in the transaction that they tell of, and delivered afterwards with retries.
 
-A mail is an intent (template, context, recipient); it is rendered when it is delivered, and withdrawn if what it
-offers is then no longer its recipient's. A crash between the server's acceptance and our commit may send it once more,
-with the same Message-ID.
+A mail is an intent (template, context, recipient). It is rendered when it is delivered, and withdrawn if what it offers
+is then no longer its recipient's, or if the recipient has lost the account or the role that it was sent for. A crash
+between the server's acceptance and our commit may send it once more, with the same Message-ID.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.message import EmailMessage
@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from domain.db import Sessions, can_be_id, database_now
 from domain.errors import InvalidRequest
+from domain.mail.audience import Audience, reason_to_withdraw
 from domain.models import MailStatus, OutboxMail, Study, User
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,30 @@ def outbox_state(sessions: Sessions, failed_within: timedelta) -> OutboxState:
 
 
 def enqueue(
-    session: Session, *, event: str, template: str, context: dict[str, Any], recipients: Iterable[User], study: Study
+    session: Session,
+    *,
+    event: str,
+    template: str,
+    context: dict[str, Any],
+    recipients: Iterable[User],
+    study: Study,
+    audiences: Sequence[Audience] = (),
+    asked_by: User | None = None,
 ) -> None:
-    """Put one mail for each recipient into the outbox; `event` and recipient together are unique for ever."""
+    """Put one mail for each recipient into the outbox; `event` and recipient together are unique for ever.
+
+    It is sent to `audiences`, and to `asked_by` for having asked. Whether the recipient is still one of them is asked
+    again when the mail is delivered: see `reason_to_withdraw`.
+    """
+    sent_to = {"audiences": [*audiences], "asked_by_id": asked_by.id if asked_by else None}
     session.add_all(
-        OutboxMail(event=event, recipient_id=user.id, study_id=study.id, template=template, context=context)
+        OutboxMail(
+            event=event,
+            recipient_id=user.id,
+            study_id=study.id,
+            template=template,
+            context={**context, "sent_to": sent_to},
+        )
         for user in recipients
     )
     session.flush()
@@ -190,6 +210,10 @@ def _try(
     sessions: Sessions, transport: Transport, compose: Compose, mail: OutboxMail, on_withdrawal: OnWithdrawal | None
 ) -> MailStatus:
     try:
+        with sessions.begin() as session:
+            reason = reason_to_withdraw(session, mail)
+        if reason is not None:
+            raise MailWithdrawn(reason)
         transport.send(compose(mail))
     except MailWithdrawn as withdrawal:
         return _settle(sessions, mail, MailStatus.WITHDRAWN, str(withdrawal), on_withdrawal)

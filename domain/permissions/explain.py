@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from domain.models import Lab, LabGrant, Role, RolePermission, SiteGrant, Study, StudyGrant, User
 from domain.permissions.checks import IS_UMBRELLA, Target, describe, users_with_permission
 from domain.permissions.codes import LAB_PERMISSIONS, Permission
-from domain.permissions.grants import MANAGES, scope_of
+from domain.permissions.held import MANAGES, scope_of
 from domain.permissions.roles import BUILTIN_ROLES
 
 NAMED_AT_MOST = 5

@@ -7,7 +7,7 @@ holds the latter platform-wide. `approve_study` is passed on only by who holds i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import Select, delete, select, true, union_all
 from sqlalchemy.exc import IntegrityError
@@ -16,7 +16,6 @@ from sqlalchemy.orm import Session
 from domain.db import one_at_a_time
 from domain.errors import InvalidRequest, PermissionDenied
 from domain.models import (
-    GrantRecord,
     Lab,
     LabGrant,
     Role,
@@ -29,13 +28,9 @@ from domain.models import (
 from domain.models.accounts import RoleScope
 from domain.permissions.checks import IS_UMBRELLA, Target, describe, has_permission, require_permission
 from domain.permissions.codes import LAB_PERMISSIONS, Permission
+from domain.permissions.held import MANAGES, Held, as_held, record_grant, scope_of
+from domain.permissions.removal import drop_roles_on_studies, require_admins
 from domain.permissions.roles import SITE_ADMIN, role_named
-
-MANAGES: dict[RoleScope, Permission] = {
-    RoleScope.STUDY: Permission.MANAGE_STUDY_RESEARCHERS,
-    RoleScope.LAB: Permission.MANAGE_LAB_RESEARCHERS,
-    RoleScope.SITE: Permission.MANAGE_LAB_RESEARCHERS,
-}
 
 LONGEST_ROLE_NAME = 100
 
@@ -49,17 +44,8 @@ class Effect:
     user: str
     gains: tuple[Permission, ...]
     loses: tuple[Permission, ...]
-
-
-def scope_of(target: Target) -> RoleScope:
-    """The kind of role that is held on the object."""
-    match target:
-        case Study():
-            return RoleScope.STUDY
-        case Lab():
-            return RoleScope.LAB
-        case None:
-            return RoleScope.SITE
+    dropped: tuple[Held, ...] = ()
+    """Roles on the lab's studies that go with the last role in the lab."""
 
 
 def grant(session: Session, acting: User, user: User, role_name: str, target: Target) -> Effect:
@@ -105,24 +91,50 @@ def grant_first_admin(session: Session, user: User) -> Effect:
     return _effect(session, user, None, before)
 
 
-def revoke(session: Session, acting: User, user: User, role_name: str, target: Target) -> Effect:
-    """Take the role from the user. Raises InvalidRequest (no such role, not held), PermissionDenied."""
+def revoke(
+    session: Session, acting: User, user: User, role_name: str, target: Target, *, force: bool = False
+) -> Effect:
+    """Take the role from the user; with the last role in a lab go the roles on the lab's studies.
+
+    Raises:
+        InvalidRequest: no such role, or not held; or a study, the lab or the site would be left without an admin,
+            unless `force`.
+        PermissionDenied: the acting user may not manage such roles.
+    """
     role = role_named(session, scope_of(target), role_name)
+    one_at_a_time(session, "revoke")  # two admins who take the role from each other at once would leave none
     if isinstance(target, Study):  # it may be on its way to another lab, which decides who manages it
         session.refresh(target, with_for_update=True)
     _require_may_manage(session, acting, role, target)
     before = permissions_of(session, user, target)
     held = _held(session, user, role, target)
-    if held is None or not _is_deleted(session, held):
-        raise InvalidRequest(f"{user.email} is not {role.name} {describe(target)}, so there is nothing to revoke")
-    record_grant(session, acting, user, role, target, "revoke")
-    return _effect(session, user, target, before)
+    with session.begin_nested():
+        if held is None or not _is_deleted(session, held):
+            raise InvalidRequest(f"{user.email} is not {role.name} {describe(target)}, so there is nothing to revoke")
+        record_grant(session, acting, user, role, target, "revoke")
+        dropped = drop_roles_on_studies(session, acting, user, target) if isinstance(target, Lab) else []
+        if not force and user.is_active:
+            require_admins(session, user, [(role, target), *dropped])
+    effect = _effect(session, user, target, before)
+    return replace(effect, dropped=tuple(as_held(role, study) for role, study in dropped))
 
 
-def dry_run(session: Session, acting: User, user: User, role_name: str, target: Target, *, giving: bool) -> Effect:
-    """What `grant` or `revoke` would change; nothing is kept. Raises what they raise."""
+def dry_run(
+    session: Session,
+    acting: User,
+    user: User,
+    role_name: str,
+    target: Target,
+    *,
+    giving: bool,
+    force: bool = False,
+) -> Effect:
+    """Return what `grant` or `revoke` would change; nothing is kept. Raises what they raise."""
     with session.begin_nested() as savepoint:
-        effect = (grant if giving else revoke)(session, acting, user, role_name, target)
+        if giving:
+            effect = grant(session, acting, user, role_name, target)
+        else:
+            effect = revoke(session, acting, user, role_name, target, force=force)
         savepoint.rollback()
     return effect
 
@@ -136,21 +148,6 @@ def permissions_of(session: Session, user: User, target: Target) -> frozenset[Pe
     if any(is_superuser for is_superuser, _ in rows):
         return frozenset(Permission)
     return frozenset(Permission(code) for _, code in rows if code is not None)
-
-
-def roles_on(session: Session, target: Target) -> list[tuple[User, Role]]:
-    """Who holds which role on just this object, by e-mail address and role."""
-    query = select(User, Role)
-    match target:
-        case Study():
-            query = query.join(StudyGrant, StudyGrant.user_id == User.id).join(Role, Role.id == StudyGrant.role_id)
-            query = query.where(StudyGrant.study_id == target.id)
-        case Lab():
-            query = query.join(LabGrant, LabGrant.user_id == User.id).join(Role, Role.id == LabGrant.role_id)
-            query = query.where(LabGrant.lab_id == target.id)
-        case None:
-            query = query.join(SiteGrant, SiteGrant.user_id == User.id).join(Role, Role.id == SiteGrant.role_id)
-    return [(user, role) for user, role in session.execute(query.order_by(User.email, Role.name))]
 
 
 def make_role(session: Session, acting: User, scope: RoleScope, name: str, permissions: Iterable[Permission]) -> Role:
@@ -173,24 +170,6 @@ def make_role(session: Session, acting: User, scope: RoleScope, name: str, permi
     session.add_all(RolePermission(role_id=role.id, code=code.value) for code in sorted(chosen))
     session.flush()
     return role
-
-
-def drop_grants_of_outsiders(session: Session, acting: User, study: Study) -> list[User]:
-    """Take every role on the study from those who hold none on its lab; returns them, by e-mail address."""
-    members = select(LabGrant.user_id).where(LabGrant.lab_id == study.lab_id)
-    query = (
-        select(User, Role)
-        .join(StudyGrant, StudyGrant.user_id == User.id)
-        .join(Role, Role.id == StudyGrant.role_id)
-        .where(StudyGrant.study_id == study.id, StudyGrant.user_id.not_in(members))
-        .order_by(User.email)
-    )
-    outsiders = [(user, role) for user, role in session.execute(query)]
-    for user, role in outsiders:
-        record_grant(session, acting, user, role, study, "revoke")
-    gone = {user.id: user for user, _ in outsiders}
-    session.execute(delete(StudyGrant).where(StudyGrant.study_id == study.id, StudyGrant.user_id.in_(gone)))
-    return list(gone.values())
 
 
 def _require_may_manage(session: Session, acting: User, role: Role, target: Target) -> None:
@@ -260,19 +239,3 @@ def _codes_of(user: User, target: Target) -> list[Select[str]]:
 def _effect(session: Session, user: User, target: Target, before: frozenset[Permission]) -> Effect:
     after = permissions_of(session, user, target)
     return Effect(user=user.email, gains=tuple(sorted(after - before)), loses=tuple(sorted(before - after)))
-
-
-def record_grant(session: Session, acting: User | None, user: User, role: Role, target: Target, action: str) -> None:
-    """Note that somebody gave or took a role, None being who installs; `action` is grant or revoke."""
-    session.add(
-        GrantRecord(
-            acting_id=acting.id if acting else None,
-            user_id=user.id,
-            role_name=role.name,
-            scope=role.scope,
-            study_id=target.id if isinstance(target, Study) else None,
-            lab_id=target.id if isinstance(target, Lab) else None,
-            action=action,
-        )
-    )
-    session.flush()

@@ -9,7 +9,8 @@ from domain.models import Lab, Study, StudyGrant, User
 from domain.models.accounts import RoleScope
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.permissions.grants import drop_grants_of_outsiders, record_grant
+from domain.permissions.held import record_grant
+from domain.permissions.removal import drop_grants_of_outsiders
 from domain.permissions.roles import role_named
 from domain.studies.edit import check_name, record_change, refuse_during_build
 from domain.studies.log import hold

@@ -388,4 +388,5 @@ def finish_transition(session: Session, study: Study, user: User, done: Done) ->
         },
         recipients=people(session, study, Audience(done.notice["audience"])),
         study=study,
+        audiences=(Audience(done.notice["audience"]),),
     )

@@ -15,9 +15,10 @@ from domain.permissions import grants
 from domain.permissions.checks import Target, describe, users_with_permission
 from domain.permissions.codes import Permission
 from domain.permissions.explain import explain_permission
-from domain.permissions.grants import Effect, dry_run, roles_on
+from domain.permissions.grants import Effect, dry_run
 from domain.permissions.grants import grant as give
 from domain.permissions.grants import revoke as take
+from domain.permissions.held import roles_of, roles_on
 from domain.permissions.roles import SITE_ADMIN
 from lookit_ops.cli.options import Acting, Json, platform
 from lookit_ops.cli.show import as_json, console, counted, plain, table
@@ -29,9 +30,15 @@ app = typer.Typer(
 
 OnStudy = Annotated[str | None, typer.Option("--study", metavar="STUDY", help="On this study (UUID or name).")]
 OnLab = Annotated[str | None, typer.Option("--lab", metavar="LAB", help="On this lab (name or UUID).")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Even if a study, the lab or the site is left without an admin of its own.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would change; change nothing.")]
 Person = Annotated[str, typer.Argument(metavar="EMAIL", help="The account it is about.")]
 Code = Annotated[str, typer.Argument(metavar="PERMISSION", help="Such as studies.view_study; without the app is fine.")]
+OfPerson = Annotated[
+    str | None, typer.Option("--person", metavar="EMAIL", help="All that this account holds, on any object.")
+]
 RoleName = Annotated[str, typer.Argument(metavar="ROLE", help="A role of studies, labs or the site.")]
 
 
@@ -61,20 +68,38 @@ def grant(
 
 @app.command()
 def revoke(
-    email: Person, role: RoleName, acting: Acting, study: OnStudy = None, lab: OnLab = None, dry: DryRun = False
+    email: Person,
+    role: RoleName,
+    acting: Acting,
+    study: OnStudy = None,
+    lab: OnLab = None,
+    dry: DryRun = False,
+    force: Force = False,
 ) -> None:
-    """Take a role from somebody."""
-    _change(email, role, acting, study, lab, dry=dry, giving=False)
+    """Take a role from a person; with the last role in a lab, the roles on the lab's studies, too."""
+    _change(email, role, acting, study, lab, dry=dry, giving=False, force=force)
 
 
-def _change(email: str, role: str, acting: str, study: str | None, lab: str | None, *, dry: bool, giving: bool) -> None:
+def _change(
+    email: str,
+    role: str,
+    acting: str,
+    study: str | None,
+    lab: str | None,
+    *,
+    dry: bool,
+    giving: bool,
+    force: bool = False,
+) -> None:
     with platform().sessions.begin() as session:
         target = _target(session, study, lab)
         user, by = find_user(session, email), find_user(session, acting)
         if dry:
-            effect = dry_run(session, by, user, role, target, giving=giving)
+            effect = dry_run(session, by, user, role, target, giving=giving, force=force)
+        elif giving:
+            effect = give(session, by, user, role, target)
         else:
-            effect = (give if giving else take)(session, by, user, role, target)
+            effect = take(session, by, user, role, target, force=force)
         where = describe(target)
     change = f"{'Would be' if dry else 'Is now'} {'' if giving else 'no longer '}{role}"
     console.print(f"{plain(change)} {plain(where)}: {plain(email)}.")
@@ -85,7 +110,11 @@ def _show(effect: Effect, *, account: User) -> None:
     for word, codes in (("gains", effect.gains), ("loses", effect.loses)):
         if codes:
             console.print(f"  {word}: {', '.join(codes)}")
-    if not effect.gains and not effect.loses:
+    for held in effect.dropped:
+        console.print(
+            f"  loses the role {plain(held.role)} on the study {plain(held.name)} ({held.uuid})", soft_wrap=True
+        )
+    if not effect.gains and not effect.loses and not effect.dropped:
         why = "other roles of theirs hold the same"
         if account.is_superuser:
             why = "a superuser passes every check"
@@ -119,8 +148,13 @@ def make_role(
 
 
 @app.command("list")
-def list_grants(study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
-    """List who holds which role on a study, on a lab, or platform-wide."""
+def list_grants(study: OnStudy = None, lab: OnLab = None, person: OfPerson = None, json: Json = False) -> None:
+    """List who holds which role on a study, on a lab, or platform-wide; or all that one person holds."""
+    if person is not None:
+        if study is not None or lab is not None:
+            raise InvalidRequest("give --person alone: it lists every role of the account, wherever it is held")
+        _list_of_person(person, json=json)
+        return
     with platform().sessions.begin() as session:
         target = _target(session, study, lab)
         held = [(user.email, user.name, role.name) for user, role in roles_on(session, target)]
@@ -129,6 +163,22 @@ def list_grants(study: OnStudy = None, lab: OnLab = None, json: Json = False) ->
         as_json([{"email": email, "name": name, "role": role} for email, name, role in held])
         return
     table(f"{counted(held, 'role')} {plain(where)}", ("who", "name", "role"), [tuple(map(plain, row)) for row in held])
+
+
+def _list_of_person(email: str, *, json: bool) -> None:
+    with platform().sessions.begin() as session:
+        user = find_user(session, email)
+        held = roles_of(session, user)
+    if json:
+        roles = [{"scope": one.scope, "role": one.role, "name": one.name, "uuid": one.uuid} for one in held]
+        as_json({"email": user.email, "active": user.is_active, "superuser": user.is_superuser, "roles": roles})
+        return
+    rows = [(one.scope.value, plain(one.role), plain(one.name), one.uuid) for one in held]
+    table(f"{counted(held, 'role')} of {plain(user.email)}", ("on", "role", "name", "uuid"), rows)
+    if user.is_superuser:
+        console.print("The account is a superuser and passes every check.")
+    if not user.is_active:
+        console.print("The account is inactive and passes no check.")
 
 
 @app.command()

@@ -133,8 +133,29 @@ class World:
         return self.holds(acting, MANAGES[place.scope], place) and passes_on
 
     def changed(self, held: Held, *, giving: bool) -> World:
-        """The world after a grant or a revocation."""
-        return replace(self, grants=self.grants | {held} if giving else self.grants - {held})
+        """The world after a grant or a revocation; with the last role in a lab go those on its studies."""
+        if giving:
+            return replace(self, grants=self.grants | {held})
+        left = self.grants - {held}
+        if held.place.scope == LAB and not any((one.user, one.place) == (held.user, held.place) for one in left):
+            of_lab = {Place(STUDY, number) for number, lab in enumerate(self.studies) if lab == held.place.number}
+            left -= {one for one in left if one.user == held.user and one.place in of_lab}
+        return replace(self, grants=left)
+
+    def loses_its_last_admin(self, held: Held) -> bool:
+        """Whether a revocation leaves a study, a lab or the site without an active admin of its own."""
+        after = self.changed(held, giving=False)
+
+        def admins(world: World, place: Place) -> set[int]:
+            return {
+                one.user
+                for one in world.grants
+                if one.place == place
+                and MANAGES[place.scope] in world.roles[place.scope, one.role]
+                and world.accounts[one.user].is_active
+            }
+
+        return any(admins(self, place) and not admins(after, place) for place in self.places)
 
     def build(self, session: Session) -> Rows:
         """The same world as rows, flushed; the built-in roles are there already."""

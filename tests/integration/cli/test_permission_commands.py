@@ -49,7 +49,10 @@ def test_the_first_site_admin_is_named_once(run, site: Site) -> None:
     refused = run("permission", "first-admin", STRANGER)
     assert (refused.status, refused.out) == (1, "")
     assert f"{SITE_ADMIN} is site_admin already" in " ".join(refused.err.split())
-    run("permission", "revoke", SITE_ADMIN, "site_admin", "--as", SUPERUSER)
+    last = run("permission", "revoke", SITE_ADMIN, "site_admin", "--as", SUPERUSER)
+    assert (last.status, last.out) == (1, "")
+    assert "is the last admin platform-wide" in " ".join(last.err.split())
+    run("permission", "revoke", SITE_ADMIN, "site_admin", "--as", SUPERUSER, "--force")
     named = run("permission", "first-admin", STRANGER)
     assert said(named).startswith(f"Is now site_admin platform-wide, the first one: {STRANGER}. gains: ")
     assert "nobody has an account" in run("permission", "first-admin", "nobody@example.org").err
@@ -350,3 +353,23 @@ def test_a_role_that_cannot_be_made_says_why(run, arguments: list[str], message:
     refused = run("permission", "make-role", *arguments)
     assert (refused.status, refused.out) == (1, "")
     assert message in " ".join(refused.err.split())
+
+
+def test_leaving_a_lab_lists_what_goes_with_it_and_all_that_a_person_holds_is_listed(run, site: Site) -> None:
+    with site.sessions.begin() as session:
+        grant_on_lab(session, session.get_one(User, site.designer), session.get_one(Lab, site.lab_id), "guest")
+    holds = said(run("permission", "list", "--person", DESIGNER))
+    assert f"2 roles of {DESIGNER}" in holds
+    assert "design" in holds
+    revoked = ("permission", "revoke", DESIGNER, "guest", "--lab", LAB, "--as", SUPERUSER)
+    would = said(run(*revoked, "--dry-run"))
+    assert f"loses the role design on the study {STUDY} (" in would
+    assert held(site, site.designer) == {"design"}
+    assert f"loses the role design on the study {STUDY} (" in said(run(*revoked))
+    assert held(site, site.designer) == set()
+    shown = json.loads(run("permission", "list", "--person", DESIGNER, "--json").out)
+    assert shown == {"email": DESIGNER, "active": True, "superuser": False, "roles": []}
+    refused = run("permission", "list", "--person", DESIGNER, "--study", STUDY)
+    assert (refused.status, refused.out) == (1, "")
+    assert "give --person alone" in refused.err
+    assert "is inactive" in said(run("permission", "list", "--person", "inactive@example.org"))

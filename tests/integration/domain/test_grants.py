@@ -23,9 +23,9 @@ from domain.permissions.grants import (
     make_role,
     permissions_of,
     revoke,
-    roles_on,
 )
-from domain.permissions.roles import grant_on_lab, grant_on_site
+from domain.permissions.held import Held, roles_of, roles_on
+from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
 from tests.support.site import Site
 
 P = Permission
@@ -277,7 +277,7 @@ def make_first(site: Site, user_id: int) -> Effect:
 
 
 def test_the_first_site_admin_is_made_once_and_recorded(site: Site) -> None:
-    take(site, site.superuser, site.site_admin, "site_admin", SITE)
+    act(site, revoke, site.superuser, site.site_admin, "site_admin", SITE, force=True)
     effect = make_first(site, site.stranger)
     assert P.APPROVE_STUDY in effect.gains
     assert held(site, site.stranger) == {(SITE, "site_admin")}
@@ -290,7 +290,7 @@ def test_the_first_site_admin_is_made_once_and_recorded(site: Site) -> None:
 
 
 def test_an_inactive_account_is_neither_made_the_first_site_admin_nor_in_the_way_of_one(site: Site) -> None:
-    take(site, site.superuser, site.site_admin, "site_admin", SITE)
+    act(site, revoke, site.superuser, site.site_admin, "site_admin", SITE, force=True)
     assert "is inactive" in refused(InvalidRequest, site, lambda: make_first(site, site.inactive))
     with site.sessions.begin() as session:
         grant_on_site(session, session.get_one(User, site.inactive), "site_admin")
@@ -299,7 +299,7 @@ def test_an_inactive_account_is_neither_made_the_first_site_admin_nor_in_the_way
 
 
 def test_of_two_first_site_admins_at_once_one_is_made(site: Site) -> None:
-    take(site, site.superuser, site.site_admin, "site_admin", SITE)
+    act(site, revoke, site.superuser, site.site_admin, "site_admin", SITE, force=True)
     together = threading.Barrier(2)
 
     def attempt(user_id: int) -> str:
@@ -315,6 +315,131 @@ def test_of_two_first_site_admins_at_once_one_is_made(site: Site) -> None:
     assert outcomes.count("done") == 1
     (refusal,) = (outcome for outcome in outcomes if outcome != "done")
     assert "is site_admin already" in refusal
+
+
+# -- what goes with a role ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def leaver(site: Site, lab_admin: int) -> int:
+    """Somebody with one role in the lab, and two on its studies; the lab keeps another admin."""
+    with site.sessions.begin() as session:
+        user = User(email="leaver@example.org", name="Leaver")
+        session.add(user)
+        session.flush()
+        grant_on_lab(session, user, session.get_one(Lab, site.lab_id), "member")
+        grant_on_study(session, user, session.get_one(Study, site.study_id), "analysis")
+        return user.id
+
+
+def test_with_the_last_role_in_a_lab_go_the_roles_on_its_studies(site: Site, leaver: int, lab_admin: int) -> None:
+    other = site.another_study("Pears")
+    give(site, lab_admin, leaver, "researcher")
+    with site.sessions.begin() as session:
+        grant_on_study(session, session.get_one(User, leaver), session.get_one(Study, other), "preview")
+    said = act(site, dry_run, lab_admin, leaver, "member", LAB, giving=False)
+    dropped = [(one.role, one.name) for one in said.dropped]
+    assert dropped == [("analysis", "Apples and oranges"), ("researcher", "Apples and oranges"), ("preview", "Pears")]
+    assert len(held(site, leaver)) == 4
+    assert take(site, lab_admin, leaver, "member", LAB) == said
+    assert held(site, leaver) == set()
+    assert [record.action for record in records(site)][-4:] == ["revoke"] * 4
+    with site.sessions.begin() as session:
+        study = session.get_one(Study, site.study_id)
+        assert not has_permission(session, session.get_one(User, leaver), P.VIEW_STUDY_RESPONSES, study)
+
+
+def test_while_another_role_in_the_lab_is_held_nothing_else_goes(site: Site, leaver: int, lab_admin: int) -> None:
+    give(site, lab_admin, leaver, "guest", LAB)
+    assert take(site, lab_admin, leaver, "guest", LAB).dropped == ()
+    assert (STUDY, "analysis") in held(site, leaver)
+
+
+def test_roles_on_another_labs_studies_stay(site: Site, leaver: int, lab_admin: int) -> None:
+    with site.sessions.begin() as session:
+        lab = Lab(name="Another Lab")
+        session.add(lab)
+        session.flush()
+        study = Study(name="Elsewhere", lab_id=lab.id, creator_id=leaver)
+        session.add(study)
+        session.flush()
+        grant_on_study(session, session.get_one(User, leaver), study, "preview")
+    take(site, lab_admin, leaver, "member", LAB)
+    assert held(site, leaver) == {(STUDY, "preview")}
+
+
+@pytest.mark.parametrize(
+    ("who", "role", "scope", "where"),
+    [
+        ("study_admin", "admin", STUDY, "on the study 'Apples and oranges'"),
+        ("lab_admin", "admin", LAB, "on the lab 'Early Childhood Lab'"),
+        ("site_admin", "site_admin", SITE, "platform-wide"),
+    ],
+)
+def test_the_last_admin_stays_unless_it_is_forced(
+    site: Site, lab_admin: int, who: str, role: str, scope: str, where: str
+) -> None:
+    user = lab_admin if who == "lab_admin" else getattr(site, who)
+    before = every_grant(site)
+    for how in (revoke, lambda *asked: dry_run(*asked, giving=False)):
+        with pytest.raises(InvalidRequest, match="is the last admin") as refusal:
+            act(site, how, site.superuser, user, role, scope)
+        assert where in str(refusal.value)
+        assert "--force" in str(refusal.value)
+    assert (every_grant(site), records(site)) == (before, [])
+    give(site, site.superuser, site.designer, role, scope)
+    take(site, site.superuser, user, role, scope)
+    act(site, revoke, site.superuser, site.designer, role, scope, force=True)
+
+
+def test_an_inactive_admin_is_none(site: Site) -> None:
+    with site.sessions.begin() as session:
+        grant_on_site(session, session.get_one(User, site.inactive), "site_admin")
+    assert "is the last admin" in refused(
+        InvalidRequest, site, lambda: take(site, site.superuser, site.site_admin, "site_admin", SITE)
+    )
+    take(site, site.superuser, site.inactive, "site_admin", SITE)
+
+
+def test_leaving_a_lab_does_not_leave_a_study_of_it_without_an_admin(site: Site, lab_admin: int) -> None:
+    give(site, lab_admin, site.study_admin, "guest", LAB)
+    before = every_grant(site)
+    said = refused(InvalidRequest, site, lambda: take(site, lab_admin, site.study_admin, "guest", LAB))
+    assert "study_admin@example.org is the last admin on the study 'Apples and oranges'" in said
+    assert every_grant(site) == before
+    effect = act(site, revoke, lab_admin, site.study_admin, "guest", LAB, force=True)
+    assert [one.role for one in effect.dropped] == ["admin"]
+
+
+def test_two_admins_who_take_the_role_from_each_other_at_once_leave_one(site: Site) -> None:
+    give(site, site.superuser, site.designer, "site_admin", SITE)
+    together = threading.Barrier(2)
+
+    def attempt(acting: int, user: int) -> str:
+        together.wait(timeout=30)
+        try:
+            take(site, acting, user, "site_admin", SITE)
+        except DomainError as refusal:
+            return type(refusal).__name__
+        return "done"
+
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = list(threads.map(attempt, [site.designer, site.site_admin], [site.site_admin, site.designer]))
+    assert outcomes.count("done") == 1
+    with site.sessions.begin() as session:
+        assert session.scalar(select(func.count()).select_from(SiteGrant)) == 1
+
+
+def test_all_that_a_person_holds(site: Site, leaver: int) -> None:
+    with site.sessions.begin() as session:
+        user = session.get_one(User, leaver)
+        grant_on_site(session, user, "site_admin")
+        study, lab = session.get_one(Study, site.study_id), session.get_one(Lab, site.lab_id)
+        assert roles_of(session, user) == [
+            Held(RoleScope.SITE, "site_admin"),
+            Held(RoleScope.LAB, "member", lab.name, str(lab.uuid)),
+            Held(RoleScope.STUDY, "analysis", study.name, str(study.uuid)),
+        ]
 
 
 # -- dry runs ----------------------------------------------------------------------------------------------------------

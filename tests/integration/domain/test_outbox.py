@@ -10,11 +10,12 @@ from email.message import EmailMessage
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from domain.db import database_now
 from domain.errors import InvalidRequest
+from domain.mail.audience import Audience
 from domain.mail.compose import Composer, Links
 from domain.mail.outbox import (
     FIRST_RETRY,
@@ -28,7 +29,8 @@ from domain.mail.outbox import (
     outbox_state,
     try_again,
 )
-from domain.models import MailStatus, OutboxMail, Study, User
+from domain.models import MailStatus, OutboxMail, Study, StudyGrant, User
+from domain.permissions.roles import grant_on_study
 from tests.support.mail import FakeTransport
 from tests.support.site import Site
 
@@ -184,7 +186,7 @@ def test_a_mail_that_has_not_failed_is_not_tried_again(site: Site) -> None:
 
 
 def test_two_who_deliver_at_once_deliver_each_mail_once(site: Site) -> None:
-    people = ("study_admin", "designer", "site_admin", "lab_member", "stranger")
+    people = ("study_admin", "designer", "site_admin", "lab_member", "superuser")
     for number in range(4):
         ask_to_tell(site, *people, event=f"study_log:{number}")
     transport = FakeTransport()
@@ -401,3 +403,53 @@ def test_a_mail_that_cannot_be_composed_now_is_delayed(site: Site) -> None:
 
     assert deliver(site.sessions, FakeTransport(), compose).delayed == 1
     assert statuses(site) == {"designer": "waiting"}
+
+
+# -- mail for people who have left -------------------------------------------------------------------------------------
+
+
+def lose(site: Site, who: str) -> None:
+    with site.sessions.begin() as session:
+        session.execute(delete(StudyGrant).where(StudyGrant.user_id == getattr(site, who)))
+
+
+def test_mail_for_an_account_that_was_closed_since_is_withdrawn(site: Site) -> None:
+    ask_to_tell(site, "study_admin", "site_admin")
+    with site.sessions.begin() as session:
+        session.get_one(User, site.study_admin).is_active = False
+    transport = FakeTransport()
+    assert deliver_to(site, transport) == Delivery(sent=1, delayed=0, failed=0, withdrawn=1)
+    assert statuses(site) == {"study_admin": "withdrawn", "site_admin": "sent"}
+    assert "study_admin@example.org is closed" in str(site.mails()[0].last_error)
+
+
+@pytest.mark.parametrize("audience", [Audience.STUDY_ADMINS, Audience.RESEARCHERS])
+def test_mail_for_a_role_that_was_lost_since_is_withdrawn_though_another_is_held(
+    site: Site, audience: Audience
+) -> None:
+    ask_to_tell(site, "study_admin", audiences=(audience,))
+    lose(site, "study_admin")
+    with site.sessions.begin() as session:
+        study = session.get_one(Study, site.study_id)
+        grant_on_study(session, session.get_one(User, site.study_admin), study, "preview")
+    assert deliver_to(site, FakeTransport()) == Delivery(sent=0, delayed=0, failed=0, withdrawn=1)
+    assert "has lost the role" in str(site.mails()[0].last_error)
+
+
+def test_mail_for_having_asked_is_delivered_while_any_role_is_held(site: Site) -> None:
+    asked_by = site.user(site.designer)
+    ask_to_tell(site, "designer", audiences=(Audience.STUDY_ADMINS,), asked_by=asked_by)
+    assert deliver_to(site, FakeTransport()).sent == 1
+    ask_to_tell(site, "designer", audiences=(Audience.STUDY_ADMINS,), asked_by=asked_by, event="study_log:2")
+    lose(site, "designer")
+    assert deliver_to(site, FakeTransport()).withdrawn == 1
+    assert "holds no role any more" in str(site.mails()[1].last_error)
+
+
+def test_a_mail_of_before_the_upgrade_goes_to_whom_any_role_is_left(site: Site) -> None:
+    ask_to_tell(site, "designer", "study_admin")
+    with site.sessions.begin() as session:
+        for mail in session.scalars(select(OutboxMail)):
+            mail.context = {name: value for name, value in mail.context.items() if name != "sent_to"}
+    lose(site, "designer")
+    assert deliver_to(site, FakeTransport()) == Delivery(sent=1, delayed=0, failed=0, withdrawn=1)
