@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError
 
 from domain.errors import InvalidRequest
 from domain.queue import Retry
+from lookit_ops.production_guards import origin, production_faults
 from lookit_ops.redaction import Redactor
 
 PREFIX = "LOOKIT_"
@@ -374,12 +375,28 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _previews_have_an_origin_of_their_own(self) -> Settings:
-        if _origin(self.previews_url) == _origin(self.studies_url):
+        if origin(self.previews_url) == origin(self.studies_url):
             raise ValueError(
                 f"{PREFIX}PREVIEWS_URL must differ from {PREFIX}STUDIES_URL in scheme, host or port, and"
                 f" {self.previews_url!r} does not from {self.studies_url!r}: both serve /studies/{{uuid}}/, and what"
                 " one of them stores in a browser the other could read"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _is_fit_for_production(self) -> Settings:
+        if self.environment != "production":
+            return self
+        names = ("platform_url", "studies_url", "previews_url", *(() if self.archives_bucket else ("archives_url",)))
+        faults = production_faults(
+            {f"{PREFIX}{name}".upper(): getattr(self, name) for name in names},
+            previews=f"{PREFIX}PREVIEWS_URL",
+            apart_from=(f"{PREFIX}PLATFORM_URL",),
+            smtp_host=self.smtp_host,
+            mail_sender=self.mail_sender,
+        )
+        if faults:
+            raise ValueError("\n  ".join(faults))
         return self
 
     @cached_property
@@ -510,12 +527,6 @@ def _check_web_address(value: str) -> None:
         raise ValueError("must name a host, and a port from 1 to 65535 if any")
     if parts.query or parts.fragment:
         raise ValueError("must end with a path, neither with ?… nor with #…")
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    """What browsers tell pages apart by: scheme, host and port; the path does not count."""
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def load_settings() -> Settings:

@@ -20,6 +20,7 @@ from lookit_ops.platform import Platform
 from lookit_ops.resources import build_session_resource
 from tests.support import faulty_github
 from tests.support.faulty_github import Faults, archive_of, body, entry, status
+from tests.support.production import PRODUCTION
 from tests.support.workshop import GOOD_BUILD, Workshop, WorkshopPlatform, player
 
 SYMLINK = stat.S_IFLNK | 0o777
@@ -427,7 +428,7 @@ def test_what_is_built_and_pinned_is_the_repository_at_the_claim(workshop: Works
 def test_without_containers_all_but_development_is_refused_before_the_claim(
     workshop: Workshop, environment: str
 ) -> None:
-    workshop.settings["environment"] = environment
+    workshop.settings.update({**PRODUCTION, "environment": environment})
 
     class ByTheSettings(WorkshopPlatform):
         builder = Platform.builder

@@ -18,6 +18,7 @@ from lookit_ops.platform import Platform
 from lookit_ops.settings import OFFICIAL_PLAYER, Settings
 from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, StorageError, WrongEnvironment
 from tests.support.faulty_github import Faults, status
+from tests.support.production import PRODUCTION
 from tests.support.site import Site
 from tests.support.workshop import GOOD_BUILD, REPOSITORY, Workshop, player
 
@@ -72,9 +73,10 @@ def test_the_operators_two_lists_say_which_private_repositories_may_be_built():
 
 @pytest.mark.parametrize("environment", ["staging", "production"])
 def test_only_development_builds_without_containers(environment):
+    settings = {**PRODUCTION, "environment": environment}
     with pytest.raises(InvalidRequest, match=rf"not in {environment} .*LOOKIT_BUILDER=docker"):
-        _ = platform(environment=environment).builder
-    assert platform(environment=environment, builder="docker").builder.is_isolated
+        _ = platform(**settings).builder
+    assert platform(**settings, builder="docker").builder.is_isolated
     assert not platform().builder.is_isolated
 
 

@@ -6,6 +6,7 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from domain.errors import InvalidRequest
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.redaction import Redactor
 from lookit_ops.settings import OFFICIAL_PLAYER, PREFIX, Settings, load_settings
+from tests.support.production import PRODUCTION
 
 SECRETS = {
     "LOOKIT_DATABASE_URL": "postgresql://lookit:db%2Fpass-word@db.test/lookit",
@@ -79,7 +81,7 @@ def test_an_empty_folder_means_the_default_and_not_the_working_folder(
 
 def test_each_value_is_read_as_what_it_means(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {
-        "LOOKIT_ENVIRONMENT": "production",
+        "LOOKIT_ENVIRONMENT": "staging",
         "LOOKIT_TRUSTED_REPOSITORIES": f" {OFFICIAL_PLAYER}, https://github.com/lab/player ,",
         "LOOKIT_REFUSE_INVALID_SHA": "true",
         "LOOKIT_LEASE": "90",
@@ -89,7 +91,7 @@ def test_each_value_is_read_as_what_it_means(monkeypatch: pytest.MonkeyPatch) ->
     }
     set_all(monkeypatch, given)
     settings = load_settings()
-    assert settings.local_bucket.name == "production"
+    assert settings.local_bucket.name == "staging"
     assert settings.trusted_repositories == [OFFICIAL_PLAYER, "https://github.com/lab/player"]
     assert settings.refuse_invalid_sha is True
     assert settings.lease_duration == timedelta(seconds=90)
@@ -422,7 +424,7 @@ def test_installations_on_one_engine_are_told_apart_by_environment_and_database(
     one = name("postgresql://lookit:old@db.test/lookit")
     assert one.startswith("staging-")
     assert name("postgresql+psycopg://someone:new@db.test/lookit?sslmode=require") == one
-    others = {name("postgresql://db.test/other"), name("postgresql://db.test/lookit", "production"), name("")}
+    others = {name("postgresql://db.test/other"), name("postgresql://db.test/lookit", "development"), name("")}
     assert len({one, *others}) == 4
     assert name("", given="lab-a") == "lab-a"
 
@@ -465,3 +467,55 @@ def test_a_wrong_place_for_videos_or_archives_is_named(
     with pytest.raises(InvalidRequest, match=said) as refused:
         load_settings()
     assert "half of a pair" not in str(refused.value)
+
+
+# -- production --------------------------------------------------------------------------------------------------------
+
+
+def of_production(**changes: Any) -> str:
+    """Return what is said of these settings in production; nothing if they are fit for it."""
+    try:
+        Settings(_env_file=None, **{**PRODUCTION, **changes})
+    except ValidationError as error:
+        return str(error)
+    return ""
+
+
+def test_a_production_with_all_that_it_needs_is_accepted() -> None:
+    assert of_production() == ""
+    assert of_production(archives_bucket="gs://archives", archives_url="http://localhost:8003/") == ""
+
+
+@pytest.mark.parametrize("name", ["platform_url", "studies_url", "previews_url", "archives_url"])
+def test_production_refuses_plain_http_and_localhost_and_names_the_setting(name: str) -> None:
+    plain = of_production(**{name: f"http://{name.replace('_', '-')}.example/"})
+    assert f"LOOKIT_{name.upper()} must begin with https:// in production" in plain
+    hosts = ("localhost", "LOCALHOST.", "x.localhost", "127.0.0.1", "127.8.8.8", "[::1]", "0.0.0.0", "[::]")
+    for number, host in enumerate(hosts):
+        said = of_production(**{name: f"https://{host}:{9000 + number}/"})
+        assert f"LOOKIT_{name.upper()} must name a host that other machines reach in production" in said, host
+
+
+def test_production_refuses_previews_on_the_origin_of_the_platform_or_of_the_studies() -> None:
+    on_platform = of_production(previews_url=PRODUCTION["platform_url"] + "previews/")
+    assert "LOOKIT_PREVIEWS_URL must differ from LOOKIT_PLATFORM_URL" in on_platform
+    on_studies = of_production(previews_url=PRODUCTION["studies_url"])
+    assert "LOOKIT_PREVIEWS_URL must differ from LOOKIT_STUDIES_URL" in on_studies
+
+
+def test_production_refuses_mail_into_a_folder_and_a_sender_that_is_nowhere() -> None:
+    assert "LOOKIT_SMTP_HOST must name a mail server in production" in of_production(smtp_host="")
+    assert "LOOKIT_MAIL_SENDER must be" in of_production(mail_sender="lookit@localhost.localdomain")
+
+
+def test_all_that_production_refuses_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, {"LOOKIT_ENVIRONMENT": "production"})
+    with pytest.raises(InvalidRequest) as refusal:
+        load_settings()
+    for name in ("PLATFORM_URL", "STUDIES_URL", "PREVIEWS_URL", "ARCHIVES_URL", "SMTP_HOST", "MAIL_SENDER"):
+        assert f"LOOKIT_{name} must" in str(refusal.value)
+
+
+@pytest.mark.parametrize("environment", ["development", "staging"])
+def test_elsewhere_none_of_it_is_refused(environment: str) -> None:
+    assert Settings(_env_file=None, environment=environment).platform_url == "http://localhost:8000/"
