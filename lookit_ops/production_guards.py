@@ -22,7 +22,7 @@ def production_faults(
         if is_local(urlsplit(url).hostname or ""):
             faults.append(f"{name} must name a host that other machines reach in production, and {url!r} does not")
     faults.extend(
-        f"{previews} must differ from {name} in scheme, host or port in production: a preview that has not been reviewed"
+        f"{previews} must differ from {name} in scheme, host or port in production: a preview that is not reviewed"
         f" could act there as the person who looks at it, and {public_urls[previews]!r} does not from"
         f" {public_urls[name]!r}"
         for name in apart_from
