@@ -267,6 +267,13 @@ class Platform:
         trusted = self._repositories(self.settings.trusted_repositories)
         return any(repository.full_name.lower() == wanted for repository in trusted)
 
+    def trusts_url(self, player_repo_url: str | None) -> bool:
+        """Whether the operator trusts the repository that a study names; None is the settings' default player."""
+        try:
+            return self.trusts(self.repository(player_repo_url))
+        except InvalidPlayer:
+            return False
+
     def trusts_commit(self, commit: ResolvedCommit) -> bool:
         """Whether the commit gets secrets and the local builder: its repository is trusted, and let it in.
 

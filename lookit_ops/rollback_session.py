@@ -35,7 +35,9 @@ class RolledBack:
     """The study's, the same as before."""
 
 
-def roll_back(platform: Platform, study_id: int, user_id: int, to: int | None, *, origin: str) -> RolledBack:
+def roll_back(
+    platform: Platform, study_id: int, user_id: int, to: int | None, *, origin: str, comment: str = ""
+) -> RolledBack:
     """Put back what the request `to` built, or the build before the live one, and record it.
 
     Raises PermissionDenied, TransitionNotAllowed, StudyIsLocked, InvalidRequest and NotRestorable before anything has
@@ -56,7 +58,7 @@ def roll_back(platform: Platform, study_id: int, user_id: int, to: int | None, *
     )
     session.open()
     try:
-        claim = session.begin(study_id, user_id, int(target), origin)
+        claim = session.begin(study_id, user_id, int(target), origin, comment)
         state = session.put_back(folder)
     finally:
         session.close()
@@ -73,11 +75,20 @@ class RollbackSession(WorkSession[Claim]):
         """The build ledger."""
         return self.platform.ledger
 
-    def begin(self, study_id: int, user_id: int, restores_id: int, origin: str) -> Claim:
+    def begin(self, study_id: int, user_id: int, restores_id: int, origin: str, comment: str = "") -> Claim:
         """Lock the study and keep the lease alive. Raises what `begin_rollback` raises."""
         lease = self.platform.settings.lease_duration
         claim = self._hold(
-            begin_rollback(self.platform.sessions, study_id, user_id, restores_id, self.run_id, lease, origin=origin)
+            begin_rollback(
+                self.platform.sessions,
+                study_id,
+                user_id,
+                restores_id,
+                self.run_id,
+                lease,
+                origin=origin,
+                comment=comment,
+            )
         )
         self._step = self.what
         logger.info("claimed rollback %s of %s to request %s", claim.request_id, claim.study_name, restores_id)

@@ -26,6 +26,7 @@ from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
 from domain.queue import awaits, why_not_waiting
+from domain.studies.approval import Player, approved_player, named_player
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}
 MAY_START_FROM: dict[BuildKind, tuple[State, ...]] = {
@@ -264,6 +265,11 @@ def end_waiting(session: Session, request_id: int, code: str, message: str) -> b
     return session.scalar(ended) is not None
 
 
+def player_of(study: Study, kind: BuildKind) -> Player:
+    """Return what this kind of build builds: a deployment what was approved, a preview what the study names now."""
+    return approved_player(study) if kind is BuildKind.DEPLOYMENT else named_player(study)
+
+
 def claim_of(session: Session, request: BuildRequest) -> Claim:
     """The claim on a running request. Raises LeaseLost if it was never claimed."""
     if request.fencing_token is None or request.state_before is None:
@@ -274,6 +280,7 @@ def claim_of(session: Session, request: BuildRequest) -> Claim:
 def described(session: Session, request: BuildRequest, fencing_token: int, state_before: str) -> Claim:
     """The request as a claim tells of it."""
     study, user = session.get_one(Study, request.study_id), session.get_one(User, request.requested_by_id)
+    player = player_of(study, BuildKind(request.kind))
     return Claim(
         request_id=request.id,
         study_id=study.id,
@@ -284,18 +291,7 @@ def described(session: Session, request: BuildRequest, fencing_token: int, state
         fencing_token=fencing_token,
         attempt=request.attempt,
         state_before=state_before,
-        player_repo_url=player_repo_url(study),
-        player_sha=_text(study.study_metadata.get("last_known_player_sha")),
+        player_repo_url=player.repository_url,
+        player_sha=player.sha,
         restores_id=request.restores_id,
     )
-
-
-def player_repo_url(study: Study) -> str | None:
-    """The repository that the study names; None for the settings' default."""
-    return _text(study.study_metadata.get("player_repo_url"))
-
-
-def _text(value: object) -> str | None:
-    """What the metadata says, as text: other programs may have written a number or blanks there."""
-    text = "" if value is None else str(value).strip()
-    return text or None

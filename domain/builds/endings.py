@@ -21,6 +21,7 @@ from domain.mail.outbox import enqueue
 from domain.models import BuildRequest, RequestStatus, Study, User
 from domain.models.requests import ONE_WAITING_BUILD
 from domain.queue import Failure, Retry, waiting_again
+from domain.studies.approval import APPROVED_STATES, has_changed, named_player
 from domain.studies.log import record
 
 _READERS = (Audience.STUDY_ADMINS, Audience.SITE_ADMINS)
@@ -164,6 +165,24 @@ def tell(
     requester = session.get_one(User, request.requested_by_id)
     readers = people(session, study, *_READERS, also=(requester,))
     _mail(session, study, request, requester, outcome, what, readers)
+
+
+def pin_sha(study: Study, claim: Claim, request: BuildRequest) -> dict[str, Any]:
+    """Name in the study the commit that was built, if the study named none; returns what the log tells of it.
+
+    Before an approval this changes what will be reviewed, so it raises the revision. After one, the approval of a
+    branch's head becomes that of the commit, and all further deployments build the same.
+    """
+    if claim.player_sha or not request.player_sha or named_player(study).sha:
+        return {}
+    before, after = study.study_metadata, {**study.study_metadata, "last_known_player_sha": request.player_sha}
+    study.study_metadata = after
+    if claim.state_before in APPROVED_STATES:
+        if study.approved_revision is not None and study.approved_sha is None:
+            study.approved_sha = request.player_sha
+        return {"pinned": request.player_sha}
+    has_changed(study)
+    return {"pinned": request.player_sha, "diff": {"study_metadata": [before, after]}}
 
 
 def _mail(

@@ -21,7 +21,7 @@ from domain.builds.claims import (
     described,
     hold_study_of,
     one_build_each,
-    player_repo_url,
+    player_of,
     request_by_id,
     take,
 )
@@ -32,6 +32,7 @@ from domain.builds.endings import (
     log_cancelled_while_waiting,
     log_replaced,
     lost,
+    pin_sha,
     refuse,
     tell,
 )
@@ -154,7 +155,7 @@ class BuildLedger:
     def finish(self, claim: Claim, extra: dict[str, Any]) -> str:
         """It succeeded: a deployment makes the study active, all else leaves it as it was. Returns the state.
 
-        A SHA is pinned in the study's metadata when the study named none. Raises LeaseLost.
+        A SHA is pinned in the study's metadata when the study named none: see `pin_sha`. Raises LeaseLost.
         """
         is_build = claim.restores_id is None
         is_deployment = claim.kind is BuildKind.DEPLOYMENT and is_build
@@ -163,9 +164,8 @@ class BuildLedger:
             study, request = close(session, claim, RequestStatus.SUCCEEDED, after, {})
             if is_deployment:
                 study.deployed_at = request.finished_at
-            named = claim.player_sha or study.study_metadata.get("last_known_player_sha")
-            if is_build and request.player_sha and not named:
-                study.study_metadata = {**study.study_metadata, "last_known_player_sha": request.player_sha}
+            if is_build:
+                extra = {**extra, **pin_sha(study, claim, request)}
             tell(session, claim, study, request, "succeeded", extra, {})
             return after
 
@@ -309,10 +309,10 @@ class BuildLedger:
             return session.scalar(running) is not None
 
     def player_repo_url(self, request_id: int) -> str | None:
-        """The repository that the request's study names, if it names one. Raises InvalidRequest."""
+        """Return the repository that the request would build, None for the default one. Raises InvalidRequest."""
         with self.sessions.begin() as session:
-            study_id = request_by_id(session, request_id).study_id
-            return player_repo_url(session.get_one(Study, study_id))
+            request = request_by_id(session, request_id)
+            return player_of(session.get_one(Study, request.study_id), BuildKind(request.kind)).repository_url
 
     def canceller(self, claim: Claim) -> str | None:
         """The name of the person who asked to cancel this request, if somebody did."""

@@ -6,9 +6,11 @@ asks for it does it. Heartbeat, end, log and mails are those of any deployment (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import insert
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
 
 from domain.builds.claims import (
     MAY_START_FROM,
@@ -19,21 +21,34 @@ from domain.builds.claims import (
     require_for,
     who_holds,
 )
-from domain.db import Sessions, can_be_id, database_now
+from domain.db import Sessions, can_be_id, database_now, storable
 from domain.errors import InvalidRequest, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
 from domain.models.studies import LOCK_STATES
+from domain.permissions.checks import has_permission
+from domain.permissions.codes import Permission
+from domain.studies.approval import not_covered
 
 KIND = BuildKind.DEPLOYMENT
 """Permissions, states and lock of a rollback are a deployment's: it changes what families meet."""
 
 
 def begin_rollback(
-    sessions: Sessions, study_id: int, user_id: int, restores_id: int, run_id: str, lease: timedelta, *, origin: str
+    sessions: Sessions,
+    study_id: int,
+    user_id: int,
+    restores_id: int,
+    run_id: str,
+    lease: timedelta,
+    *,
+    origin: str,
+    comment: str = "",
 ) -> Claim:
     """Lock the study for putting back what the earlier request built; all or nothing, in one transaction.
 
-    Raises PermissionDenied, TransitionNotAllowed, StudyIsLocked, or InvalidRequest if the study has no such request.
+    What was deployed under an approval that no longer stands is put back only by a user who may approve the study, with
+    a comment that says why. Raises PermissionDenied, TransitionNotAllowed, StudyIsLocked, or InvalidRequest if the
+    study has no such request.
     """
     with sessions.begin() as session, one_build_each():
         study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
@@ -45,6 +60,7 @@ def begin_rollback(
                 f"the study {study.name!r} has no deployment of request {restores_id};"
                 " `lookit-ops build deployments` lists what can be restored"
             )
+        override = _override(session, study, user, earlier, comment.strip())
         locked = lock_study(session, study, KIND)
         if locked is None:
             if study.state in LOCK_STATES:
@@ -71,8 +87,37 @@ def begin_rollback(
                 state_before=state_before,
                 player_repo=earlier.player_repo,
                 player_sha=earlier.player_sha,
-                sha_reason=f"This is what build request {earlier.id} had built.",
+                sha_reason=f"This is what build request {earlier.id} had built.{override}",
             )
             .returning(BuildRequest)
         )
         return claim_of(session, session.scalars(running).one())
+
+
+def _override(session: Session, study: Study, user: User, earlier: BuildRequest, comment: str) -> str:
+    """Return what the log tells of an override; nothing where the approval of the earlier deployment stands.
+
+    Raises:
+        TransitionNotAllowed: the approval does not stand, and the user may not approve, or gives no comment.
+    """
+    reason = not_covered(session, study, [earlier]).get(earlier.id)
+    if reason is None:
+        return ""
+    if not has_permission(session, user, Permission.APPROVE_STUDY, study):
+        raise TransitionNotAllowed(
+            f"the deployment of request {earlier.id} may not be put back: {reason}. Have the study approved with that"
+            f" commit, or ask a user with {Permission.APPROVE_STUDY.value} to put it back"
+        )
+    if not comment:
+        raise TransitionNotAllowed(
+            f"the deployment of request {earlier.id} is no longer approved: {reason}. You may put it back all the same:"
+            " say why with --comment"
+        )
+    return f" Its approval no longer stands ({reason}); {user.name} put it back all the same: {storable(comment)}"
+
+
+def approvals_of(sessions: Sessions, study_id: int, request_ids: Sequence[int]) -> dict[int, str]:
+    """Return why deployments of these requests may not be put back, by the request's id; none that may."""
+    with sessions.begin() as session:
+        query = select(BuildRequest).where(BuildRequest.study_id == study_id, BuildRequest.id.in_(request_ids))
+        return not_covered(session, session.get_one(Study, study_id), session.scalars(query).all())

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from sqlalchemy.orm import Session
 
-from domain.models import OutboxMail, Study, User
+from domain.models import OutboxMail, State, Study, User
 from domain.permissions.checks import By, users_holding
 from domain.permissions.codes import Permission
 from domain.permissions.grants import permissions_of
@@ -42,6 +42,8 @@ def reason_to_withdraw(session: Session, mail: OutboxMail) -> str | None:
     if mail.study_id is None or "archive" in mail.context:
         return None  # the permission that an archive needs is asked for when its link is made
     study = session.get_one(Study, mail.study_id)
+    if mail.template == "study_edited" and study.state != State.SUBMITTED:
+        return f"the study {study.name!r} is under review no more"
     sent_to = mail.context.get("sent_to", {})
     audiences = [Audience(name) for name in sent_to.get("audiences", ())]
     if any(user.id == one.id for audience in audiences for one in users_holding(session, *_args(audience, study))):

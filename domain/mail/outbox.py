@@ -105,14 +105,15 @@ def enqueue(
     study: Study,
     audiences: Sequence[Audience] = (),
     asked_by: User | None = None,
+    wait: timedelta = timedelta(0),
 ) -> None:
     """Put one mail for each recipient into the outbox; `event` and recipient together are unique for ever.
 
     It is sent to `audiences`, and to `asked_by` for having asked. Whether the recipient is still one of them is asked
-    again when the mail is delivered: see `reason_to_withdraw`.
+    again when the mail is delivered: see `reason_to_withdraw`. It is due after `wait`.
     """
     sent_to = {"audiences": [*audiences], "asked_by_id": asked_by.id if asked_by else None}
-    session.add_all(
+    mails = [
         OutboxMail(
             event=event,
             recipient_id=user.id,
@@ -121,8 +122,15 @@ def enqueue(
             context={**context, "sent_to": sent_to},
         )
         for user in recipients
-    )
+    ]
+    session.add_all(mails)
     session.flush()
+    if wait:
+        ids = [mail.id for mail in mails]
+        session.execute(
+            update(OutboxMail).where(OutboxMail.id.in_(ids)).values(next_attempt_at=database_now(wait)),
+            execution_options={"synchronize_session": False},
+        )
 
 
 def deliver(

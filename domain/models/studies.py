@@ -54,6 +54,8 @@ class Study(Base):
     `study_metadata` (column `metadata`) may hold `player_repo_url` and `last_known_player_sha`.
     While a build runs, `state` is a lock state and `state_before_build` tells where to return to.
     `fencing_token` counts the claims of this study's builds; only the holder of the newest may finish.
+    `revision` counts the changes of reviewed content. The three `approved_…` are kept while an approval stands; a null
+    `approved_repo_url` or `approved_sha` is the default player, or the head of its default branch.
     """
 
     __tablename__ = "study"
@@ -79,6 +81,10 @@ class Study(Base):
     state_changed_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
     fencing_token: Mapped[int] = mapped_column(server_default=text("0"), init=False)
     deployed_at: Mapped[datetime | None] = mapped_column(init=False)
+    revision: Mapped[int] = mapped_column(server_default=text("1"), init=False)
+    approved_revision: Mapped[int | None] = mapped_column(init=False)
+    approved_repo_url: Mapped[str | None] = mapped_column(Text, init=False)
+    approved_sha: Mapped[str | None] = mapped_column(String(40), init=False)
     is_discoverable: Mapped[bool] = mapped_column(server_default=false(), default=False)
     study_metadata: Mapped[dict[str, Any]] = mapped_column(
         "metadata", server_default=text("'{}'"), default_factory=dict
@@ -97,7 +103,10 @@ class Study(Base):
 
 
 class StudyLog(Base):
-    """What happened to a study, once per happening. At most one log tells of a build request."""
+    """What happened to a study, once per happening. At most one log tells of a build request.
+
+    `revision` is the study's when the log was written, after what the log tells of; logs of before revisions have none.
+    """
 
     __tablename__ = "study_log"
     __table_args__ = (
@@ -117,6 +126,7 @@ class StudyLog(Base):
         ForeignKey("build_request.id", ondelete="RESTRICT"), default=None
     )
     extra: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"), default_factory=dict)
+    revision: Mapped[int | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
 
     user: Mapped[User | None] = relationship(init=False, repr=False, viewonly=True)

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import flag_modified
 
 from domain.db import database_now, storable
 from domain.errors import InvalidRequest, StudyIsLocked
-from domain.mail.audience import Audience
-from domain.models import State, Study, User
+from domain.mail.audience import Audience, people
+from domain.mail.outbox import enqueue
+from domain.models import MailStatus, OutboxMail, State, Study, User
 from domain.models.studies import LOCK_STATES, REVIEWED_FIELDS
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
+from domain.studies.approval import APPROVED_STATES, has_changed, rescind
 from domain.studies.log import hold, record
 from domain.studies.workflow import Done, Notice, finish_transition
 
-APPROVED_STATES = frozenset({State.APPROVED, State.ACTIVE, State.PAUSED, State.DEACTIVATED})
 EDITABLE = frozenset(REVIEWED_FIELDS) - {"lab_id"} | {"is_discoverable"}
 SENT_BACK: Notice = {
     "audience": Audience.RESEARCHERS.value,
@@ -36,6 +38,9 @@ FIELD_TYPES: dict[str, type] = {"study_metadata": dict, "structure": dict, "is_d
 """The fields that do not hold text."""
 _IN_WORDS: dict[type, str] = {str: "text", dict: "a JSON object", bool: "true or false"}
 LONGEST_NAME = 255
+STUDY_EDITED = "study_edited"
+"""The template of the mail that tells reviewers of a change."""
+REVIEWERS_WAIT = timedelta(minutes=10)
 PLAYER_FIELDS = ("player_repo_url", "last_known_player_sha")
 
 
@@ -79,9 +84,17 @@ def refuse_during_build(study: Study) -> None:
 
 
 def record_change(session: Session, study: Study, user: User, diff: dict[str, list[Any]]) -> None:
-    """Log what changed, as `field: [before, after]`; after an approval, reviewed content sends the study back."""
+    """Log what changed, as `field: [before, after]`; reviewed content raises the revision.
+
+    After an approval, reviewed content sends the study back; while it is reviewed, the reviewers are told.
+    """
     before = study.state
     reviewed = [name for name in diff if name in REVIEWED_FIELDS or name == "lab"]
+    if reviewed:
+        read = study.revision
+        has_changed(study)
+        if before == State.SUBMITTED:
+            tell_reviewers(session, study, user, read)
     if reviewed and before in APPROVED_STATES:
         _send_back(session, study, user, before, diff, reviewed)
     else:
@@ -94,6 +107,37 @@ def record_change(session: Session, study: Study, user: User, diff: dict[str, li
             state_after=before,
             extra={"diff": diff},
         )
+
+
+def tell_reviewers(session: Session, study: Study, user: User | None, read: int) -> None:
+    """Mail the site's reviewers that a study has changed since it was submitted; one mail for all changes of a while.
+
+    The mail waits for `REVIEWERS_WAIT`. What changes meanwhile needs no other one: it tells of the revision that was
+    submitted, and sends the reviewer to look at what stands.
+    """
+    is_waiting = select(OutboxMail.id).where(
+        OutboxMail.study_id == study.id,
+        OutboxMail.template == STUDY_EDITED,
+        OutboxMail.status == MailStatus.WAITING,
+        OutboxMail.attempts == 0,
+    )
+    if session.scalar(is_waiting.limit(1)) is not None:
+        return
+    session.flush()
+    enqueue(
+        session,
+        event=f"study:{study.id}:edited_after_revision:{read}",
+        template=STUDY_EDITED,
+        context={
+            "study": {"name": study.name, "uuid": str(study.uuid)},
+            "revision": read,
+            "edited_by": user.name if user else "the platform",
+        },
+        recipients=people(session, study, Audience.SITE_ADMINS),
+        study=study,
+        audiences=(Audience.SITE_ADMINS,),
+        wait=REVIEWERS_WAIT,
+    )
 
 
 def _check_values(changes: dict[str, Any]) -> None:
@@ -156,6 +200,7 @@ def _send_back(
 ) -> None:
     comment = f"Reviewed content changed after the approval: {', '.join(sorted(reviewed))}. Please submit it again."
     study.state = State.REJECTED.value
+    rescind(study)
     session.flush()
     session.execute(update(Study).where(Study.id == study.id).values(state_changed_at=database_now()))
     session.refresh(study)

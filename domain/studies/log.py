@@ -63,6 +63,7 @@ def record(
         state_after=state_after,
         extra={name: value if name == "diff" else bounded_all(value) for name, value in extra.items()},
         build_request_id=build_request_id,
+        revision=study.revision,
     )
     session.add(log)
     session.flush()

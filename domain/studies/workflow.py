@@ -23,9 +23,11 @@ from domain.models import State, Study, User
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission, users_with_permission
 from domain.permissions.codes import Permission
+from domain.studies.approval import IsTrusted, approve, only_the_default, rescind
 from domain.studies.log import hold, record
 
 INITIAL_STATE = State.CREATED
+APPROVE = "approve"
 
 
 class Notice(TypedDict):
@@ -177,6 +179,8 @@ class Passage:
     user: User
     comment: str
     state: str
+    revision: int | None = None
+    is_trusted: IsTrusted = only_the_default
     state_before: str = field(init=False)
     row: Row | None = None
 
@@ -299,15 +303,27 @@ def _choice(session: Session, study: Study, user: User, row: Row) -> Choice:
     )
 
 
-def transition(session: Session, study: Study, trigger: str, user: User, comment: str = "") -> Study:
+def transition(
+    session: Session,
+    study: Study,
+    trigger: str,
+    user: User,
+    comment: str = "",
+    *,
+    revision: int | None = None,
+    is_trusted: IsTrusted = only_the_default,
+) -> Study:
     """Move the study, in the caller's transaction: state, one log, and mails to those the table names.
 
+    `approve` needs the `revision` that the reviewer has read; `is_trusted` says which repositories the operator trusts.
     Raises InvalidRequest (no such trigger), StudyIsLocked, TransitionNotAllowed or PermissionDenied; then nothing
     has changed.
     """
     machine = shared_machine()
     if trigger not in machine.events:
         raise InvalidRequest(f"there is no trigger {trigger!r}; there are {', '.join(machine.events)}")
+    if revision is not None and trigger != APPROVE:
+        raise InvalidRequest(f"a revision goes with the trigger {APPROVE!r} alone, not with {trigger!r}")
     hold(session, study)
     state = study.state
     if state in LOCK_STATES:
@@ -321,7 +337,15 @@ def transition(session: Session, study: Study, trigger: str, user: User, comment
             f"the study {study.name!r} is {state}, from where there is no {trigger!r};"
             f" from here there is {', '.join(allowed) or 'no way on'}"
         )
-    passage = Passage(session=session, study=study, user=user, comment=storable(comment), state=str(state))
+    passage = Passage(
+        session=session,
+        study=study,
+        user=user,
+        comment=storable(comment),
+        state=str(state),
+        revision=revision,
+        is_trusted=is_trusted,
+    )
     machine.events[trigger].trigger(passage)
     return study
 
@@ -330,9 +354,15 @@ def finalize_state_change(event: EventData) -> None:
     """Write the new state, by compare-and-set, and finish the transition: all in the caller's transaction."""
     passage = cast("Passage", event.model)
     session, study = passage.session, passage.study
+    extra: dict[str, Any] = {}
+    if event.event.name == APPROVE:
+        extra = approve(session, study, passage.revision, passage.is_trusted)
+    elif passage.state == State.REJECTED:
+        rescind(study)
+        session.flush()
     moved = (
         update(Study)
-        .where(Study.id == study.id, Study.state == passage.state_before)
+        .where(Study.id == study.id, Study.state == passage.state_before, Study.revision == study.revision)
         .values(state=passage.state, state_changed_at=database_now())
         .returning(Study.id)
     )
@@ -341,7 +371,7 @@ def finalize_state_change(event: EventData) -> None:
             f"the study {study.name!r} has just left the state {passage.state_before!r}: look at it again"
         )
     session.refresh(study)
-    done = Done(event.event.name, passage.state_before, passage.state, passage.comment)
+    done = Done(event.event.name, passage.state_before, passage.state, passage.comment, extra)
     finish_transition(session, study, passage.user, replace(done, notice=(passage.row or {}).get("notice")))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from domain.builds.claims import player_repo_url
+from domain.builds.claims import player_of
 from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind, BuildRequest
@@ -37,7 +37,7 @@ def request(
     outside = platform()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
-    outside.repository(player_repo_url(found))  # what the build would refuse is refused at once
+    outside.repository(player_of(found, kind).repository_url)  # what the build would refuse is refused at once
     request_id = outside.ledger.request(found.id, user.id, kind, origin="through the command line")
     if json:
         as_json({"request_id": request_id})

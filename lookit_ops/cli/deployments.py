@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from domain.builds.rollback import approvals_of
 from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind
@@ -25,9 +26,12 @@ def deployments(study: StudyName, json: Json = False) -> None:
     outside = platform()
     with outside.sessions.begin() as session:
         found = find_study(session, study)
-        name, folder = found.name, folder_of(BuildKind.DEPLOYMENT, found.uuid)
+        name, folder, study_id = found.name, folder_of(BuildKind.DEPLOYMENT, found.uuid), found.id
     live = history(outside.bucket, folder)[:1]
     shown = [(deployment, deployment in live) for deployment in (*live, *restorable(outside.bucket, folder))]
+    ids = [deployment.manifest.request_id for deployment, _ in shown]
+    reasons = approvals_of(outside.sessions, study_id, [int(number) for number in ids if number.isdecimal()])
+    refused = {str(number): reason for number, reason in reasons.items()}
     if json:
         as_json(
             [
@@ -36,6 +40,8 @@ def deployments(study: StudyName, json: Json = False) -> None:
                     "is_live": is_live,
                     "repository": deployment.manifest.facts.get("repository"),
                     "player_sha": deployment.manifest.facts.get("sha"),
+                    "may_be_restored": not is_live and deployment.manifest.request_id not in refused,
+                    "why_not": None if is_live else refused.get(deployment.manifest.request_id),
                     "live_since": deployment.live_since,
                     "superseded_at": deployment.superseded_at,
                     "files": len(deployment.manifest.files),
@@ -48,7 +54,7 @@ def deployments(study: StudyName, json: Json = False) -> None:
     rows = [
         (
             plain(deployment.manifest.request_id),
-            "[green]live[/]" if is_live else "can be restored",
+            "[green]live[/]" if is_live else _may_be_restored(refused.get(deployment.manifest.request_id)),
             plain(deployment.manifest.facts.get("repository", "")),
             plain(deployment.manifest.facts.get("sha", "")[:12]),
             when(deployment.live_since),
@@ -61,6 +67,10 @@ def deployments(study: StudyName, json: Json = False) -> None:
     table(f"{counted(rows, 'deployment')} of {plain(name)}", columns, rows)
 
 
+def _may_be_restored(why_not: str | None) -> str:
+    return "can be restored" if why_not is None else f"[red]not approved[/]: {plain(why_not)}"
+
+
 def rollback(
     study: StudyName,
     acting: Acting,
@@ -68,12 +78,15 @@ def rollback(
         int | None,
         typer.Option(min=1, max=LARGEST_ID, help="The build request to go back to; without it: the build before."),
     ] = None,
+    comment: Annotated[
+        str, typer.Option(help="Why, where its approval no longer stands: for users who may approve the study.")
+    ] = "",
 ) -> None:
     """Put an earlier deployment of a study back, at once, with all its files."""
     outside = platform()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
-    done = roll_back(outside, found.id, user.id, to, origin="through the command line")
+    done = roll_back(outside, found.id, user.id, to, origin="through the command line", comment=comment)
     from lookit_ops.assets.experiments import report_builds
 
     prepare_dagster_home(outside.settings)

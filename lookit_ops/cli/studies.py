@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.rule import Rule
 from sqlalchemy import func, select
 
+from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
 from domain.find import find_lab, find_study, find_user
 from domain.models import Lab, Study, StudyLog
@@ -78,6 +79,9 @@ def _facts(study: Study, lab: str) -> dict[str, Any]:
         "state": study.state,
         "state_before_build": study.state_before_build,
         "state_changed_at": study.state_changed_at,
+        "revision": study.revision,
+        "approved_revision": study.approved_revision,
+        "approved_commit": study.approved_sha,
         "deployed_at": study.deployed_at,
         "is_discoverable": study.is_discoverable,
         "player_repo_url": study.study_metadata.get("player_repo_url"),
@@ -166,20 +170,23 @@ def transition(
         str, typer.Argument(help="What to do: submit, approve, reject, …; without it: what you may.")
     ] = "",
     comment: Annotated[str, typer.Option(help="A comment for the log and the mail.")] = "",
+    revision: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_ID, help="With approve: the revision that you have read.")
+    ] = None,
 ) -> None:
     """Move a study through the workflow; without a trigger, say what is possible, and why not and who could."""
     outside = platform()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before = found.state
-        if not trigger and comment:
+        if not trigger and (comment or revision is not None):
             raise InvalidRequest(
-                "a comment goes with a trigger: say which, or leave the comment out to see what may be done"
+                "a comment or a revision goes with a trigger: say which, or leave it out to see what may be done"
             )
         if not trigger:
             _show_choices(found, allowed_triggers(session, found, user))
             return
-        move(session, found, trigger, user, comment)
+        move(session, found, trigger, user, comment, revision=revision, is_trusted=outside.trusts_url)
         after = found.state
     keep_public_list(outside)
     console.print(f"{plain(found.name)}: {coloured(before)} → {coloured(after)}")
@@ -244,7 +251,8 @@ def diff(
         changes = [entry for entry in session.scalars(query) if entry.extra.get("diff")][:last][::-1]
         names = {entry.id: entry.user.name if entry.user else "–" for entry in changes}
     for entry in changes:
-        console.print(Rule(f"{when(entry.created_at)} UTC · {plain(names[entry.id])}", align="left"))
+        at = f" · revision {entry.revision}" if entry.revision is not None else ""
+        console.print(Rule(f"{when(entry.created_at)} UTC · {plain(names[entry.id])}{at}", align="left"))
         if entry.extra.get("comment"):
             console.print(f"[italic]{plain(entry.extra['comment'])}[/]")
         for line in readable_diff(entry):
@@ -271,7 +279,8 @@ def log(
         as_json([_entry(entry, names[entry.id]) for entry in logs])
         return
     for entry in logs:
-        what = f"{when(entry.created_at)} UTC · {entry.action} · {names[entry.id]}"
+        at = f" · revision {entry.revision}" if entry.revision is not None else ""
+        what = f"{when(entry.created_at)} UTC · {entry.action} · {names[entry.id]}{at}"
         console.print(Rule(plain(what), align="left"))
         console.print(f"{coloured(entry.state_before)} → {coloured(entry.state_after)}")
         for line in readable_diff(entry):
@@ -288,6 +297,7 @@ def _entry(entry: StudyLog, user: str) -> dict[str, Any]:
         "user": user,
         "state_before": entry.state_before,
         "state_after": entry.state_after,
+        "revision": entry.revision,
         "extra": entry.extra,
     }
 

@@ -68,7 +68,8 @@ def _make(session: Session) -> None:
         session.flush()
         for trigger in triggers:
             comment = "Please say how long it takes a family." if trigger == "reject" else ""
-            transition(session, study, trigger, people[WHO[trigger]], comment)
+            revision = study.revision if trigger == "approve" else None
+            transition(session, study, trigger, people[WHO[trigger]], comment, revision=revision)
 
 
 def new_study(session: Session, sha: str) -> Study:

@@ -143,7 +143,7 @@ def _review(console: Console, platform: Platform, cast: Cast, study_id: int, sha
         study = session.get_one(Study, study_id)
         edit(session, study, cast.researcher, {"last_known_player_sha": sha})
         transition(session, study, "submit", cast.researcher)
-        transition(session, study, "approve", cast.admin)
+        transition(session, study, "approve", cast.admin, revision=study.revision, is_trusted=platform.trusts_url)
     console.print(f"  {cast.researcher.name} chose version 2.0 and submitted, {cast.admin.name} approved [green]✓[/]")
 
 

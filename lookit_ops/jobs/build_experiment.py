@@ -12,7 +12,7 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from domain.builds.claims import Claim, player_repo_url
+from domain.builds.claims import Claim, player_of
 from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocked
 from domain.escaping import markdown_block
 from domain.find import find_study, find_user
@@ -292,7 +292,7 @@ def _launch(platform: Platform, session: BuildSession, config: BuildExperiment) 
         )
     with platform.sessions.begin() as database:
         study, user = find_study(database, config.study), find_user(database, config.requesting_user)
-    platform.repository(player_repo_url(study))
+    platform.repository(player_of(study, BuildKind(config.kind)).repository_url)
     origin = f"on behalf of {user.email} through Dagster"
     return session.launch(study.id, user.id, BuildKind(config.kind), origin)
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from domain.builds.ledger import BuildLedger
 from domain.db import Sessions
 from domain.models import BuildRequest, Lab, OutboxMail, RequestStatus, State, Study, StudyLog, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
 from domain.queue import Retry
+from domain.studies.workflow import transition
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class Site:
             session.flush()
             grant_on_study(session, session.get_one(User, self.study_admin), study, "admin")
             return study.id
+
+
+def transition_as_read(session: Session, study: Study, trigger: str, user: User, comment: str = "") -> Study:
+    """Move a study; an approval is of the revision that stands, by a site whose operator trusts every repository."""
+    revision = study.revision if trigger == "approve" else None
+    return transition(session, study, trigger, user, comment, revision=revision, is_trusted=lambda _: True)
 
 
 def populate(sessions: Sessions, state: State = State.APPROVED) -> Site:

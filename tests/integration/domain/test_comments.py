@@ -9,8 +9,7 @@ import pytest
 from domain.builds.claims import Claim
 from domain.models import BuildKind, State, Study, User
 from domain.queue import Failure
-from domain.studies.workflow import transition
-from tests.support.site import Site
+from tests.support.site import Site, transition_as_read
 
 STRANGE = {
     "markup": "<b>bold</b> & [red]rich[/] {{ jinja }}",
@@ -26,7 +25,7 @@ def test_a_comment_reaches_the_log_and_the_mail_alike(site: Site, text: str) -> 
     site.set_state(State.SUBMITTED)
     with site.sessions.begin() as session:
         user = session.get_one(User, site.site_admin)
-        transition(session, session.get_one(Study, site.study_id), "reject", user, comment=text)
+        transition_as_read(session, session.get_one(Study, site.study_id), "reject", user, comment=text)
     (log,) = site.logs()
     (mail,) = site.mails()
     assert site.study().state == "rejected"

@@ -32,8 +32,7 @@ from domain.models import (
 from domain.permissions.grants import grant
 from domain.queue import Failure
 from domain.studies.edit import edit
-from domain.studies.workflow import transition
-from tests.support.site import Site
+from tests.support.site import Site, transition_as_read
 
 
 def by_the_orm(session: Session, study: Study) -> None:
@@ -52,7 +51,7 @@ def by_bare_sql(session: Session, study: Study) -> None:
 def leave_a_log(site: Site) -> None:
     with site.sessions.begin() as session:
         user = session.get_one(User, site.study_admin)
-        transition(session, session.get_one(Study, site.study_id), "archive", user)
+        transition_as_read(session, session.get_one(Study, site.study_id), "archive", user)
 
 
 def leave_an_edit(site: Site) -> None:
@@ -168,7 +167,9 @@ def test_archiving_keeps_the_whole_trail(site: Site) -> None:
     leave_a_response(site)
     for trigger, who in (("submit", site.study_admin), ("approve", site.site_admin)):
         with site.sessions.begin() as session:
-            transition(session, session.get_one(Study, site.study_id), trigger, session.get_one(User, who), trigger)
+            transition_as_read(
+                session, session.get_one(Study, site.study_id), trigger, session.get_one(User, who), trigger
+            )
     claim = site.ledger.claim(
         site.ledger.request(site.study_id, site.study_admin, BuildKind.DEPLOYMENT), "run-1", timedelta(minutes=1)
     )
@@ -177,7 +178,7 @@ def test_archiving_keeps_the_whole_trail(site: Site) -> None:
     before, trail = rows(site), site.logs()
     with site.sessions.begin() as session:
         study = session.get_one(Study, site.study_id)
-        transition(session, study, "archive", session.get_one(User, site.study_admin), "over")
+        transition_as_read(session, study, "archive", session.get_one(User, site.study_admin), "over")
     assert site.study().state == "archived"
     assert rows(site) == before | {"study_log": (before["study_log"] or 0) + 1}
     kept = site.logs()

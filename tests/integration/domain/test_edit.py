@@ -12,8 +12,7 @@ from domain.errors import DomainError, InvalidRequest, PermissionDenied, StudyIs
 from domain.models import BuildKind, State, Study, User
 from domain.models.studies import LOCK_STATES
 from domain.studies.edit import edit
-from domain.studies.workflow import transition
-from tests.support.site import Site
+from tests.support.site import Site, transition_as_read
 
 SHA = "a" * 40
 BEFORE_APPROVAL = [State.CREATED, State.SUBMITTED, State.REJECTED, State.RETRACTED, State.ARCHIVED]
@@ -48,7 +47,7 @@ def test_before_an_approval_an_edit_leaves_the_state_and_logs_what_changed(site:
     (log,) = site.logs()
     assert (log.action, log.user_id, log.state_before, log.state_after) == ("edit", site.designer, state, state)
     assert log.extra == {"diff": {"name": ["Apples and oranges", "Apples"], "purpose": ["", "Counting"]}}
-    assert site.mails() == []
+    assert [mail.template for mail in site.mails()] == (["study_edited"] if state is State.SUBMITTED else [])
 
 
 @pytest.mark.parametrize("state", AFTER_APPROVAL)
@@ -195,6 +194,6 @@ def test_another_player_has_to_be_deployed_before_the_study_can_be_activated(
         assert study.deployed_at is not None
         edit(session, study, user, change)
         for trigger in ("resubmit", "approve"):
-            transition(session, study, trigger, user)
+            transition_as_read(session, study, trigger, user)
         with pytest.raises(TransitionNotAllowed, match="never been deployed with its present player"):
-            transition(session, study, "activate", user)
+            transition_as_read(session, study, "activate", user)

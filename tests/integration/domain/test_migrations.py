@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,20 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect, select, text
+from sqlalchemy import Engine, MetaData, insert, inspect, select, text
+from sqlalchemy import column as lightweight_column
+from sqlalchemy import table as lightweight
 
 from domain.db import Base, engine_for, sessions_for
 from domain.errors import InvalidRequest
 from domain.exports.ledger import ArchiveFacts, ArchiveLedger
 from domain.exports.selection import basis_of, select_videos
 from domain.migrations import config_for, upgrade
-from domain.models import ArchiveKind, ArchiveRequest, Lab, Role, Study, User
+from domain.models import ArchiveKind, ArchiveRequest, BuildKind, Lab, Role, Study, User
+from domain.permissions.grants import grant
 from tests.support.databases import POSTGRESQL, SQLITE, create_database
 from tests.support.footage import Footage
-from tests.support.site import populate
+from tests.support.site import Site, populate
 
 Schema = dict[str, dict[str, Any]]
 
@@ -206,3 +210,60 @@ def test_the_way_down_and_up_again_leaves_the_schema_as_it_was(blank: tuple[Engi
     assert schema_of(engine) == first != newest
     upgrade(engine)
     assert schema_of(engine) == newest
+
+
+def test_the_upgrade_of_a_filled_database_loses_nothing(blank: tuple[Engine, Engine]) -> None:
+    """Rows of every table, as the release before revisions and approvals has left them."""
+    engine, old = blank
+    upgrade(engine)
+    site = populate(sessions_for(engine))
+    fill(site)
+    # The same rows in a database of before, which is upgraded then.
+    command.upgrade(config_for(old), "0002")
+    before = MetaData()
+    before.reflect(old)
+    with engine.connect() as source, old.begin() as target:
+        for table in [table for table in Base.metadata.sorted_tables if table.name in before.tables]:
+            kept = before.tables[table.name]
+            columns = [column for column in table.columns if column.name in kept.c]
+            rows = [tuple(row) for row in source.execute(select(*columns))]
+            assert rows, f"the test puts nothing into {table.name}"
+            target.execute(kept.delete())
+            as_it_was = lightweight(table.name, *(lightweight_column(one.name, one.type) for one in columns))
+            named = [dict(zip([one.name for one in columns], row, strict=True)) for row in rows]
+            target.execute(insert(as_it_was), named)
+            if old.dialect.name == "postgresql" and "id" in kept.c:
+                ids = "SELECT setval(pg_get_serial_sequence(:table, 'id'), (SELECT max(id) FROM {}))"
+                target.execute(text(ids.format(table.name)), {"table": table.name})
+    upgrade(old)
+    with engine.connect() as one, old.connect() as other:
+        for name, table in Base.metadata.tables.items():
+            columns = [column for column in table.columns if column.name in before.tables[name].c]
+            query = select(*columns).order_by(*table.primary_key.columns)
+            assert other.execute(query).all() == one.execute(query).all(), name
+        studies = Study.__table__
+        news = select(studies.c.revision, studies.c.approved_revision, studies.c.approved_sha)
+        assert set(other.execute(news).all()) == {(1, None, None)}
+    # And it goes on: what was approved before is deployed, without another review.
+    upgraded = replace(site, sessions=sessions_for(old))
+    request_id = upgraded.ledger.request(site.study_id, site.study_admin, BuildKind.DEPLOYMENT)
+    claim = upgraded.ledger.claim(request_id, "run-9", timedelta(minutes=1))
+    assert claim.player_sha == upgraded.study().study_metadata["last_known_player_sha"]
+
+
+def fill(site: Site) -> None:
+    """Put rows into every table, by the domain's own acts."""
+    footage, archives = Footage(site), ArchiveLedger(site.sessions)
+    footage.video(footage.response("rejected", "accepted"))
+    request_id = archives.request(site.study_id, site.study_admin, ArchiveKind.ALL)
+    claim = archives.claim(request_id, "run-1", timedelta(minutes=1))
+    with site.sessions.begin() as session:
+        user, study = session.get_one(User, site.study_admin), session.get_one(Study, site.study_id)
+        basis = basis_of(select_videos(session, user, study, ArchiveKind.ALL).videos)
+        grant(session, user, session.get_one(User, site.stranger), "preview", study)
+    archives.finish(claim, ArchiveFacts("u/a.zip", 3, (), 0, 0, basis, was_there=False), {})
+    for kind in BuildKind:
+        build = site.ledger.request(site.study_id, site.study_admin, kind)
+        held = site.ledger.claim(build, f"run of {build}", timedelta(minutes=1))
+        site.ledger.note_commit(held, repository="lookit/player", sha="a" * 40, reason="it is the newest")
+        site.ledger.finish(held, {"facts": {"files": 3}})

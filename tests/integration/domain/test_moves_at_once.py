@@ -23,9 +23,8 @@ from domain.permissions.roles import grant_on_lab
 from domain.queue import Failure
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
-from domain.studies.workflow import transition
 from tests.support.contention import Act, one_after_the_other, together
-from tests.support.site import Site
+from tests.support.site import Site, transition_as_read
 
 MINUTE = timedelta(minutes=1)
 ROUNDS = 6
@@ -51,7 +50,9 @@ def on_study(site: Site, user_id: int, how: Callable[..., Any]) -> Act:
 
 
 def pull(site: Site, trigger: str) -> Act:
-    return on_study(site, site.superuser, lambda session, study, user: transition(session, study, trigger, user))
+    return on_study(
+        site, site.superuser, lambda session, study, user: transition_as_read(session, study, trigger, user)
+    )
 
 
 def change(site: Site) -> Act:
@@ -225,7 +226,7 @@ HIJACKS: dict[str, Callable[[Site, int], Act]] = {
         site, user, lambda session, study, actor: edit(session, study, actor, {"purpose": "hijacked"})
     ),
     "submit": lambda site, user: on_study(
-        site, user, lambda session, study, actor: transition(session, study, "submit", actor)
+        site, user, lambda session, study, actor: transition_as_read(session, study, "submit", actor)
     ),
     "ask for a build": lambda site, user: (
         lambda sessions: BuildLedger(sessions).request(site.study_id, user, PREVIEW) and None

@@ -19,8 +19,8 @@ from domain.db import database_now
 from domain.errors import DomainError, InvalidRequest, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import Lab, OutboxMail, Role, RolePermission, State, Study, StudyLog, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
-from domain.studies.workflow import Passage, allowed_triggers, shared_machine, transition
-from tests.support.site import Site
+from domain.studies.workflow import Passage, allowed_triggers, shared_machine
+from tests.support.site import Site, transition_as_read
 
 STATUS, APPROVE = "studies.change_study_status", "studies.approve_study"
 WORKFLOW = ["created", "submitted", "rejected", "retracted", "approved", "active", "paused", "deactivated", "archived"]
@@ -173,7 +173,7 @@ def test_everybody_may_pull_exactly_the_triggers_of_the_table(world: World, stat
                 wanted = expected(state, trigger, who, deployed=deployed)
                 savepoint = world.session.begin_nested()
                 try:
-                    transition(world.session, world.study, trigger, user)
+                    transition_as_read(world.session, world.study, trigger, user)
                     found: type[DomainError] | str = world.study.state
                 except DomainError as refusal:
                     found = type(refusal)
@@ -219,7 +219,7 @@ def test_the_reason_of_a_choice_is_the_refusal_of_the_transition(world: World, s
             if choice.allowed:
                 continue
             with pytest.raises(DomainError) as refusal:
-                transition(world.session, world.study, choice.trigger, user)
+                transition_as_read(world.session, world.study, choice.trigger, user)
             if choice.dest is None:
                 assert f"is {state}" in choice.reason
                 assert f"is {state}" in str(refusal.value)

@@ -12,12 +12,12 @@ import pytest
 from domain.models import BuildKind, State, Study, User
 from domain.queue import Failure
 from domain.studies.edit import edit
-from domain.studies.workflow import transition
 from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.definitions import defs
 from lookit_ops.public_list import KEY, refresh_public_list
 from lookit_ops.sensors.public_list import public_list_sensor
 from lookit_ops.storage.experiments import GenerationMismatch
+from tests.support.site import transition_as_read
 from tests.support.workshop import Workshop
 
 STUDY = "Apples and oranges"
@@ -40,7 +40,7 @@ def names(workshop: Workshop) -> list[str]:
 def move(workshop: Workshop, trigger: str, user: int) -> None:
     with workshop.site.sessions.begin() as session:
         study = session.get_one(Study, workshop.site.study_id)
-        transition(session, study, trigger, session.get_one(User, user))
+        transition_as_read(session, study, trigger, session.get_one(User, user))
 
 
 def test_a_deployment_puts_a_discoverable_study_on_the_list(listed: Workshop) -> None:
