@@ -69,7 +69,7 @@ def test_builds_are_requested_listed_with_their_place_and_cancelled(run, site: S
 
 def test_mails_are_listed_and_delivered_into_the_folder(run, site: Site, tmp_path: Path) -> None:
     site.set_state(State.SUBMITTED)
-    run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org")
+    run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org", "--revision", "1")
     (waiting,) = json.loads(run("mail", "list", "--json").out)
     assert (waiting["to"], waiting["status"]) == (ADMIN, "waiting")
     assert run("mail", "deliver").out.strip() == "1 sent, 0 delayed, 0 failed, 0 withdrawn."
@@ -80,7 +80,7 @@ def test_mails_are_listed_and_delivered_into_the_folder(run, site: Site, tmp_pat
 
 def test_a_mail_that_failed_is_put_back_and_leaves_with_the_next_delivery(run, site: Site) -> None:
     site.set_state(State.SUBMITTED)
-    run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org")
+    run("study", "transition", STUDY, "approve", "--as", "site_admin@example.org", "--revision", "1")
     assert run("mail", "retry").out.strip() == "0 mails put back."
     with site.sessions.begin() as session:
         session.execute(update(OutboxMail).values(status="failed", attempts=21))

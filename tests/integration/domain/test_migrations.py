@@ -14,7 +14,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, MetaData, insert, inspect, select, text
+from sqlalchemy import Engine, insert, inspect, select, text
 from sqlalchemy import column as lightweight_column
 from sqlalchemy import table as lightweight
 
@@ -220,25 +220,25 @@ def test_the_upgrade_of_a_filled_database_loses_nothing(blank: tuple[Engine, Eng
     fill(site)
     # The same rows in a database of before, which is upgraded then.
     command.upgrade(config_for(old), "0002")
-    before = MetaData()
-    before.reflect(old)
+    found = inspect(old)
+    before = {name: {column["name"] for column in found.get_columns(name)} for name in found.get_table_names()}
     with engine.connect() as source, old.begin() as target:
-        for table in [table for table in Base.metadata.sorted_tables if table.name in before.tables]:
-            kept = before.tables[table.name]
-            columns = [column for column in table.columns if column.name in kept.c]
+        for table in [table for table in Base.metadata.sorted_tables if table.name in before]:
+            kept = before[table.name]
+            columns = [column for column in table.columns if column.name in kept]
             rows = [tuple(row) for row in source.execute(select(*columns))]
             assert rows, f"the test puts nothing into {table.name}"
-            target.execute(kept.delete())
+            target.execute(text(f"DELETE FROM {table.name}"))  # noqa: S608
             as_it_was = lightweight(table.name, *(lightweight_column(one.name, one.type) for one in columns))
             named = [dict(zip([one.name for one in columns], row, strict=True)) for row in rows]
             target.execute(insert(as_it_was), named)
-            if old.dialect.name == "postgresql" and "id" in kept.c:
+            if old.dialect.name == "postgresql" and "id" in kept:
                 ids = "SELECT setval(pg_get_serial_sequence(:table, 'id'), (SELECT max(id) FROM {}))"
                 target.execute(text(ids.format(table.name)), {"table": table.name})
     upgrade(old)
     with engine.connect() as one, old.connect() as other:
         for name, table in Base.metadata.tables.items():
-            columns = [column for column in table.columns if column.name in before.tables[name].c]
+            columns = [column for column in table.columns if column.name in before[name]]
             query = select(*columns).order_by(*table.primary_key.columns)
             assert other.execute(query).all() == one.execute(query).all(), name
         studies = Study.__table__

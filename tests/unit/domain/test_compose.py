@@ -83,7 +83,9 @@ LACKING = {
     "without_permission": 4,
     "without_consent": 5,
 }
+EDITED = {"study": {"name": "Apples & oranges", "uuid": STUDY}, "revision": 3, "edited_by": "Rita Researcher"}
 MAILS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a study was changed during its review": ("study_edited", EDITED),
     "a preview is ready": ("build_succeeded", BUILD),
     "a study is deployed": ("build_succeeded", {**BUILD, "kind": "deployment", "state_after": "active"}),
     "a deployment failed": (
