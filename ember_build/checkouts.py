@@ -18,6 +18,7 @@ import stat
 import struct
 import tempfile
 import threading
+import time
 import unicodedata
 import zipfile
 import zlib
@@ -25,6 +26,7 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from ember_build.errors import BuildCancelled, InvalidPlayer
 from ember_build.github import GitHub, Repository, ResolvedCommit, disk_error
@@ -41,6 +43,7 @@ _CONTROL_OR_BACKSLASH = re.compile(r"[\x00-\x1f\x7f\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SHA = re.compile(r"[0-9a-f]{40}")
 _LOCKS, _INCOMING = ".locks", ".incoming-"
+_POLL_SECONDS = 0.1
 _SHA_COMMENT = re.compile(rb"[0-9a-f]{40}")
 
 # All that zipfile lets through when the bytes are not what they say.
@@ -116,7 +119,7 @@ class Checkouts:
         manifest = final.with_name(f"{commit.sha}.json")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            with self._alone(commit.sha):
+            with self._alone(commit.repository.slug, commit.sha):
                 contents = _verified(final, manifest)
                 reused = contents is not None
                 if contents is None:
@@ -148,9 +151,23 @@ class Checkouts:
                 if not _SHA.fullmatch(sha):
                     remove_old([path], older_than, removal, in_use=lambda _: False, dry_run=dry_run)
                     continue
-                with self._alone(sha):
+                with self._alone(repository.name, sha):
                     remove_old([path], older_than, removal, in_use=lambda _, sha=sha: in_use(sha), dry_run=dry_run)
+        if not dry_run:
+            self._remove_locks()
         return removal
+
+    def _remove_locks(self) -> None:
+        """Remove the locks of checkouts that are not there, unless they are held."""
+        for lock in (self.root / _LOCKS).glob("*"):
+            with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
+                slug, _, sha = lock.name.rpartition("@")
+                if not (self.root / slug / sha).exists():
+                    lock.unlink(missing_ok=True)
 
     def _make(self, commit: ResolvedCommit, final: Path, manifest: Path) -> _Contents:
         # On the same file system as the final place, since a rename is atomic only there.
@@ -184,16 +201,34 @@ class Checkouts:
         return contents
 
     @contextlib.contextmanager
-    def _alone(self, sha: str) -> Generator[None, None, None]:
-        """Hold this commit's lock; the operating system lets go of it if we die.
+    def _alone(self, slug: str, sha: str) -> Generator[None, None, None]:
+        """Hold the lock of this commit of this repository; the operating system lets go of it if we die.
 
-        The locks' files are 256 in all, so nobody has to delete any (which cannot be done without a race).
+        Raises:
+            BuildCancelled: the build was cancelled while another one held it.
         """
         locks = self.root / _LOCKS
         locks.mkdir(exist_ok=True)
-        with (locks / sha[:2]).open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        path = locks / f"{slug}@{sha}"
+        while True:
+            with path.open("wb") as file:
+                self._wait_for(file)
+                # A cleanup may have removed the file between its opening and its lock: then it locks nothing.
+                if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                    yield
+                    return
+
+    def _wait_for(self, file: IO[bytes]) -> None:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if self.github.cancelled is not None and self.github.cancelled.wait(_POLL_SECONDS):
+                    raise BuildCancelled("The build was cancelled while another one fetched the same commit.") from None
+                if self.github.cancelled is None:
+                    time.sleep(_POLL_SECONDS)
+            else:
+                return
 
 
 class _BrokenArchive(Exception):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lookit_ops.deployments import (
+    FENCED,
     NOTHING_YET,
     PAGE,
     PAGE_TYPE,
@@ -19,6 +20,7 @@ from lookit_ops.deployments import (
     LiveDeployment,
     Manifest,
     PublishedFile,
+    fenced_up_to,
     live_deployment,
     live_of,
     staged_files,
@@ -36,7 +38,9 @@ def fence(bucket: ExperimentBucket, folder: str, request_id: str, fencing_token:
 
     A worker that was suspended right before it writes its page knows nothing of a lease that ended meanwhile, and a
     request can be on its way for long. Only the page's generation can hold them back: the page is written again as it
-    is, or, where none was ever written, as one that says so. Raises StorageError, and then nothing is known.
+    is, or, where none was ever written, as one that says so. The page then tells up to which token it is fenced: who
+    comes late to fence the same claim changes nothing, so that a later claim which has seen the generation meanwhile
+    loses nothing. Raises StorageError, and then nothing is known.
     """
     for _ in range(FENCE_ATTEMPTS):
         page = bucket.page(f"{folder}/{PAGE}")
@@ -45,13 +49,15 @@ def fence(bucket: ExperimentBucket, folder: str, request_id: str, fencing_token:
             return live
         if live is not None and live.fencing_token > fencing_token:
             return None  # a later claim has written since
+        if page is not None and fenced_up_to(page) >= fencing_token:
+            return None  # somebody has fenced this claim, or a later one, already
         with contextlib.suppress(GenerationMismatch):  # somebody wrote just now: look again who it was
             bucket.write_page(
                 f"{folder}/{PAGE}",
                 page.content if page else NOTHING_YET,
                 content_type=PAGE_TYPE,
                 cache_control=REVALIDATED,
-                metadata=page.metadata if page else {},
+                metadata={**(page.metadata if page else {}), FENCED: str(fencing_token)},
                 if_generation=page.generation if page else 0,
             )
             return None

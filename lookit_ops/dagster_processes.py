@@ -18,6 +18,7 @@ LOOPBACK = "127.0.0.1"
 NO_NEWS = "Parameter `owners` of initializer"
 """Dagster warns of a parameter that only it passes on, when it binds resources to a sensor of run statuses."""
 QUIET = {"PYTHONWARNINGS": f"ignore:{NO_NEWS}"}
+CODE_THREADS = 32
 LOCATION = "lookit_ops"
 """The name of the code location. It keys the on/off state of schedules and sensors, so it is the same everywhere."""
 
@@ -35,6 +36,8 @@ def dagster_programs(
         return [sys.executable, "-m", module, *arguments, "--log-level", "warning"]
 
     code = ("--module-name", module, "--location-name", LOCATION, "--host", LOOPBACK, "--port", str(code_port))
+    # Each sensor and each page of the UI takes one: Dagster's own number, four more than processors, is soon used up.
+    code = (*code, "--max-workers", str(CODE_THREADS))
     # Runs begin as `python -m dagster` then, whatever the PATH says.
     code = (*code, "--use-python-environment-entry-point")
     read = ("--workspace", str(workspace))

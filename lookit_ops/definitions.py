@@ -15,6 +15,7 @@ from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.jobs.deliver_mails import deliver_mails
+from lookit_ops.jobs.end_dead_work import end_dead_work_job
 from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.jobs.sweep_deployments import sweep_deployments
@@ -50,6 +51,7 @@ def definitions(platform: dg.ResourceDefinition = platform_resource) -> dg.Defin
             build_zipfile_of_videos,
             *cleanup_jobs.values(),
             deliver_mails,
+            end_dead_work_job,
             measure_disk_usage,
             prune_runs,
             refresh_video_catalogue,

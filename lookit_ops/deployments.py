@@ -26,6 +26,8 @@ PAGE = PurePosixPath("index.html")
 PAGE_TYPE = "text/html; charset=utf-8"
 DEPLOYMENTS = ".deployments"
 MANIFEST = "manifest.json"
+FENCED = "fenced"
+"""The page's metadata that tells up to which fencing token claims can write it no more."""
 REVALIDATED = "no-cache"
 NOTHING_YET = b"<!doctype html><title>Not available</title><p>This study is not available.</p>\n"
 """What stands in the page's place when a dead worker had to be kept from writing the first one."""
@@ -213,9 +215,16 @@ def facts_of(bucket: ExperimentBucket, live: LiveDeployment) -> dict[str, int]:
     return {"files": len(files), "bytes": sum(file.size_bytes for file in files)}
 
 
+def fenced_up_to(page: StoredPage) -> int:
+    """Return the highest fencing token whose claim can write this page no more; 0 if none was ever fenced."""
+    token = page.metadata.get(FENCED, "0")
+    return int(token) if token.isdecimal() else 0
+
+
 def live_of(folder: str, page: StoredPage) -> LiveDeployment:
     """What a page tells of its deployment."""
     facts = dict(page.metadata)
+    facts.pop(FENCED, None)
     token = facts.pop("fencing_token", "0")
     return LiveDeployment(
         folder=folder,

@@ -29,19 +29,24 @@ class PublicList:
     """False if it was up to date already."""
 
 
+def wanted_list(platform: Platform) -> tuple[tuple[str, ...], bytes]:
+    """Return the names on the list, and its content, as the database has them now."""
+    with platform.sessions.begin() as session:
+        studies = discoverable_studies(session)
+    link = platform.links.built
+    entries = [
+        {**asdict(study), "uuid": str(study.uuid), "url": link(BuildKind.DEPLOYMENT, str(study.uuid))}
+        for study in studies
+    ]
+    content = json.dumps({"studies": entries}, indent=1, ensure_ascii=False).encode()
+    return tuple(study.name for study in studies), content
+
+
 def refresh_public_list(platform: Platform) -> PublicList:
     """Bring the list in the bucket up to date with the database. Raises StorageError."""
     for attempt in range(1, ATTEMPTS + 1):
         there = platform.bucket.page(KEY)
-        with platform.sessions.begin() as session:
-            studies = discoverable_studies(session)
-        names = tuple(study.name for study in studies)
-        link = platform.links.built
-        entries = [
-            {**asdict(study), "uuid": str(study.uuid), "url": link(BuildKind.DEPLOYMENT, str(study.uuid))}
-            for study in studies
-        ]
-        content = json.dumps({"studies": entries}, indent=1, ensure_ascii=False).encode()
+        names, content = wanted_list(platform)
         if there is not None and there.content == content:
             return PublicList(names, there.generation, rewritten=False)
         try:

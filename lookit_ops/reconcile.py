@@ -6,7 +6,10 @@ Dead may mean asleep: before a build is given up, the bucket is fenced, so that 
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from domain.builds.claims import Claim
@@ -19,6 +22,9 @@ from lookit_ops.running import clear_away_after
 from lookit_ops.storage.experiments import NoSuchObject
 
 logger = logging.getLogger(__name__)
+
+TAKEN_FOR = timedelta(minutes=5)
+"""How long one attempt to end a dead worker's build may take, before another reconciler may try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,11 @@ def reconcile_builds(platform: Platform) -> Reconciled:
     for claim in platform.ledger.running(expired_only=True):
         try:
             run_id = platform.ledger.run_of(claim)
-            is_live = _roll_forward_or_fence(platform, claim)
-            if not is_live:
-                platform.ledger.expire(claim, {"note": f"nothing of this {claim.act} is live"})
+            # Read some time ago: another reconciler may have ended it, and a new build of the study may have begun.
+            with _taken_over(platform, claim, expired_only=True) as held:
+                is_live = _roll_forward_or_fence(platform, held)
+                if not is_live:
+                    platform.ledger.retry(held, WORKER_DIED, {"note": f"nothing of this {claim.act} is live"})
                 logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
             (forward if is_live else expired).append(claim.request_id)
             runs += [run_id] if run_id else []
@@ -72,19 +80,37 @@ def end_build_of_run(platform: Platform, run_id: str, cancelled_by: str | None) 
     claim = platform.ledger.held_by(run_id)
     if claim is None:
         return None
-    if cancelled_by is not None:  # remembered first: should the bucket be away now, it must not be tried again later
-        platform.ledger.note_wish(claim)
+    note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}
     try:
-        if not _roll_forward_or_fence(platform, claim):
-            note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}
-            if cancelled_by is None:
-                platform.ledger.retry(claim, WORKER_DIED, note)
-            else:
-                platform.ledger.cancelled(claim, platform.ledger.canceller(claim) or cancelled_by, note)
+        with _taken_over(platform, claim, expired_only=False) as held:
+            if cancelled_by is not None:  # remembered first: should the bucket be away now, it is not tried again later
+                platform.ledger.note_wish(held)
+            if not _roll_forward_or_fence(platform, held):
+                if cancelled_by is None:
+                    platform.ledger.retry(held, WORKER_DIED, note)
+                else:
+                    platform.ledger.cancelled(held, platform.ledger.canceller(held) or cancelled_by, note)
     except LeaseLost:
         return None
     clear_away_after(platform, claim)
     return claim.request_id
+
+
+@contextmanager
+def _taken_over(platform: Platform, claim: Claim, *, expired_only: bool) -> Generator[Claim]:
+    """Hold a dead worker's claim while it is ended; after a failure its lease has run out, so that others may try.
+
+    Raises LeaseLost.
+    """
+    held = platform.ledger.take_over(claim, TAKEN_FOR, expired_only=expired_only)
+    try:
+        yield held
+    except LeaseLost:
+        raise
+    except BaseException:
+        with suppress(LeaseLost):
+            platform.ledger.heartbeat(held, timedelta(0))
+        raise
 
 
 def _roll_forward_or_fence(platform: Platform, claim: Claim) -> bool:

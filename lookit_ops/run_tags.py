@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 KIND_TAG = "lookit/kind"
-"""What the run is for: `build`, `archive` or `mails`; Dagster's limits count these."""
+"""What the run is for: `build`, `archive`, `mails` or `reconcile`; Dagster's limits count these."""
 
 LOCK_TAG = "lookit/locks"
 """The UUID of the study that the run locks: Dagster runs one of them at a time."""

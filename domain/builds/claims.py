@@ -54,6 +54,8 @@ class Claim:
     state_before: str
     player_repo_url: str | None
     player_sha: str | None
+    taken_over: int = 0
+    """How often it was taken over from a worker that died; only who took it over last holds it."""
     restores_id: int | None = None
     """Of a rollback: the request that built what it puts back."""
 
@@ -180,6 +182,7 @@ def take(session: Session, request_id: int, run_id: str, lease: timedelta, submi
             claimed_at=database_now(),
             lease_expires_at=database_now(lease),
             fencing_token=token,
+            taken_over=0,
             state_before=state_before,
             submitted_at=None,
             error_code=None,
@@ -294,4 +297,5 @@ def described(session: Session, request: BuildRequest, fencing_token: int, state
         player_repo_url=player.repository_url,
         player_sha=player.sha,
         restores_id=request.restores_id,
+        taken_over=request.taken_over,
     )

@@ -29,11 +29,12 @@ _READERS = (Audience.STUDY_ADMINS, Audience.SITE_ADMINS)
 
 
 def is_held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    """The condition of compare-and-set on the request: it runs, and nobody has claimed it since."""
+    """The condition of compare-and-set on the request: it runs, and was neither claimed nor taken over since."""
     return (
         BuildRequest.id == claim.request_id,
         BuildRequest.status == RequestStatus.RUNNING,
         BuildRequest.fencing_token == claim.fencing_token,
+        BuildRequest.taken_over == claim.taken_over,
     )
 
 

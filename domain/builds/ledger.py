@@ -187,6 +187,26 @@ class BuildLedger:
         with self.sessions.begin() as session:
             return give_back(session, claim, failure, extra, self.retry_by)
 
+    def take_over(self, claim: Claim, lease: timedelta, *, expired_only: bool) -> Claim:
+        """Take the claim from a worker that died or sleeps, for `lease`, in order to end it.
+
+        From then on neither the worker nor anybody else who knows the earlier claim can prolong or end it; so nobody
+        claims the study anew before this is done. Raises LeaseLost when the request has ended, was taken over, or, with
+        `expired_only`, when its lease was prolonged.
+        """
+        expired = [BuildRequest.lease_expires_at < database_now()] if expired_only else []
+        taken = (
+            update(BuildRequest)
+            .where(*is_held(claim), *expired)
+            .values(taken_over=BuildRequest.taken_over + 1, lease_expires_at=database_now(lease))
+            .returning(BuildRequest.taken_over)
+        )
+        with self.sessions.begin() as session:
+            times = session.scalar(taken)
+        if times is None:
+            raise lost(claim)
+        return replace(claim, taken_over=times)
+
     def expire(self, claim: Claim, extra: dict[str, Any]) -> RequestStatus:
         """The worker stopped answering and its lease has ended: as `retry`.
 

@@ -132,6 +132,7 @@ class BuildRequest(Base):
     claimed_at: Mapped[datetime | None] = mapped_column(init=False)
     lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
     fencing_token: Mapped[int | None] = mapped_column(init=False)
+    taken_over: Mapped[int] = mapped_column(server_default=text("0"), init=False)
     state_before: Mapped[str | None] = mapped_column(String(20), init=False)
     cancelled_by_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), init=False)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(init=False)

@@ -18,7 +18,7 @@ from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
 
 if TYPE_CHECKING:
-    from lookit_ops.sensors.leases import DeadWork
+    from lookit_ops.jobs.end_dead_work import DeadWork
 
 app = typer.Typer(
     help="Builds: request, list, cancel; put an earlier one back; end or remove what is left behind.",
@@ -112,7 +112,7 @@ def cancel(
 @app.command()
 def reconcile() -> None:
     """End what dead workers have left open, builds and archives, as the sensor `leases` does every ten seconds."""
-    from lookit_ops.sensors.leases import NOTHING, end_dead_work  # Dagster takes seconds to import
+    from lookit_ops.jobs.end_dead_work import NOTHING, end_dead_work  # Dagster takes seconds to import
 
     outside = platform()
     done = end_dead_work(outside)
@@ -129,7 +129,7 @@ def _told_to_dagster(outside: Platform, done: DeadWork) -> int:
     """How many runs were dead. Without Dagster the requests have their end all the same."""
     from dagster import DagsterInstance
 
-    from lookit_ops.sensors.leases import tell_dagster
+    from lookit_ops.jobs.end_dead_work import tell_dagster
 
     prepare_dagster_home(outside.settings)
     try:

@@ -22,16 +22,14 @@ from ember_build.bundle import Bundle
 from ember_build.checkouts import Checkout
 from ember_build.errors import BuildError, InvalidPlayer
 from ember_build.github import Repository, ResolvedCommit
-from lookit_ops.assets.experiments import built, report_build, studies
+from lookit_ops.assets.experiments import built, studies
 from lookit_ops.build_session import BuildSession
 from lookit_ops.deployments import folder_of, live_deployment
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.platform import Platform
 from lookit_ops.public_list import refresh_public_list
 from lookit_ops.publish import Deployment, publish
-from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
-from lookit_ops.running import sweep_dead_builds
 from lookit_ops.storage.experiments import StorageError
 
 logger = logging.getLogger(__name__)
@@ -92,19 +90,12 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
     platform, session = _resources(context)
     try:
         _ = platform.builder  # refuses to build without containers but in development, before anything is claimed
-        sweep_dead_builds(platform)
-        try:
-            claimed = _take(platform, session, config)
-        except StudyIsLocked:  # perhaps by a worker that died
-            if not _end_dead_builds(context, platform):
-                raise
-            claimed = _take(platform, session, config)
+        claimed = _take(platform, session, config)  # by the database alone: bucket and engine may be away
     except (DomainError, BuildError, StorageError) as error:
         if isinstance(error, (StudyIsLocked, QueueIsFull)) and config.request_id is not None:
             platform.build_queue.release(config.request_id, session.submission)
         raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
-        _end_dead_builds(context, platform)  # not before the claim: with a bucket that is away, it takes minutes
         context.instance.add_run_tags(
             context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
@@ -295,14 +286,6 @@ def _launch(platform: Platform, session: BuildSession, config: BuildExperiment) 
     platform.repository(player_of(study, BuildKind(config.kind)).repository_url)
     origin = f"on behalf of {user.email} through Dagster"
     return session.launch(study.id, user.id, BuildKind(config.kind), origin)
-
-
-def _end_dead_builds(context: dg.OpExecutionContext, platform: Platform) -> bool:
-    """What the sensor `leases` does, for where no daemon runs. Whether there was anything to end."""
-    reconciled = reconcile_builds(platform)
-    for request_id in reconciled.rolled_forward:
-        report_build(context.instance, platform, request_id)
-    return bool(reconciled)
 
 
 def _take(platform: Platform, session: BuildSession, config: BuildExperiment) -> Claim:

@@ -21,7 +21,6 @@ from lookit_ops.archive_session import ArchiveSession
 from lookit_ops.archive_stream import Progress, stream_archive
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.platform import Platform
-from lookit_ops.reconcile_archives import reconcile_archives
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.videos import VideoChanged
@@ -72,7 +71,6 @@ class Archive:
 def claim(context: dg.OpExecutionContext, config: BuildZipfileOfVideos) -> ArchiveClaim:
     platform, session = _resources(context)
     try:
-        reconcile_archives(platform)
         claimed = (
             _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
         )

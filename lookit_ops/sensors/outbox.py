@@ -2,14 +2,14 @@
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import dagster as dg
 
 from domain.mail.outbox import outbox_state
 from lookit_ops.jobs.deliver_mails import deliver_mails
 from lookit_ops.platform import Platform
-from lookit_ops.sensors.requests import UNFINISHED
+from lookit_ops.sensors.under_way import is_under_way
 
 TRUSTED_FOR = timedelta(minutes=5)
 """How long a run that has not ended is believed to be at work."""
@@ -29,9 +29,7 @@ def outbox(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason
     if not state.due:
         return dg.SkipReason(f"no mail is due; {state.waiting} wait for another attempt")
     # An older one may be dead without Dagster's knowing; and two at once send no mail twice.
-    lately = datetime.now(UTC) - TRUSTED_FOR
-    under_way = dg.RunsFilter(job_name=deliver_mails.name, statuses=UNFINISHED, created_after=lately)
-    if context.instance.get_runs(under_way, limit=1):
+    if is_under_way(context.instance, deliver_mails.name, TRUSTED_FOR):
         return dg.SkipReason(f"{state.due} mails are due, and a run that delivers them is on its way")
     # No run key: whether a mail is due is decided by its row, and the same mail may be due many times.
     return dg.RunRequest()

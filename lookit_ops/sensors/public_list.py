@@ -1,17 +1,27 @@
-"""The sensor `public_list`: compares the public list in the bucket with the database, and mends it.
+"""The sensor `public_list`: has the public list in the bucket compared with the database, and mended, by a run.
 
 Whoever changes a state brings the list up to date at once; this is for the time when the bucket was away, or a web
-application wrote the change. The comparison costs one query and one small read, so the sensor does it by itself: a run
-would take longer to start than the work takes.
+application wrote the change. The sensor asks the database alone: a run is requested for a list that none has written
+yet, and once an hour, in case the bucket lost it.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
 
+import hashlib
+from datetime import UTC, datetime, timedelta
+
 import dagster as dg
 
-from lookit_ops.assets.public_list import discoverable_studies_asset, facts
+from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.platform import Platform
-from lookit_ops.public_list import refresh_public_list
+from lookit_ops.public_list import wanted_list
+from lookit_ops.sensors.under_way import UNFINISHED
+
+LIST_TAG = "lookit/public-list"
+"""The digest of the list that the run is to write."""
+COMPARED_EVERY = timedelta(hours=1)
+AGAIN_AFTER = timedelta(minutes=1)
+"""How long after a run that failed, or has not ended, another one is requested."""
 
 
 @dg.sensor(
@@ -22,12 +32,18 @@ from lookit_ops.public_list import refresh_public_list
     required_resource_keys={"platform"},
     asset_selection=[discoverable_studies_asset],
 )
-def public_list_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+def public_list_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     platform: Platform = context.resources.platform
-    written = refresh_public_list(platform)
-    if not written.rewritten:
-        return dg.SensorResult(skip_reason=f"the list is up to date: {len(written.names)} studies")
-    seen = dg.AssetMaterialization(discoverable_studies_asset.key, metadata=facts(platform, written))
-    return dg.SensorResult(
-        asset_events=[seen], skip_reason=f"the list was brought up to date: {len(written.names)} studies; no run needed"
-    )
+    names, content = wanted_list(platform)
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    now = datetime.now(UTC)
+
+    def was_run(statuses: list[dg.DagsterRunStatus], within: timedelta) -> bool:
+        runs = dg.RunsFilter(tags={LIST_TAG: digest}, statuses=statuses, created_after=now - within)
+        return bool(context.instance.get_runs(runs, limit=1))
+
+    if was_run([dg.DagsterRunStatus.SUCCESS], COMPARED_EVERY):
+        return dg.SkipReason(f"the list was compared within the last hour: {len(names)} studies")
+    if was_run([*UNFINISHED, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED], AGAIN_AFTER):
+        return dg.SkipReason("a run that compares the list is on its way, or has just failed")
+    return dg.RunRequest(tags={LIST_TAG: digest})

@@ -16,6 +16,7 @@ from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG, number_in
+from lookit_ops.sensors.under_way import UNFINISHED
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,6 @@ A_TICK = 10
 """Runs that one tick asks for at most: Dagster needs about half a second for each."""
 INTERVAL = 5
 """Seconds between two ticks."""
-UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-]
 
 NOT_AWAITED = "the request of this run was cancelled, or replaced by a newer one, before the run began"
 NEVER_BEGAN = "this run did not begin to work on its request within minutes; another one is asked for"

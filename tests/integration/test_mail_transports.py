@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from email import policy
@@ -15,7 +18,7 @@ from typing import Protocol
 import pytest
 from pydantic import SecretStr
 
-from domain.mail.outbox import MailDelayed, MailRefused, Transport
+from domain.mail.outbox import ATTEMPT_LEASE, MailDelayed, MailRefused, Transport
 from lookit_ops.smtp import MailFolder, SmtpTransport
 from tests.support.mail import FakeTransport
 from tests.support.smtp_server import HOST, Mailboxes, free_port, self_signed, smtp_server
@@ -262,3 +265,31 @@ def test_a_dead_server_is_told_without_the_password() -> None:
     with pytest.raises(MailDelayed) as delay:
         SmtpTransport(HOST, free_port(), "none", "lookit", SecretStr(PASSWORD), timeout=5).send(message())
     assert PASSWORD not in str(delay.value)
+
+
+@pytest.mark.parametrize("begins", [b"", b"220 slow\r\n"], ids=["from the greeting on", "after the greeting"])
+def test_a_server_that_drips_bytes_for_ever_is_given_up_in_time(begins: bytes) -> None:
+    """Each byte resets the timeout of the connection; the attempt has a time of its own."""
+    done = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(begins)
+            while not done.wait(0.1):
+                connection.sendall(b"2")
+
+    with socket.create_server((HOST, 0)) as listener:
+        server = threading.Thread(target=drip, args=(listener,))
+        server.start()
+        port = listener.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(MailDelayed, match=r"did not take the mail within 1 s"):
+            SmtpTransport(HOST, port, "none", timeout=5, attempt_within=1).send(message())
+        assert time.monotonic() - began < 4
+        done.set()
+        server.join()
+
+
+def test_an_attempt_is_shorter_than_its_lease() -> None:
+    assert SmtpTransport(HOST, 25, "none").attempt_within < ATTEMPT_LEASE.total_seconds()

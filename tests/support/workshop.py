@@ -26,6 +26,7 @@ from lookit_ops.definitions import defs
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.deployments import folder_of
 from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.end_dead_work import end_dead_work, tell_dagster
 from lookit_ops.platform import Platform
 from lookit_ops.resources import build_session_resource
 from lookit_ops.settings import Settings
@@ -141,6 +142,12 @@ class Workshop:
         )
         with context:
             return sensor.evaluate_tick(context)
+
+    def end_dead_work(self) -> list[str]:
+        """End what dead workers left open, as a run of `end_dead_work` does; says what was done."""
+        done = end_dead_work(self.platform)
+        dead_runs = tell_dagster(self.instance, self.platform, done)
+        return [*done.told(), *([f"dead runs: {dead_runs}"] if dead_runs else [])]
 
     def close(self) -> None:
         """Let go of what was opened; the engine is the test's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, insert, inspect, select, text
+from sqlalchemy import Engine, func, insert, inspect, select, text
 from sqlalchemy import column as lightweight_column
 from sqlalchemy import table as lightweight
 
@@ -25,6 +26,7 @@ from domain.exports.selection import basis_of, select_videos
 from domain.migrations import config_for, upgrade
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, Lab, Role, Study, User
 from domain.permissions.grants import grant
+from domain.permissions.roles import BUILTIN_ROLES
 from tests.support.databases import POSTGRESQL, SQLITE, create_database
 from tests.support.footage import Footage
 from tests.support.site import Site, populate
@@ -267,3 +269,26 @@ def fill(site: Site) -> None:
         held = site.ledger.claim(build, f"run of {build}", timedelta(minutes=1))
         site.ledger.note_commit(held, repository="lookit/player", sha="a" * 40, reason="it is the newest")
         site.ledger.finish(held, {"facts": {"files": 3}})
+
+
+def upgrade_when_all_are_there(url: str, together: Any) -> None:
+    engine = engine_for(url)
+    together.wait(timeout=60)
+    upgrade(engine)
+    engine.dispose()
+
+
+def test_eight_processes_that_start_at_once_upgrade_a_new_database_once(blank: tuple[Engine, Engine]) -> None:
+    engine, _ = blank
+    spawn = multiprocessing.get_context("spawn")
+    together = spawn.Barrier(8)
+    url = engine.url.render_as_string(hide_password=False)
+    processes = [spawn.Process(target=upgrade_when_all_are_there, args=(url, together)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0] * 8
+    with engine.connect() as connection:
+        assert len(list(connection.execute(text("SELECT version_num FROM alembic_version")))) == 1
+        assert connection.scalar(select(func.count()).select_from(Role.__table__)) == len(BUILTIN_ROLES)

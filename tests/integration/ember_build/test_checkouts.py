@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -469,3 +470,42 @@ def test_a_commit_from_a_folder_is_the_same_each_time_and_leaves_builds_out(tmp_
     assert plain.sha != laid_over.sha
     assert plain.sha == Commit.from_folder(base, message="first").sha
     assert plain.archive("player") == Commit.from_folder(base, message="first").archive("player")
+
+
+def test_a_cancellation_is_heard_while_another_build_fetches_the_same_commit(root, github, checkouts):
+    checkouts.fetch(RESOLVED)
+    lock = root / ".locks" / f"lookit__player@{COMMIT.sha}"
+    stop = threading.Event()
+    with lock.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        threading.Timer(0.5, stop.set).start()
+        began = time.monotonic()
+        with pytest.raises(BuildCancelled, match="another one fetched the same commit"):
+            checkouts.cancelled_by(stop).fetch(RESOLVED)
+        assert time.monotonic() - began < 0.5 + 2
+
+
+def test_commits_of_two_repositories_never_wait_for_each_other(root, checkouts):
+    """Their SHAs began with the same two digits, and one waited for the other's download."""
+    other = root / ".locks" / f"stranger__player@{COMMIT.sha}"
+    other.parent.mkdir(parents=True)
+    with other.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert checkouts.fetch(RESOLVED).file_count == 4
+
+
+def test_locks_of_checkouts_that_are_gone_are_removed_but_not_those_that_are_held(root, checkouts):
+    checkouts.fetch(RESOLVED)
+    locks = root / ".locks"
+    kept, gone, held = (
+        locks / f"lookit__player@{COMMIT.sha}",
+        locks / ("a__b@" + "1" * 40),
+        locks / ("a__b@" + "2" * 40),
+    )
+    gone.touch()
+    with held.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        checkouts.clean(0, lambda _: True, dry_run=True)
+        assert gone.exists()
+        checkouts.clean(0, lambda _: True, dry_run=False)
+    assert sorted(locks.iterdir()) == sorted([kept, held])

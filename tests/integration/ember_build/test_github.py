@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ember_build.checkouts import Checkouts
-from ember_build.errors import BuildPlatformError, InvalidPlayer
+from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
 from ember_build.github import GitHub, Repository
 from lookit_ops.demo.github_server import Answer, Commit, GitHubServer
 from tests.support.faulty_github import (
@@ -510,3 +512,32 @@ def test_a_repository_that_is_taken_off_the_list_is_not_built_although_its_files
     Checkouts(tmp_path, listed).fetch(listed.resolve(HIDDEN, SECRET.sha))
     with pytest.raises(InvalidPlayer, match="no public repository"):
         with_private.client(token=TOKEN).resolve(HIDDEN, SECRET.sha)
+
+
+@pytest.mark.parametrize(
+    "sends", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"], ids=["silent", "in its body"]
+)
+@pytest.mark.parametrize("ask", ["resolve", "archive"])
+def test_a_cancellation_is_heard_while_github_keeps_silent(tmp_path, sends, ask):
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                connection, _ = listener.accept()
+                connection.sendall(sends)
+                stop.wait(10)
+                connection.close()
+
+        threading.Thread(target=accept, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        client = GitHub(url, url, timeout=(5, 40), cancelled=stop)
+        threading.Timer(0.5, stop.set).start()
+        asks = {
+            "resolve": lambda: client.resolve(PLAYER, None),
+            "archive": lambda: client.download_archive(PLAYER, FIRST.sha, tmp_path / "a.zip", 10**6),
+        }
+        began = time.monotonic()
+        with pytest.raises(BuildCancelled):
+            asks[ask]()
+        assert time.monotonic() - began < 0.5 + 2

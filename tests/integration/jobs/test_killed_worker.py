@@ -10,8 +10,11 @@ from datetime import timedelta
 
 import pytest
 
-from domain.models import BuildKind, RequestStatus, State
-from lookit_ops.reconcile import reconcile_builds
+from domain.errors import LeaseLost
+from domain.models import BuildKind, BuildRequest, RequestStatus, State
+from lookit_ops.commit_point import fence
+from lookit_ops.deployments import folder_of
+from lookit_ops.reconcile import end_build_of_run, reconcile_builds
 from lookit_ops.storage.experiments import GenerationMismatch, NoAnswer
 from tests.support.leases import give_up
 from tests.support.workshop import GOOD_BUILD, Workshop
@@ -44,8 +47,7 @@ def test_killed_between_page_and_finish_the_next_start_rolls_forward(workshop: W
     assert workshop.site.study().state == State.DEPLOYING
     workshop.site.end_leases()
 
-    other = workshop.site.another_study("The next start", State.APPROVED)
-    assert workshop.run(request_id=workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)).success
+    workshop.end_dead_work()
 
     assert workshop.site.study().state == State.ACTIVE
     assert workshop.site.request(request_id).status == RequestStatus.SUCCEEDED
@@ -154,8 +156,7 @@ def test_a_deployment_whose_own_files_are_gone_stops_no_other_build(workshop: Wo
         manifest.unlink()
     workshop.site.end_leases()
 
-    other = workshop.site.another_study("Another", State.APPROVED)
-    assert workshop.run(request_id=workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)).success
+    workshop.end_dead_work()
     assert workshop.site.study().state == State.ACTIVE
     assert "deploy again" in workshop.site.logs()[-1].extra["note"]
 
@@ -247,3 +248,56 @@ def late_write(workshop: Workshop, generation: int) -> None:
         metadata={},
         if_generation=generation,
     )
+
+
+def test_a_reconciler_that_comes_late_does_not_fence_the_build_that_was_begun_anew(workshop: Workshop) -> None:
+    """It has read the list of dead claims; another one ends and restarts the build before it writes its fence."""
+    workshop.settings["attempts"] = 3
+    request_id = workshop.request()
+    dead = workshop.ledger.claim(request_id, "a run that died", timedelta(minutes=5))
+    workshop.site.end_leases()
+    (listed,) = workshop.platform.ledger.running(expired_only=True)
+    assert listed == dead
+    assert reconcile_builds(workshop.platform).expired == (request_id,)
+    generations = []
+
+    def be_late(_key: str) -> None:
+        workshop.faults.before("put", lambda _key: None)
+        with pytest.raises(LeaseLost):
+            workshop.platform.ledger.take_over(listed, timedelta(minutes=1), expired_only=True)
+        assert end_build_of_run(workshop.platform, "a run that died", None) is None
+        # Even one that has passed that question, and is as late as can be, changes nothing in the bucket.
+        folder = folder_of(dead.kind, dead.study_uuid)
+        for _ in range(2):
+            assert fence(workshop.platform.bucket, folder, dead.page_owner, dead.fencing_token) is None
+            page = workshop.platform.bucket.page(f"{folder}/index.html")
+            generations.append(page.generation if page else 0)
+
+    workshop.faults.before("put", be_late)
+    move_on(workshop, request_id)
+    assert workshop.run(request_id=request_id).success
+    assert generations[0] == generations[1] > 0
+    assert workshop.site.study().state == State.ACTIVE
+
+
+def test_a_worker_that_wakes_up_after_its_claim_was_taken_over_holds_nothing(workshop: Workshop) -> None:
+    request_id = workshop.request()
+    claim = workshop.ledger.claim(request_id, "a run", timedelta(minutes=5))
+    held = workshop.platform.ledger.take_over(claim, timedelta(minutes=5), expired_only=False)
+    for act in (
+        lambda: workshop.ledger.heartbeat(claim, timedelta(minutes=5)),
+        lambda: workshop.ledger.finish(claim, {}),
+        lambda: workshop.ledger.take_over(claim, timedelta(minutes=5), expired_only=False),
+    ):
+        with pytest.raises(LeaseLost):
+            act()
+    workshop.ledger.finish(held, {})
+    assert workshop.site.request(request_id).status == RequestStatus.SUCCEEDED
+
+
+def move_on(workshop: Workshop, request_id: int) -> None:
+    """Let the time of the next attempt have come."""
+    with workshop.site.sessions.begin() as session:
+        session.get_one(BuildRequest, request_id).next_attempt_at = session.get_one(
+            BuildRequest, request_id
+        ).requested_at

@@ -130,17 +130,36 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_the_sensor_mends_the_list_and_tells_the_asset(listed: Workshop, instance: dg.DagsterInstance) -> None:
+def test_the_sensor_requests_a_run_for_a_list_that_none_has_compared_and_asks_the_database_alone(
+    listed: Workshop, instance: dg.DagsterInstance
+) -> None:
     move(listed, "pause", listed.site.study_admin)
+    listed.faults.refuse("page")
+    listed.faults.refuse("write_page")
     resources = {"platform": listed.platform}
-    with dg.build_sensor_context(instance=instance, definitions=defs, resources=resources) as context:
-        mended = public_list_sensor.evaluate_tick(context)
-        (seen,) = mended.asset_events
-        assert seen.asset_key == discoverable_studies_asset.key
-        assert seen.metadata["studies"].value == 0
-        assert names(listed) == []
-        again = public_list_sensor.evaluate_tick(context)
-    assert (list(again.asset_events), again.skip_message) == ([], "the list is up to date: 0 studies")
+
+    def tick() -> tuple[list[dg.RunRequest], str | None]:
+        with dg.build_sensor_context(instance=instance, definitions=defs, resources=resources) as context:
+            ticked = public_list_sensor.evaluate_tick(context)
+            return list(ticked.run_requests or []), ticked.skip_message
+
+    ((asked,), _) = tick()
+    run = instance.create_run_for_job(
+        defs.resolve_implicit_global_asset_job_def(), tags=dict(asked.tags), status=dg.DagsterRunStatus.STARTED
+    )
+    assert tick() == ([], "a run that compares the list is on its way, or has just failed")
+    instance.delete_run(run.run_id)
+    for status, asks in ((dg.DagsterRunStatus.SUCCESS, False), (dg.DagsterRunStatus.FAILURE, False)):
+        run = instance.create_run_for_job(
+            defs.resolve_implicit_global_asset_job_def(), tags=dict(asked.tags), status=status
+        )
+        assert bool(tick()[0]) is asks
+        instance.delete_run(run.run_id)
+    instance.create_run_for_job(
+        defs.resolve_implicit_global_asset_job_def(), tags=dict(asked.tags), status=dg.DagsterRunStatus.SUCCESS
+    )
+    move(listed, "activate", listed.site.study_admin)  # another list than the one that was compared
+    assert len(tick()[0]) == 1
 
 
 def test_the_asset_is_materialized_by_hand(listed: Workshop, instance: dg.DagsterInstance) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster import RunStatusSensorDefinition
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from sqlalchemy import update
 
@@ -24,21 +25,28 @@ from domain.models import (
     OutboxMail,
     RequestStatus,
     State,
+    Study,
+    User,
 )
 from lookit_ops.build_session import BuildSession
+from lookit_ops.definitions import defs
 from lookit_ops.jobs.build_experiment import build_experiment
+from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.deliver_mails import deliver_mails
+from lookit_ops.jobs.end_dead_work import end_dead_work_job, end_requests_of, idle_runs
 from lookit_ops.jobs.prune_runs import prune_runs
+from lookit_ops.platform import Platform
 from lookit_ops.resources import is_cancelled_by_somebody
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
 from lookit_ops.running import output_folder
-from lookit_ops.sensors.leases import idle_runs, leases
+from lookit_ops.sensors.leases import leases
 from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.requests import build_requests
-from lookit_ops.sensors.runs import IN_DAGSTER, end_requests_of
+from lookit_ops.sensors.runs import IN_DAGSTER, cancelled_by, end_of
 from lookit_ops.sensors.watch import watch
 from lookit_ops.storage.experiments import StorageError
 from tests.support.footage import Footage
+from tests.support.site import transition_as_read
 from tests.support.workshop import Workshop
 
 PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
@@ -294,10 +302,11 @@ def test_a_lease_that_ran_out_is_ended_and_dagster_is_told_of_the_dead_run(works
     request_id = workshop.request()
     workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
     workshop.site.end_leases()
-    assert (
-        reason_of(workshop.tick(leases))
-        == f"ended what dead workers had left open; builds given up: {request_id}; dead runs: 1"
-    )
+    assert len(requests_of(workshop.tick(leases))) == 1
+    under_way = workshop.instance.create_run_for_job(end_dead_work_job, tags={"lookit/ends": "all"})
+    assert "on its way" in reason_of(workshop.tick(leases))
+    workshop.instance.delete_run(under_way.run_id)
+    assert workshop.end_dead_work() == [f"builds given up: {request_id}", "dead runs: 1"]
     ended = workshop.instance.get_run_by_id(run.run_id)
     assert ended is not None
     assert ended.status == dg.DagsterRunStatus.FAILURE
@@ -336,7 +345,7 @@ def test_a_wish_to_cancel_outlives_a_bucket_that_is_away(workshop: Workshop) -> 
         end_requests_of(workshop.instance, workshop.platform, run, IN_DAGSTER)
     workshop.faults.allow("page")
     workshop.site.end_leases()
-    workshop.tick(leases)
+    workshop.end_dead_work()
     assert workshop.site.request(request_id).status == RequestStatus.CANCELLED
     assert [log.extra["outcome"] for log in workshop.site.logs()] == ["cancelled"]
 
@@ -448,3 +457,72 @@ def test_old_runs_are_forgotten_and_new_and_running_ones_stay(workshop: Workshop
     statuses = {run.status for run in workshop.instance.get_runs()}
     assert dg.DagsterRunStatus.STARTED in statuses
     assert dg.DagsterRunStatus.FAILURE not in statuses
+
+
+# -- outages ----------------------------------------------------------------------------------------------------------
+
+
+class Unreachable(Platform):
+    """A platform with its database alone: whoever asks for anything else would wait for it."""
+
+    def _wait(self) -> Any:
+        raise AssertionError("a sensor has asked for a service that may hang")
+
+    bucket = property(_wait)
+    archives = property(_wait)
+    videos = property(_wait)
+    github = property(_wait)
+    checkouts = property(_wait)
+    builder = property(_wait)
+    docker_builder = property(_wait)
+    transport = property(_wait)
+
+
+SENSORS = {sensor.name: sensor for sensor in defs.sensors or [] if isinstance(sensor, dg.SensorDefinition)}
+
+
+@pytest.mark.parametrize("name", sorted(SENSORS))
+def test_no_sensor_asks_for_a_bucket_an_engine_github_or_a_mail_server(workshop: Workshop, name: str) -> None:
+    """With work of every kind to be done: a build and an archive that died, one that waits, a mail, a list to write."""
+    runs = {job.name: workshop.instance.create_run_for_job(job) for job in (build_experiment, build_zipfile_of_videos)}
+    workshop.ledger.claim(workshop.request(), runs["build_experiment"].run_id, timedelta(minutes=5))
+    footage = Footage(workshop.site)
+    footage.video(footage.response("accepted"))
+    archive = workshop.platform.archive_ledger.request(
+        workshop.site.study_id, workshop.site.study_admin, ArchiveKind.ALL
+    )
+    run_id = runs["build_zipfile_of_videos"].run_id
+    workshop.platform.archive_ledger.claim(archive, run_id, timedelta(minutes=5))
+    workshop.site.end_leases()
+    move(workshop, ArchiveRequest, lease_expires_at=timedelta(minutes=1))
+    other = workshop.site.another_study("Another", State.SUBMITTED)
+    workshop.ledger.request(other, workshop.site.study_admin, PREVIEW)
+    with workshop.site.sessions.begin() as session:
+        study = session.get_one(Study, other)
+        transition_as_read(session, study, "approve", session.get_one(User, workshop.site.site_admin))
+    real = workshop.platform
+    platform = Unreachable(real.settings)
+    platform.__dict__["engine"] = workshop.engine
+    sensor = SENSORS[name]
+    if isinstance(sensor, RunStatusSensorDefinition):
+        for ended in runs.values():
+            asked = end_of(platform, ended, IN_DAGSTER if name == "cancelled_runs" else None)
+            assert isinstance(asked, dg.RunRequest)
+        return
+    context = dg.build_sensor_context(instance=workshop.instance, resources={"platform": platform}, definitions=defs)
+    with context:
+        ticked = sensor.evaluate_tick(context)
+    if name in ("build_requests", "leases", "outbox", "public_list"):
+        assert len(ticked.run_requests or []) == 1
+
+
+def test_a_run_that_took_too_long_was_not_cancelled_by_an_operator(workshop: Workshop) -> None:
+    run = workshop.instance.create_run_for_job(build_experiment, tags={"dagster/max_runtime": "0"})
+    workshop.instance.report_run_canceling(run)
+    workshop.instance.report_run_canceled(run)
+    ended = workshop.instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert cancelled_by(workshop.instance, ended) == IN_DAGSTER, "it never began, so it did not take too long"
+    too_long = unittest.mock.Mock(dagster_run=ended, start_time=1.0)
+    with unittest.mock.patch.object(workshop.instance, "get_run_record_by_id", return_value=too_long):
+        assert cancelled_by(workshop.instance, ended) is None
