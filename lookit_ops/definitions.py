@@ -18,9 +18,11 @@ from lookit_ops.jobs.deliver_mails import deliver_mails
 from lookit_ops.jobs.end_dead_work import end_dead_work_job
 from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.jobs.prune_runs import prune_runs
+from lookit_ops.jobs.set_availability import set_availability
 from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.resources import archive_session_resource, build_session_resource, platform_resource
 from lookit_ops.schedules import schedules
+from lookit_ops.sensors.availability import availability
 from lookit_ops.sensors.leases import leases
 from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.public_list import public_list_sensor
@@ -55,10 +57,12 @@ def definitions(platform: dg.ResourceDefinition = platform_resource) -> dg.Defin
             measure_disk_usage,
             prune_runs,
             refresh_video_catalogue,
+            set_availability,
             sweep_deployments,
         ],
         sensors=[
             archive_requests,
+            availability,
             build_requests,
             cancelled_runs,
             failed_runs,

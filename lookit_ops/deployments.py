@@ -26,9 +26,32 @@ PAGE = PurePosixPath("index.html")
 PAGE_TYPE = "text/html; charset=utf-8"
 DEPLOYMENTS = ".deployments"
 MANIFEST = "manifest.json"
+WITHDRAWN = "withdrawn"
+"""The page's metadata where it stands in the place of the deployment's own, whose files stay."""
 FENCED = "fenced"
 """The page's metadata that tells up to which fencing token claims can write it no more."""
 REVALIDATED = "no-cache"
+NOT_AVAILABLE = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
+<title>This study is not available</title>
+<style>
+body { font: 1.25rem/1.5 system-ui, sans-serif; max-width: 32em; margin: 4rem auto; padding: 0 1rem; color: #1b2733; }
+@media (prefers-color-scheme: dark) { body { background: #10161c; color: #e6ebf0; } }
+</style>
+</head>
+<body>
+<main>
+<h1>This study is not available</h1>
+<p>It has ended, or is taking a break. Thank you for your interest. The page that led you here has other studies.</p>
+</main>
+</body>
+</html>
+"""
+"""What families get of a study that is taken down."""
 NOTHING_YET = b"<!doctype html><title>Not available</title><p>This study is not available.</p>\n"
 """What stands in the page's place when a dead worker had to be kept from writing the first one."""
 KEPT = 5
@@ -225,6 +248,7 @@ def live_of(folder: str, page: StoredPage) -> LiveDeployment:
     """What a page tells of its deployment."""
     facts = dict(page.metadata)
     facts.pop(FENCED, None)
+    facts.pop(WITHDRAWN, None)
     token = facts.pop("fencing_token", "0")
     return LiveDeployment(
         folder=folder,

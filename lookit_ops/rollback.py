@@ -93,7 +93,7 @@ def choose_whole(
 ) -> PastDeployment:
     """As `choose`, and all of its files are there, now. Raises NotRestorable, StorageError."""
     chosen = choose(bucket, folder, request_id, keep)
-    _whole(bucket, folder, chosen)
+    whole_page(bucket, folder, chosen)
     return chosen
 
 
@@ -122,7 +122,7 @@ def rollback(
     earlier = choose(bucket, folder, request_id, keep)
     target = earlier.manifest.request_id
     live = refuse_stale(bucket, folder, target, fencing_token, seen_generation)
-    content = _whole(bucket, folder, earlier)
+    content = whole_page(bucket, folder, earlier)
     manifest_key = f"{staging_of(folder, target, fencing_token)}/{MANIFEST}"
     manifest = replace(earlier.manifest, fencing_token=fencing_token, replaces=replaced_by(bucket, live, manifest_key))
     bucket.put(
@@ -158,8 +158,8 @@ def _others(past: tuple[PastDeployment, ...], keep: int) -> tuple[PastDeployment
     return tuple(sorted(others, key=lambda found: found.manifest.build_token, reverse=True))
 
 
-def _whole(bucket: ExperimentBucket, folder: str, earlier: PastDeployment) -> bytes:
-    """The earlier page, if all that its deployment names is there. Raises NotRestorable."""
+def whole_page(bucket: ExperimentBucket, folder: str, earlier: PastDeployment) -> bytes:
+    """Return the deployment's own page, if all that it names is there. Raises NotRestorable."""
     name = f"the deployment of request {earlier.manifest.request_id} in {folder}"
     page = next((file for file in earlier.manifest.files if file.path == str(PAGE)), None)
     if page is None:

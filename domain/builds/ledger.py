@@ -39,6 +39,7 @@ from domain.builds.endings import (
 from domain.db import Sessions, database_now, storable
 from domain.errors import InvalidRequest, PermissionDenied, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
+from domain.models.studies import PageState
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
 from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room
@@ -164,6 +165,8 @@ class BuildLedger:
             study, request = close(session, claim, RequestStatus.SUCCEEDED, after, {})
             if is_deployment:
                 study.deployed_at = request.finished_at
+            if claim.kind is BuildKind.DEPLOYMENT:
+                study.page_state = PageState.SERVED.value
             if is_build:
                 extra = {**extra, **pin_sha(study, claim, request)}
             tell(session, claim, study, request, "succeeded", extra, {})

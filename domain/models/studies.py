@@ -33,6 +33,19 @@ class State(StrEnum):
 LOCK_STATES = (State.PREVIEWING, State.DEPLOYING)
 WORKFLOW_STATES = tuple(state for state in State if state not in LOCK_STATES)
 
+
+class PageState(StrEnum):
+    """What families get at the study's address, as far as the database knows.
+
+    `changing`: a worker is at it, or has died at it; `none`: the study was never deployed.
+    """
+
+    NONE = "none"
+    SERVED = "served"
+    WITHDRAWN = "withdrawn"
+    CHANGING = "changing"
+
+
 REVIEWED_FIELDS = (
     "name",
     "purpose",
@@ -85,6 +98,7 @@ class Study(Base):
     approved_revision: Mapped[int | None] = mapped_column(init=False)
     approved_repo_url: Mapped[str | None] = mapped_column(Text, init=False)
     approved_sha: Mapped[str | None] = mapped_column(String(40), init=False)
+    page_state: Mapped[str] = mapped_column(String(10), server_default=PageState.NONE.value, init=False)
     is_discoverable: Mapped[bool] = mapped_column(server_default=false(), default=False)
     study_metadata: Mapped[dict[str, Any]] = mapped_column(
         "metadata", server_default=text("'{}'"), default_factory=dict

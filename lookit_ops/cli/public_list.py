@@ -1,11 +1,29 @@
-"""What commands do for the public list after a change of a study."""
+"""What commands do for families after a change of a study: its page, and the public list."""
 
 from __future__ import annotations
 
-from lookit_ops.cli.show import errors, plain
+from domain.models.studies import PageState
+from lookit_ops.availability import bring_page_into_line
+from lookit_ops.cli.show import console, errors, plain
 from lookit_ops.platform import Platform
 from lookit_ops.public_list import refresh_public_list
 from lookit_ops.storage.experiments import StorageError
+
+
+def keep_page(outside: Platform, study_id: int) -> None:
+    """After a change: it stands, whatever becomes of the page, so a storage that is away is a warning."""
+    try:
+        changed = bring_page_into_line(outside, study_id)
+    except StorageError as error:
+        errors.print(
+            f"[bold yellow]Warning:[/] what families get could not be changed: {plain(error)};"
+            " the sensor availability tries again, or run `lookit-ops study availability`",
+            soft_wrap=True,
+        )
+        return
+    if changed is not None:
+        told = "get the study again" if changed is PageState.SERVED else "get a page that says it is not available"
+        console.print(f"Families {told}.")
 
 
 def keep_public_list(outside: Platform) -> None:

@@ -21,11 +21,13 @@ from domain.studies.edit import edit as edit_study
 from domain.studies.labs import move_to_lab as move_study
 from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
+from lookit_ops.availability import bring_pages_into_line
 from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, platform
-from lookit_ops.cli.public_list import keep_public_list
+from lookit_ops.cli.public_list import keep_page, keep_public_list
 from lookit_ops.cli.show import as_json, coloured, console, counted, json_text, plain, table, visible, when
 from lookit_ops.public_list import KEY as PUBLIC_LIST
 from lookit_ops.public_list import refresh_public_list
+from lookit_ops.storage.experiments import StorageError
 
 app = typer.Typer(help="Studies: list, show, edit, move, and read their logs.", no_args_is_help=True)
 
@@ -83,6 +85,7 @@ def _facts(study: Study, lab: str) -> dict[str, Any]:
         "approved_revision": study.approved_revision,
         "approved_commit": study.approved_sha,
         "deployed_at": study.deployed_at,
+        "page": study.page_state,
         "is_discoverable": study.is_discoverable,
         "player_repo_url": study.study_metadata.get("player_repo_url"),
         "last_known_player_sha": study.study_metadata.get("last_known_player_sha"),
@@ -143,6 +146,8 @@ def edit(
     if not changed:
         console.print("Nothing changed.")
         return
+    if after != before:
+        keep_page(outside, found.id)
     keep_public_list(outside)
     # The player's two values live in one column, whose name tells nobody what was changed.
     player = [name for name in PLAYER_FIELDS if metadata.get(name) != metadata_after.get(name)]
@@ -188,8 +193,9 @@ def transition(
             return
         move(session, found, trigger, user, comment, revision=revision, is_trusted=outside.trusts_url)
         after = found.state
-    keep_public_list(outside)
     console.print(f"{plain(found.name)}: {coloured(before)} → {coloured(after)}")
+    keep_page(outside, found.id)
+    keep_public_list(outside)
 
 
 def _show_choices(study: Study, choices: list[Choice]) -> None:
@@ -216,12 +222,34 @@ def move_to_lab(
         before = found.state
         outsiders = move_study(session, found, find_lab(session, lab), user)
         after = found.state
+    if after != before:
+        keep_page(outside, found.id)
     keep_public_list(outside)
     console.print(f"{plain(found.name)} is in the lab {plain(lab)} now.")
     if outsiders:
         console.print(f"No role on it any more: {plain(', '.join(user.email for user in outsiders))}.")
     if after != before:
         console.print(f"The study went from {coloured(before)} to {coloured(after)}: it needs to be reviewed again.")
+
+
+@app.command()
+def availability() -> None:
+    """Take down and put back what families get, as the states of the studies say, as the sensor `availability` does."""
+    outside = platform()
+    done = bring_pages_into_line(outside)
+    with outside.sessions.begin() as session:
+        changed = [int(number) for number in (*done.taken_down, *done.put_back)]
+        found = session.execute(select(Study.id, Study.name).where(Study.id.in_(changed)))
+        names = {study_id: name for study_id, name in found}  # noqa: C416 - a row is no pair for the type checker
+    for what, ids in (("taken down", done.taken_down), ("put back", done.put_back)):
+        for number in ids:
+            console.print(f"{plain(names[int(number)])} was {what}.", soft_wrap=True)
+    if not changed and not done.failed:
+        console.print("Every study has the page that its state says.")
+    if done.failed:
+        raise StorageError(
+            f"the pages of studies {', '.join(done.failed)} cannot be changed now, the lines above say why; try again"
+        )
 
 
 @app.command()

@@ -40,7 +40,7 @@ class EndDeadWork(dg.Config):
 
 
 @dg.op(
-    name="end_dead_work",
+    name="end_work",
     description="Forward if it counts already, back otherwise; and mark dead runs as failed.",
     required_resource_keys={"platform"},
     out=dg.Out(dagster_type=dg.Nothing),

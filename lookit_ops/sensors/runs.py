@@ -61,4 +61,4 @@ def end_of(platform: Platform, run: dg.DagsterRun, by: str | None) -> dg.RunRequ
     if not holds_a_request(platform, run):
         return dg.SkipReason(end_submission_of(platform, run, by))
     config = {"run_id": run.run_id, "cancelled_by": by or ""}
-    return dg.RunRequest(run_key=f"end-{run.run_id}", run_config={"ops": {"end_dead_work": {"config": config}}})
+    return dg.RunRequest(run_key=f"end-{run.run_id}", run_config={"ops": {"end_work": {"config": config}}})

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import requests
+
 from domain.models import BuildKind, State
 from lookit_ops.deployments import folder_of, live_deployment
 from lookit_ops.publish import publish
 from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.study_server import StudyServer
 from tests.integration.cli.conftest import Shown
 from tests.support.bundles import bundle_of
 from tests.support.site import Site
@@ -96,3 +99,36 @@ def test_a_player_that_was_rejected_is_put_back_by_a_reviewer_alone(site: Site, 
     done = run("build", "rollback", STUDY, "--as", "superuser@example.org", "--comment", "The new one is silent.")
     assert done.status == 0, done.err
     assert "put it back all the same: The new one is silent." in str(site.logs()[-1].extra["sha_reason"])
+
+
+def test_a_study_is_taken_down_and_put_back_by_its_transitions(site: Site, run: Run, tmp_path: Path) -> None:
+    bucket = LocalExperimentBucket(tmp_path / "home" / "buckets" / "development")
+    deploy(site, bucket, tmp_path / "one", "lookit/ember-lookit-frameplayer", GOOD)
+    page = f"{folder_of('deployment', site.study().uuid)}/index.html"
+    own = bucket.read(page)
+    with StudyServer(bucket, BuildKind.DEPLOYMENT) as families:
+        address = f"{families.url}studies/{site.study().uuid}/"
+
+        def get() -> bytes:
+            return requests.get(address, timeout=10).content
+
+        assert get() == own
+        down = run("study", "transition", STUDY, "reject", "--as", REVIEWER)
+        assert (down.status, "Families get a page that says it is not available." in down.out) == (0, True)
+        assert b"This study is not available" in get()
+        assert json.loads(run("study", "show", STUDY, "--json").out)["page"] == "withdrawn"
+        run("study", "transition", STUDY, "resubmit", "--as", ADMIN)
+        run("study", "transition", STUDY, "approve", "--as", REVIEWER, "--revision", "1")
+        assert b"This study is not available" in get()
+        back = run("study", "transition", STUDY, "activate", "--as", ADMIN)
+        assert (back.status, "Families get the study again." in back.out) == (0, True)
+        assert get() == own
+        assert run("study", "availability").out.strip() == "Every study has the page that its state says."
+        site.set_state(State.DEACTIVATED)  # as another program might, past this one
+        assert run("study", "availability").out.strip() == f"{STUDY} was taken down."
+        assert b"This study is not available" in get()
+    assert [log.action for log in site.logs() if log.action in ("taken_down", "put_back")] == [
+        "taken_down",
+        "put_back",
+        "taken_down",
+    ]
