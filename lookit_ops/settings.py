@@ -18,7 +18,15 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -56,6 +64,7 @@ QUERY_SECRETS = ("password", "sslpassword")
 _NETWORK = re.compile(
     r"[A-Za-z0-9._-]+(/\d{1,3})?(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](/\d{1,3})?(:\d{1,5})?|[0-9A-Fa-f:.]+(/\d{1,3})?"
 )
+_PER_STUDY = re.compile(r"https?://\{uuid\}\.[^{}/]+(/[^{}]*)?")
 Folder = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]  # an empty variable is not the folder "."
 File = Annotated[Path | None, BeforeValidator(_empty_is_nothing)]
 _GCS_BUCKET = re.compile(r"gs://(?P<name>[a-z0-9][a-z0-9._-]{1,220}[a-z0-9])")
@@ -195,7 +204,10 @@ class Settings(BaseSettings):
         "http://localhost:8000/", description="Base URL of the web application, for links in mails."
     )
     studies_url: str = Field("http://localhost:8001/", description="Base URL where families meet deployed studies.")
-    previews_url: str = Field("http://localhost:8002/", description="Base URL of previews; an origin of its own.")
+    previews_url: str = Field(
+        "http://{uuid}.localhost:8002/",
+        description="Base URL of previews, on an origin of its own; with `{uuid}` in the host, one for each study.",
+    )
     mail_sender: str = Field("lookit@localhost.localdomain", description="Address from which mails are sent.")
     mail_folder: Folder = Field(
         None,
@@ -222,8 +234,13 @@ class Settings(BaseSettings):
 
     @field_validator("platform_url", "studies_url", "previews_url", "archives_url")
     @classmethod
-    def _base_ends_with_a_slash(cls, value: str) -> str:
+    def _base_ends_with_a_slash(cls, value: str, info: ValidationInfo) -> str:
         _check_web_address(value)
+        if {"{", "}"} & set(value) and not (info.field_name == "previews_url" and _PER_STUDY.fullmatch(value)):
+            raise ValueError(
+                "may hold no braces but {uuid} in LOOKIT_PREVIEWS_URL, once, as the first label of the host, as in"
+                " https://{uuid}.previews.example/"
+            )
         return value if value.endswith("/") else value + "/"
 
     @field_validator("home", mode="before")

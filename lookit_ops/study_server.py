@@ -17,30 +17,64 @@ from lookit_ops.storage.experiments import StorageError, check_key
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
 
 _STUDY = re.compile(r"/studies/(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?P<path>/.*)?", re.IGNORECASE)
+_PLACEHOLDER = "{uuid}"
 INDEX = "index.html"
+SANDBOX = "sandbox allow-scripts allow-forms allow-modals allow-popups allow-downloads"
+"""The policy of previews that share an origin: a page without an origin of its own reads nothing of another preview."""
 
 
 class StudyServer(LocalServer):
-    """One origin: `/studies/{uuid}/…` is that study's folder in the bucket, deployed or preview. A context manager."""
+    """Serves `/studies/{uuid}/…` from that study's folder in the bucket, deployed or preview. A context manager.
 
-    def __init__(self, bucket: LocalExperimentBucket, kind: BuildKind, host: str = "127.0.0.1", port: int = 0) -> None:
-        self._bucket, self._kind = bucket, kind
+    `per_study` is a host name with `{uuid}`, such as `{uuid}.localhost`: each study is served under its own name alone,
+    and any other name leads there. Without it, previews share one origin and are sent with `SANDBOX`.
+    """
+
+    def __init__(
+        self,
+        bucket: LocalExperimentBucket,
+        kind: BuildKind,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        per_study: str | None = None,
+    ) -> None:
+        self._bucket, self._kind, self._per_study = bucket, kind, per_study
         super().__init__(self._handler(), f"{kind}-server", host, port)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        bucket, kind = self._bucket, self._kind
+        bucket, kind, per_study = self._bucket, self._kind, self._per_study
+        policy = {"Content-Security-Policy": SANDBOX} if kind is BuildKind.PREVIEW and per_study is None else {}
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 found = _STUDY.fullmatch(unquote(urlsplit(self.path).path))
                 if found is None:
                     self._answer(HTTPStatus.NOT_FOUND, b"There is no study at this address.\n")
+                elif (own := self._own_address(found["uuid"].lower())) is not None:
+                    self._elsewhere(own)
                 elif not found["path"]:
                     self._answer(HTTPStatus.MOVED_PERMANENTLY, b"", Location=f"/studies/{found['uuid']}/")
                 elif "/." in found["path"]:  # what a deployment keeps for itself
                     self._answer(HTTPStatus.NOT_FOUND, b"This file is not part of the study.\n")
                 else:
                     self._file(folder_of(kind, found["uuid"].lower()), found["path"][1:] or INDEX)
+
+            def _own_address(self, uuid: str) -> str | None:
+                """Return the address of this path under the study's own name, if it was asked for under another one."""
+                if per_study is None:
+                    return None
+                name, _, port = self.headers.get("Host", "").lower().partition(":")
+                own = per_study.replace(_PLACEHOLDER, uuid)
+                return None if name == own else f"http://{own}{f':{port}' if port else ''}{self.path}"
+
+            def _elsewhere(self, own: str) -> None:
+                """Lead a person who typed the bare name to the study's own; another study's page gets nothing there."""
+                name = self.headers.get("Host", "").lower().partition(":")[0]
+                if name.endswith(per_study.replace(_PLACEHOLDER, "") if per_study else ""):
+                    self._answer(HTTPStatus.NOT_FOUND, b"There is no study at this address.\n")
+                else:
+                    self._answer(HTTPStatus.FOUND, b"", Location=own)
 
             def _file(self, folder: str, path: str) -> None:
                 key = f"{folder}/{path}"
@@ -55,7 +89,7 @@ class StudyServer(LocalServer):
 
             def _answer(self, status: HTTPStatus, body: bytes, **headers: str) -> None:
                 self.send_response(status)
-                for name, value in ({"Content-Type": "text/plain; charset=utf-8"} | headers).items():
+                for name, value in ({"Content-Type": "text/plain; charset=utf-8"} | policy | headers).items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -21,7 +21,10 @@ from domain.models import BuildKind, OutboxMail
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where the platform's pages are: bases of URLs, each with a slash at its end."""
+    """Where the platform's pages are: bases of URLs, each with a slash at its end.
+
+    `previews` may hold `{uuid}`: then each study's preview has an origin of its own.
+    """
 
     platform: str
     studies: str
@@ -33,7 +36,8 @@ class Links:
 
     def built(self, kind: str, uuid: str) -> str:
         """The built study itself: as families meet it, or as a preview."""
-        return urljoin(self.previews if kind == BuildKind.PREVIEW else self.studies, f"studies/{uuid}/")
+        base = self.previews.replace("{uuid}", uuid) if kind == BuildKind.PREVIEW else self.studies
+        return urljoin(base, f"studies/{uuid}/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,9 +42,12 @@ def serve_folders(outside: Platform, servers: ExitStack) -> None:
     else:
         bucket = LocalExperimentBucket(settings.local_bucket)
         for kind, name in ((BuildKind.DEPLOYMENT, "studies_url"), (BuildKind.PREVIEW, "previews_url")):
-            server = StudyServer(bucket, kind, port=_port(outside, name))
+            host = urlsplit(getattr(settings, name)).hostname or ""
+            per_study = host if "{uuid}" in host else None
+            server = StudyServer(bucket, kind, port=_port(outside, name), per_study=per_study)
             servers.enter_context(server)
-            console.print(f"{kind.value.title() + 's':<20}{server.url}studies/…", highlight=False)
+            where = f"{getattr(settings, name)}studies/{{uuid}}/" if per_study else f"{server.url}studies/…"
+            console.print(f"{kind.value.title() + 's':<20}{where}", highlight=False)
     if isinstance(outside.archives, LocalArchiveBucket):
         archives = ArchiveServer(outside.archives, port=_port(outside, "archives_url"))
         servers.enter_context(archives)

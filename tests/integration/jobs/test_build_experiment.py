@@ -81,7 +81,7 @@ def test_the_runs_page_shows_commit_sizes_and_a_link_and_the_asset_is_materialis
     (materialised,) = [event for event in run.all_events if event.is_step_materialization]
     asset = materialised.step_materialization_data.materialization
     assert (asset.asset_key.path, asset.partition) == (["experiment_preview"], uuid)
-    assert asset.metadata["link"].value == f"http://localhost:8002/studies/{uuid}/"
+    assert asset.metadata["link"].value == f"http://{uuid}.localhost:8002/studies/{uuid}/"
 
 
 def test_the_commit_of_the_study_is_built(workshop: Workshop) -> None:

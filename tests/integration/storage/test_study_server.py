@@ -14,7 +14,8 @@ import pytest
 from domain.models import BuildKind
 from lookit_ops.deployments import folder_of
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
-from lookit_ops.study_server import StudyServer
+from lookit_ops.study_server import SANDBOX, StudyServer
+from tests.support.browser import chromium
 
 STUDY = str(uuid4())
 OTHER = str(uuid4())
@@ -160,3 +161,90 @@ def test_a_bucket_that_is_itself_reached_by_a_link_is_served(served: Served, tmp
 )
 def test_a_path_that_is_no_name_of_a_file_is_not_found(served: Served, path: str) -> None:
     assert served.get(path).status == 404
+
+
+# -- previews ----------------------------------------------------------------------------------------------------------
+
+SECRET = b"<p id=secret>what the other lab has not published</p>"
+HOSTILE = f"""<!doctype html><title>hostile</title><script>
+const other = "/studies/{OTHER}/";
+const tried = [];
+async function attempt(address) {{
+  try {{
+    const answer = await fetch(address, {{credentials: "include"}});
+    tried.push(answer.ok ? await answer.text() : "refused " + answer.status);
+  }} catch (error) {{ tried.push("refused " + error.name); }}
+}}
+async function main() {{
+  await attempt(other);
+  await attempt(location.href.replaceAll("{STUDY}", "{OTHER}"));
+  await new Promise(done => {{
+    const frame = document.createElement("iframe");
+    frame.src = location.href.replaceAll("{STUDY}", "{OTHER}");
+    frame.onload = () => {{
+      try {{ tried.push(frame.contentDocument.body.innerHTML); }}
+      catch (error) {{ tried.push("refused " + error.name); }}
+      done();
+    }};
+    document.body.append(frame);
+  }});
+  document.title = "done: " + tried.join(" | ");
+}}
+addEventListener("load", main);
+</script><body></body>"""
+
+
+@pytest.fixture
+def previews(tmp_path: Path) -> LocalExperimentBucket:
+    bucket = LocalExperimentBucket(tmp_path / "previews")
+    kinds = {"content_type": "text/html; charset=utf-8", "cache_control": "no-cache"}
+    for study, content in ((STUDY, HOSTILE.encode()), (OTHER, SECRET)):
+        bucket.put(f"{folder_of(BuildKind.PREVIEW, study)}/index.html", content, **kinds)
+    return bucket
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("per_study", ["{uuid}.localhost", None], ids=["an origin each", "one origin with a policy"])
+def test_a_hostile_preview_reads_nothing_of_another_one(previews: LocalExperimentBucket, per_study: str | None) -> None:
+    with StudyServer(previews, BuildKind.PREVIEW, per_study=per_study) as server, chromium() as browser:
+        port = urlsplit(server.url).port
+        host = (per_study or "localhost").replace("{uuid}", STUDY)
+        page = browser.new_page()
+        page.goto(f"http://{host}:{port}/studies/{STUDY}/")
+        page.wait_for_function("document.title.startsWith('done')")
+        tried = page.title()
+        assert tried.count("refused") == 3, tried
+        assert "published" not in tried
+        page.goto(f"http://localhost:{port}/studies/{OTHER}/")  # who types the bare name gets there all the same
+        assert page.inner_text("#secret") == "what the other lab has not published"
+
+
+def answered(server: StudyServer, host: str, path: str) -> tuple[int, dict[str, str]]:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+    try:
+        connection.request("GET", path, headers={"Host": host})
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, dict(answer.headers)
+    finally:
+        connection.close()
+
+
+def test_each_name_has_its_own_preview_alone(previews: LocalExperimentBucket) -> None:
+    with StudyServer(previews, BuildKind.PREVIEW, per_study="{uuid}.localhost") as server:
+        own, other = f"/studies/{STUDY}/", f"/studies/{OTHER}/"
+        status, headers = answered(server, f"{STUDY}.localhost:8002", own)
+        assert (status, headers.get("Content-Security-Policy")) == (200, None)
+        assert answered(server, f"{STUDY}.localhost:8002", other)[0] == 404
+        assert answered(server, f"{STUDY.upper()}.LOCALHOST:8002", own)[0] == 200
+        status, headers = answered(server, "localhost:8002", own)
+        assert (status, headers["Location"]) == (302, f"http://{STUDY}.localhost:8002{own}")
+        assert answered(server, f"x.{STUDY}.localhost", own)[0] == 404
+
+
+@pytest.mark.parametrize(("kind", "policy"), [(BuildKind.PREVIEW, SANDBOX), (BuildKind.DEPLOYMENT, None)])
+def test_previews_that_share_an_origin_are_sent_with_a_policy(
+    previews: LocalExperimentBucket, kind: BuildKind, policy: str | None
+) -> None:
+    with StudyServer(previews, kind) as server:
+        assert answered(server, "localhost", f"/studies/{STUDY}/")[1].get("Content-Security-Policy") == policy

@@ -519,3 +519,31 @@ def test_all_that_production_refuses_is_said_at_once(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("environment", ["development", "staging"])
 def test_elsewhere_none_of_it_is_refused(environment: str) -> None:
     assert Settings(_env_file=None, environment=environment).platform_url == "http://localhost:8000/"
+
+
+# -- previews ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["https://{uuid}.previews.example", "http://{uuid}.localhost:8002/", "https://{uuid}.p.example/a/"]
+)
+def test_each_study_may_have_an_origin_of_its_own_for_its_previews(url: str) -> None:
+    assert Settings(_env_file=None, previews_url=url).previews_url.rstrip("/") == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        *(
+            ("previews_url", f"https://{host}/")
+            for host in ("{uuid}", "{id}.p.example", "p.{uuid}.example", "{uuid}p.x")
+        ),
+        ("previews_url", "https://{uuid}.{uuid}.example/"),
+        ("previews_url", "https://previews.example/{uuid}/"),
+        ("previews_url", "https://{uuid}.previews.example/{uuid}/"),
+        *((name, "https://{uuid}.example/") for name in ("platform_url", "studies_url", "archives_url")),
+    ],
+)
+def test_a_placeholder_stands_in_one_place_of_one_setting(name: str, url: str) -> None:
+    with pytest.raises(ValidationError, match=r"may hold no braces but \{uuid\} in LOOKIT_PREVIEWS_URL"):
+        Settings(_env_file=None, **{name: url})
