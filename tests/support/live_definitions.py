@@ -66,11 +66,26 @@ def _wait_at(step: str, home: Path) -> None:
         time.sleep(0.05)
 
 
-class GatedBucket(Gate):
-    """The bucket, which may also be away."""
+def _hang(service: str, home: Path) -> None:
+    """Keep silent for as long as the service is said to hang."""
+    while (home / f"{service}-hangs").exists():
+        time.sleep(0.2)
+
+
+class GatedEngine(Gate):
+    """The builder, whose engine may hang."""
 
     def _pass(self, step: str | None) -> None:
         super()._pass(step)
+        _hang("engine", self._platform.settings.home_folder)
+
+
+class GatedBucket(Gate):
+    """The bucket, which may also be away, or hang."""
+
+    def _pass(self, step: str | None) -> None:
+        super()._pass(step)
+        _hang("bucket", self._platform.settings.home_folder)
         if (self._platform.settings.home_folder / "storage-gone").exists():
             raise StorageError("the storage is gone")
 
@@ -103,6 +118,7 @@ class GatedGitHub(GitHub):
 
     def resolve(self, *arguments: Any, **named: Any) -> Any:
         _wait_at("checkout", load_settings().home_folder)
+        _hang("GitHub", load_settings().home_folder)
         return super().resolve(*arguments, **named)
 
 
@@ -119,7 +135,7 @@ class LivePlatform(Platform):
             toolchain=Toolchain(key="short", bin=home / "tools"),
             grace=timedelta(seconds=0.5),
         )
-        return Gate(self, real, {"prepare": "image", "build": "build"}, {})  # type: ignore[return-value]
+        return GatedEngine(self, real, {"prepare": "image", "build": "build"}, {})  # type: ignore[return-value]
 
     @cached_property
     def bucket(self) -> ExperimentBucket:
