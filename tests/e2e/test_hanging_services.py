@@ -52,7 +52,12 @@ class SilentServer:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     silent = SilentServer()
-    settings = {"LOOKIT_SMTP_HOST": HOST, "LOOKIT_SMTP_PORT": str(silent.port), "LOOKIT_SMTP_SECURITY": "none"}
+    settings = {
+        "LOOKIT_SMTP_HOST": HOST,
+        "LOOKIT_SMTP_PORT": str(silent.port),
+        "LOOKIT_SMTP_SECURITY": "none",
+        "LOOKIT_BUILDS_AT_ONCE": "12",  # dead builds are tried again, and wait for the service, too
+    }
     with live(tmp_path_factory.mktemp("hanging") / "home", port=free_port(), **settings) as started:
         started.start(CODE, DAEMON)
         started.wait(lambda: ticks_of(started, "watch", 0), 90, "no sensor ticks")
