@@ -17,7 +17,7 @@ test: $(READY)            ## everything that is checked, tests last
 	@echo "Left out here: tests marked slow. \`make slow\` runs them."
 	$(BIN)/pytest -n 3
 
-slow: $(READY)            ## tests with gigabytes of videos, which `make test` leaves out; before a release
+slow: $(READY)            ## gigabytes of videos, services that hang for minutes: what `make test` leaves out; before a release
 	scripts/unzip.sh
 	$(BIN)/pytest -m slow
 

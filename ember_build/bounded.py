@@ -172,7 +172,8 @@ def _main(order: str, limits: str) -> None:
     cpu_seconds, memory_bytes, result_bytes = json.loads(limits)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 2))
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    with contextlib.suppress(ValueError):  # macOS has no such limit that could be set
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (result_bytes, result_bytes))
     wanted = json.loads(order)
     try:

@@ -9,8 +9,6 @@ import hashlib
 import os
 import re
 from datetime import timedelta
-from email.errors import HeaderParseError
-from email.headerregistry import Address
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,6 +30,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from domain.errors import InvalidRequest
+from domain.escaping import deliverable_address
 from domain.queue import Retry
 from lookit_ops.production_guards import origin, production_faults
 from lookit_ops.redaction import Redactor
@@ -368,11 +367,9 @@ class Settings(BaseSettings):
     @classmethod
     def _is_address(cls, value: str) -> str:
         try:
-            Address(addr_spec=value)
-        except (ValueError, IndexError, HeaderParseError):
-            value = ""
-        if "@" not in value:
-            raise ValueError("must be one e-mail address")
+            deliverable_address(value)
+        except InvalidRequest:
+            raise ValueError("must be one e-mail address, in ASCII before the @") from None
         return value
 
     @model_validator(mode="after")

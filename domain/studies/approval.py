@@ -120,10 +120,11 @@ def _approved_what(session: Session, study: Study, player: Player, is_trusted: I
         return f"approved commit {sha} of {repository}; no build has shown yet that the repository has it"
     if sha is None:
         named = f"names {player.sha!r}, which is no full SHA" if player.sha else "names no commit"
+        remedy = "Remove it (`study edit --sha ''`), and request a preview" if player.sha else "Request a preview"
         raise TransitionNotAllowed(
             f"the player of {study.name!r} comes from {repository}, which the operator does not trust, and {named}:"
-            " what its branch holds tomorrow cannot be reviewed. Request a preview, which names the commit that it has"
-            " built, and approve the revision with that commit"
+            f" what its branch holds tomorrow cannot be reviewed. {remedy}, which names the commit that it has built;"
+            " then approve the revision with that commit"
         )
     if not is_built:
         raise TransitionNotAllowed(

@@ -238,10 +238,10 @@ def test_a_moving_branch_of_a_stranger_cannot_be_approved_until_a_preview_has_pi
     site.set_state(State.CREATED)
     name_player(site, STRANGERS, None)
     move(site, "submit")
-    for sha in ("", "main"):
-        with pytest.raises(TransitionNotAllowed, match=r"which the operator does not trust.*Request a preview"):
+    for sha, remedy in ((None, "Request a preview"), ("main", "Remove it .* and request a preview")):
+        name_player(site, STRANGERS, sha)
+        with pytest.raises(TransitionNotAllowed, match=f"which the operator does not trust.*{remedy}"):
             approve(site, site.study().revision)
-        name_player(site, STRANGERS, sha or "main")
     name_player(site, STRANGERS, None)
     read = site.study().revision
     build(site, PREVIEW, "stranger/player", head=EVIL)

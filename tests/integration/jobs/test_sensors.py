@@ -118,6 +118,25 @@ def test_two_daemons_at_once_ask_for_one_run(workshop: Workshop) -> None:
     assert len(asked) == 1
 
 
+def test_a_second_run_for_the_same_request_finds_nothing_to_claim_and_ends_nothing(workshop: Workshop) -> None:
+    """A second daemon takes the first one's tick for interrupted, and submits its runs again."""
+    request_id = workshop.request()
+    (asked,) = requests_of(workshop.tick(build_requests))
+    first = the_run_for(workshop, asked, status=dg.DagsterRunStatus.STARTED)
+    claim = workshop.ledger.claim(request_id, first.run_id, timedelta(minutes=5), submission=1)
+    second = workshop.run(tags=asked.tags, request_id=request_id)
+    assert not second.success
+    failed = the_run_for(workshop, asked, status=dg.DagsterRunStatus.FAILURE)
+    for by in (None, IN_DAGSTER):
+        ended = end_of(workshop.platform, failed, by)
+        assert isinstance(ended, dg.SkipReason)
+        assert "left nothing open" in str(ended.skip_message)
+    workshop.ledger.finish(claim, {})
+    request = workshop.site.request(request_id)
+    assert (request.status, request.attempt, request.failed_attempts) == (RequestStatus.SUCCEEDED, 1, [])
+    assert len(workshop.site.logs()) == 1
+
+
 def test_a_tick_that_does_nothing_says_why(workshop: Workshop) -> None:
     workshop.settings["builds_at_once"] = 1
     assert reason_of(workshop.tick(build_requests)) == "no build request waits"
