@@ -110,7 +110,7 @@ def deliverable_address(email: str) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """Return a cell of CSV that no spreadsheet takes for a formula, whatever it separates cells by.
+    """Return a cell of CSV that no spreadsheet takes for a formula, with any separator of cells.
 
     An apostrophe stands before what could begin a formula, and before an apostrophe in such a place. To read the cell,
     drop one apostrophe at its beginning and after each of `;`, `,`, `|`, `"`, tab and line break.
@@ -124,7 +124,7 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """Return inline code that ends where the text ends, whatever backticks it holds."""
+    """Return inline code that ends where the text ends, even if it holds backticks."""
     line = visible(one_line(text))
     marks = "`" * (_longest_run(line) + 1)
     pad = " " if line.startswith(("`", " ")) or line.endswith(("`", " ")) else ""
@@ -132,7 +132,7 @@ def markdown_code(text: str) -> str:
 
 
 def markdown_block(text: str) -> str:
-    """Return a block of code that ends where the text ends, whatever fences it holds."""
+    """Return a block of code that ends where the text ends, even if it holds fences."""
     shown = visible(text)
     marks = "`" * max(3, _longest_run(shown) + 1)
     return f"{marks}text\n{shown}\n{marks}"

@@ -88,7 +88,7 @@ def accepted_profile(checkout: str) -> str:
 
 def _declared_node(checkout: Path) -> tuple[str, str]:
     nvmrc = _text_of(checkout / ".nvmrc").strip().lower()
-    # lts/carbon is nvm's name for Node 8, lts/erbium for 12; "node" or "lts/*" wants whatever there is.
+    # lts/carbon is nvm's name for Node 8, lts/erbium for 12; "node" and "lts/*" accept any version.
     nvmrc = {"lts/carbon": "8", "lts/erbium": "12"}.get(nvmrc, nvmrc)
     if re.match(r"v?\d", nvmrc):
         return nvmrc.split(maxsplit=1)[0], ".nvmrc"

@@ -50,7 +50,7 @@ def fence(bucket: ExperimentBucket, folder: str, request_id: str, fencing_token:
         if live is not None and live.fencing_token > fencing_token:
             return None  # a later claim has written since
         if page is not None and fenced_up_to(page) >= fencing_token:
-            return None  # somebody has fenced this claim, or a later one, already
+            return None  # this claim, or a later one, is fenced already
         with contextlib.suppress(GenerationMismatch):  # somebody wrote just now: look again who it was
             bucket.write_page(
                 f"{folder}/{PAGE}",

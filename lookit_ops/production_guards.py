@@ -38,7 +38,7 @@ def production_faults(
 
 
 def is_local(host: str) -> bool:
-    """Whether the host means the machine itself, whichever that is."""
+    """Return whether the host name means the machine on which it is used."""
     name = host.lower().rstrip(".")
     if name in {"localhost", "localhost.localdomain"} or name.endswith(".localhost"):
         return True

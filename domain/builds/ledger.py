@@ -193,9 +193,9 @@ class BuildLedger:
     def take_over(self, claim: Claim, lease: timedelta, *, expired_only: bool) -> Claim:
         """Take the claim from a worker that died or sleeps, for `lease`, in order to end it.
 
-        From then on neither the worker nor anybody else who knows the earlier claim can prolong or end it; so nobody
-        claims the study anew before this is done. Raises LeaseLost when the request has ended, was taken over, or, with
-        `expired_only`, when its lease was prolonged.
+        From then on the earlier claim can neither be prolonged nor ended, by the worker or another reconciler; so the
+        study is not claimed anew before this is done. Raises LeaseLost when the request has ended, was taken over, or,
+        with `expired_only`, when its lease was prolonged.
         """
         expired = [BuildRequest.lease_expires_at < database_now()] if expired_only else []
         taken = (

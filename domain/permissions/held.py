@@ -87,7 +87,7 @@ def roles_of(session: Session, user: User) -> list[Held]:
 
 
 def record_grant(session: Session, acting: User | None, user: User, role: Role, target: Target, action: str) -> None:
-    """Note that somebody gave or took a role, None being who installs; `action` is grant or revoke."""
+    """Note that a user gave or took a role; None is the installation. `action` is grant or revoke."""
     session.add(
         GrantRecord(
             acting_id=acting.id if acting else None,

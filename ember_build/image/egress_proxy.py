@@ -26,7 +26,7 @@ CONNECT_SECONDS = 20
 NAME_SECONDS = 60
 MOST_NAMES = 1000
 IDLE_SECONDS = 300
-# Never an ordinary public address, whatever this version of Python says of it: IANA's special-purpose registries, and
+# Never an ordinary public address, even where this version of Python says so: IANA's special-purpose registries, and
 # addresses inside a cloud. https://www.iana.org/assignments/iana-ipv4-special-registry (and -ipv6-)
 SPECIAL = [
     ipaddress.ip_network(text)

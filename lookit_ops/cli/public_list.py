@@ -11,7 +11,7 @@ from lookit_ops.storage.experiments import StorageError
 
 
 def keep_page(outside: Platform, study_id: int) -> None:
-    """After a change: it stands, whatever becomes of the page, so a storage that is away is a warning."""
+    """Bring the page into line after a change; the change stands, so a storage that fails is a warning."""
     try:
         changed = bring_page_into_line(outside, study_id)
     except StorageError as error:

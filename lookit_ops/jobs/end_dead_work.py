@@ -121,7 +121,7 @@ def tell_dagster(instance: dg.DagsterInstance, platform: Platform, done: DeadWor
 def idle_runs(instance: dg.DagsterInstance, platform: Platform, after: timedelta = START_WITHIN) -> list[str]:
     """Runs that began some minutes ago and hold no request, nor have ended one lately: their processes are gone.
 
-    Such a run died before its claim, or its request was ended by somebody else than this sensor. Dagster would count
+    Such a run died before its claim, or its request was ended by another process. Dagster would count
     it among those that run until its longest time is over, and let no other of its study begin.
     """
     began_before = time.time() - after.total_seconds()

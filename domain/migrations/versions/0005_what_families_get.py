@@ -1,6 +1,6 @@
 """What families get at a study's address: a study that is neither active nor paused is taken down from now on.
 
-Whatever was ever deployed counts as served, so pages of studies that were rejected, deactivated or archived before are
+Each study that was ever deployed counts as served, so pages of studies that were rejected, deactivated or archived before are
 taken down after the upgrade.
 """
 

@@ -322,7 +322,7 @@ def test_of_two_first_site_admins_at_once_one_is_made(site: Site) -> None:
 
 @pytest.fixture
 def leaver(site: Site, lab_admin: int) -> int:
-    """Somebody with one role in the lab, and two on its studies; the lab keeps another admin."""
+    """A person with one role in the lab, and two on its studies; the lab keeps another admin."""
     with site.sessions.begin() as session:
         user = User(email="leaver@example.org", name="Leaver")
         session.add(user)

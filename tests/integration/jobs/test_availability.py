@@ -1,4 +1,4 @@
-"""Taken down and put back: what families get follows the study's state, whoever is late and whatever dies."""
+"""Taken down and put back: what families get follows the study's state, even if a worker is late or dies."""
 
 from __future__ import annotations
 

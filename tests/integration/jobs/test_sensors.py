@@ -482,7 +482,7 @@ def test_old_runs_are_forgotten_and_new_and_running_ones_stay(workshop: Workshop
 
 
 class Unreachable(Platform):
-    """A platform with its database alone: whoever asks for anything else would wait for it."""
+    """A platform with its database alone: a sensor that asks for anything else fails the test."""
 
     def _wait(self) -> Any:
         raise AssertionError("a sensor has asked for a service that may hang")
