@@ -11,7 +11,7 @@ from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
-from lookit_ops.cli.public_list import keep_public_list
+from lookit_ops.cli.public_list import keep_page, keep_public_list
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.deployments import KEPT, folder_of, history
@@ -91,6 +91,7 @@ def rollback(
 
     prepare_dagster_home(outside.settings)
     report_builds(outside, [done.request_id])
+    keep_page(outside, found.id)  # of a study that is approved and not active, families get nothing
     keep_public_list(outside)
     console.print(
         f"{plain(found.name)} shows families what build request {done.restores_id} had built; it is"
