@@ -15,20 +15,18 @@ import os
 import re
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
 
-from ember_build.errors import BuildCancelled, InvalidPlayer
+from ember_build.errors import InvalidPlayer
 from ember_build.extraction import ArchiveLimits, BrokenArchive, Contents, Extraction
 from ember_build.github import GitHub, Repository, ResolvedCommit, disk_error
 from ember_build.removal import REMOVED, Removal, remove_old
+from ember_build.waiting import lock
 
 _SHA = re.compile(r"[0-9a-f]{40}")
 _LOCKS, _INCOMING = ".locks", ".incoming-"
-_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +109,15 @@ class Checkouts:
 
     def _remove_locks(self) -> None:
         """Remove the locks of checkouts that are not there, unless they are held."""
-        for lock in (self.root / _LOCKS).glob("*"):
-            with contextlib.suppress(FileNotFoundError), lock.open("rb") as file:
+        for path in (self.root / _LOCKS).glob("*"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
-                slug, _, sha = lock.name.rpartition("@")
+                slug, _, sha = path.name.rpartition("@")
                 if not (self.root / slug / sha).exists():
-                    lock.unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
 
     def _make(self, commit: ResolvedCommit, final: Path, manifest: Path) -> Contents:
         # On the same file system as the final place, since a rename is atomic only there.
@@ -164,23 +162,11 @@ class Checkouts:
         path = locks / f"{slug}@{sha}"
         while True:
             with path.open("wb") as file:
-                self._wait_for(file)
+                lock(file, self.github.cancelled, "another one fetched the same commit")
                 # A cleanup may have removed the file between its opening and its lock: then it locks nothing.
                 if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                     yield
                     return
-
-    def _wait_for(self, file: IO[bytes]) -> None:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if self.github.cancelled is not None and self.github.cancelled.wait(_POLL_SECONDS):
-                    raise BuildCancelled("The build was cancelled while another one fetched the same commit.") from None
-                if self.github.cancelled is None:
-                    time.sleep(_POLL_SECONDS)
-            else:
-                return
 
 
 def _verified(tree: Path, manifest: Path) -> Contents | None:

@@ -41,6 +41,7 @@ from ember_build.removal import Removal
 from ember_build.room import require
 from ember_build.site import CHECKOUTS, DEPENDENCIES, DEPLOYMENTS, KEEPER_MEMORY_MB, TEMPORARY, WORK, Site
 from ember_build.store import SHARED_FOLDER, SharedDependencies, find_or_fill, require_contents
+from ember_build.waiting import answer_of
 
 _ENDLESS_OUTPUT = 20
 """How many times the output that is kept a build may print before it is ended."""
@@ -101,8 +102,13 @@ class DockerBuilder:
     ) -> Image:
         """Build the image that the checkout asks for; an unchanged one comes from the engine's cache."""
         profile = choose_profile(checkout, cancelled) if checkout else PROFILES[0]
-        with self._client() as client:
-            return build_image(client, self._deployment, profile, on_output, labels)
+
+        def build() -> Image:
+            with self._client() as client:
+                return build_image(client, self._deployment, profile, on_output, labels)
+
+        # After a cancellation the engine ends the image all the same: the next build takes it from there.
+        return answer_of(build, cancelled, "its image was built")
 
     def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
         """Remove what builds have left that do not run any more."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import json
-import queue
 import random
 import re
 import threading
@@ -29,6 +28,7 @@ import requests
 from requests.auth import AuthBase
 
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
+from ember_build.waiting import answer_of
 
 T = TypeVar("T")
 
@@ -49,7 +49,6 @@ _NOT_CONTAINED = frozenset({"behind", "diverged"})
 _LONGEST_BACKOFF_SECONDS = 30.0
 _LONGEST_JSON_BYTES = 32 * 2**20  # a commit's answer lists its files with their patches
 _CHUNK_BYTES = 2**18
-_POLL_SECONDS = 0.1
 # GitHub's advice for a secondary rate limit that names no time.
 _UNNAMED_LIMIT_SECONDS = 60.0
 
@@ -314,7 +313,7 @@ class GitHub:
             for attempt in range(1, self.attempts + 1):
                 wait: float | None = None
                 try:
-                    return self._heard(lambda: self._read(session, url, read))
+                    return answer_of(lambda: self._read(session, url, read), self.cancelled, "it waited for GitHub")
                 except _RateLimited as error:
                     problem, wait = str(error), error.seconds
                     if wait is not None and wait > budget:
@@ -348,34 +347,6 @@ class GitHub:
         with closing(self._open(session, url)) as response:
             _raise_if_temporary(response)
             return read(response)
-
-    def _heard(self, ask: Callable[[], T]) -> T:
-        """Ask, and raise BuildCancelled as soon as the build is cancelled, even while GitHub keeps silent.
-
-        What then goes on in its thread ends with the next byte, or with the timeout of the connection.
-        """
-        if self.cancelled is None:
-            return ask()
-        answers: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                answer = ask()
-            except BaseException as error:  # raised again where it is waited for
-                raised = error
-
-                def fail() -> T:
-                    raise raised
-
-                answers.put(fail)
-            else:
-                answers.put(lambda: answer)
-
-        threading.Thread(target=run, name="github", daemon=True).start()
-        while True:
-            with suppress(queue.Empty):
-                return answers.get(timeout=_POLL_SECONDS)()
-            self._stop_if_cancelled()
 
     def _pause(self, seconds: float) -> None:
         if self.cancelled is None:

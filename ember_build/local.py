@@ -90,7 +90,7 @@ class LocalBuilder:
         began = time.monotonic()
         with _disk_errors("prepare the build tools"):
             self._remove_abandoned_scratch()
-            toolchain = self._toolchain or install_toolchain(self._home, on_output, self._time_limit)
+            toolchain = self._toolchain or install_toolchain(self._home, on_output, self._time_limit, cancelled)
         return Image(
             name=f"local-toolchain:{toolchain.key}",
             description=describe_toolchain(),

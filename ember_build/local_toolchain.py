@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.util
 import json
@@ -12,13 +11,15 @@ import platform
 import secrets
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from ember_build.child_process import TimeLimitReached, run_child
-from ember_build.errors import BuildPlatformError
+from ember_build.child_process import Cancelled, TimeLimitReached, run_child
+from ember_build.errors import BuildCancelled, BuildPlatformError
+from ember_build.waiting import lock
 
 PINS = Path(__file__).with_name("toolchain")
 """The folder with the toolchain's package.json and package-lock.json."""
@@ -78,7 +79,12 @@ def installed_toolchain(home: Path) -> Toolchain | None:
     return Toolchain(key=key, bin=tools) if tools.is_dir() else None
 
 
-def install_toolchain(home: Path, on_output: Callable[[str], None], time_limit: timedelta) -> Toolchain:
+def install_toolchain(
+    home: Path,
+    on_output: Callable[[str], None],
+    time_limit: timedelta,
+    cancelled: threading.Event | None = None,
+) -> Toolchain:
     """Install the toolchain into `home/toolchain/{key}`, or return the one that is there.
 
     It appears by a rename, complete or not at all; of several processes that ask at once, one installs and the others
@@ -86,10 +92,11 @@ def install_toolchain(home: Path, on_output: Callable[[str], None], time_limit: 
 
     Raises:
         BuildPlatformError: there is no npm, it could not install, or this machine cannot run these tools.
+        BuildCancelled: `cancelled` was set meanwhile.
     """
     folder = home / "toolchain"
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f"{toolchain_key()}.lock"):
+    with _locked(folder / f"{toolchain_key()}.lock", cancelled):
         if installed := installed_toolchain(home):
             return installed
         if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
@@ -103,7 +110,7 @@ def install_toolchain(home: Path, on_output: Callable[[str], None], time_limit: 
             scratch.mkdir()
             for name in ("package.json", "package-lock.json"):
                 shutil.copyfile(PINS / name, scratch / name)
-            _run_npm(npm, scratch, home, on_output, time_limit)
+            _run_npm(npm, scratch, home, on_output, time_limit, cancelled)
             _check_node(scratch)
             scratch.rename(folder / toolchain_key())
         finally:
@@ -144,7 +151,14 @@ def _find_npm() -> _Npm:
     )
 
 
-def _run_npm(npm: _Npm, folder: Path, home: Path, on_output: Callable[[str], None], time_limit: timedelta) -> None:
+def _run_npm(
+    npm: _Npm,
+    folder: Path,
+    home: Path,
+    on_output: Callable[[str], None],
+    time_limit: timedelta,
+    cancelled: threading.Event | None,
+) -> None:
     cache = home / "cache" / "npm"
     cache.mkdir(parents=True, exist_ok=True)
     environment = {
@@ -160,7 +174,16 @@ def _run_npm(npm: _Npm, folder: Path, home: Path, on_output: Callable[[str], Non
     command = [*npm.command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     on_output(f"==> npm ci: {describe_toolchain()} (once)")
     try:
-        status = run_child(command, folder=folder, environment=environment, on_line=on_output, time_limit=time_limit)
+        status = run_child(
+            command,
+            folder=folder,
+            environment=environment,
+            on_line=on_output,
+            time_limit=time_limit,
+            cancelled=cancelled,
+        )
+    except Cancelled:
+        raise BuildCancelled("The build was cancelled while its tools were installed.") from None
     except TimeLimitReached:
         raise BuildPlatformError(f"npm did not install the build tools within {time_limit}.") from None
     if status != 0:
@@ -191,7 +214,7 @@ def _answer(command: list[str], environment: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Generator[None]:
+def _locked(path: Path, cancelled: threading.Event | None) -> Generator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, cancelled, "another one installed its tools")
         yield
