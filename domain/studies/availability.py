@@ -48,10 +48,10 @@ def out_of_line(session: Session) -> list[int]:
 
 
 def begin_change(session: Session, study_id: int) -> Change | None:
-    """Note that a study's page is being changed; None while a deployment runs, which ends with a page of its own."""
+    """Note that a study's page is being changed; None if it is right, or a deployment runs, which writes its own."""
     study = session.get_one(Study, study_id)
     hold(session, study)
-    if study.state == State.DEPLOYING or study.page_state == PageState.NONE:
+    if study.state == State.DEPLOYING or study.page_state in (PageState.NONE, _wanted(study)):
         return None
     study.page_state = PageState.CHANGING.value
     return Change(study.id, study.uuid, _wanted(study))
