@@ -50,6 +50,7 @@ def reconcile_builds(platform: Platform) -> Reconciled:
     expired: list[int] = []
     failed: list[int] = []
     runs: list[str] = []
+    ended: list[Claim] = []
     for claim in platform.ledger.running(expired_only=True):
         try:
             run_id = platform.ledger.run_of(claim)
@@ -67,7 +68,9 @@ def reconcile_builds(platform: Platform) -> Reconciled:
             logger.exception("build request %s, whose worker died, cannot be ended now", claim.request_id)
             failed.append(claim.request_id)
         else:
-            clear_away_after(platform, claim)
+            ended.append(claim)
+    if ended:  # not before all have their end: the engine, which it needs, may hang
+        clear_away_after(platform, ended)
     return Reconciled(tuple(forward), tuple(expired), tuple(failed), tuple(runs))
 
 
@@ -92,7 +95,7 @@ def end_build_of_run(platform: Platform, run_id: str, cancelled_by: str | None) 
                     platform.ledger.cancelled(held, platform.ledger.canceller(held) or cancelled_by, note)
     except LeaseLost:
         return None
-    clear_away_after(platform, claim)
+    clear_away_after(platform, [claim])
     return claim.request_id
 
 

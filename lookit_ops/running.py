@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import select
 
@@ -22,14 +22,16 @@ def is_running(platform: Platform, labels: Mapping[str, str]) -> bool:
     return (labels.get("request", ""), labels.get("claim", "")) in held
 
 
-def clear_away_after(platform: Platform, claim: Claim) -> None:
-    """Remove what a worker that died has left on this machine and on the engine. Its request has its end already."""
-    folder = platform.settings.home_folder / "ember_build" / "deployments" / output_folder(claim)
-    shutil.rmtree(folder, ignore_errors=True)
+def clear_away_after(platform: Platform, claims: Sequence[Claim]) -> None:
+    """Remove what workers that died have left on this machine and on the engine. Their requests have ended already."""
+    for claim in claims:
+        folder = platform.settings.home_folder / "ember_build" / "deployments" / output_folder(claim)
+        shutil.rmtree(folder, ignore_errors=True)
     try:
         sweep_dead_builds(platform)
     except Exception:  # the next cleanup finds it
-        logger.exception("what build request %s has left cannot be removed now", claim.request_id)
+        ids = ", ".join(str(claim.request_id) for claim in claims)
+        logger.exception("what build requests %s have left cannot be removed now", ids)
 
 
 def remove_dead_outputs(platform: Platform) -> int:

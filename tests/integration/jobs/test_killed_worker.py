@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import unittest.mock
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -12,6 +13,7 @@ import pytest
 
 from domain.errors import LeaseLost
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
+from ember_build.errors import BuildPlatformError
 from lookit_ops.commit_point import fence
 from lookit_ops.deployments import folder_of
 from lookit_ops.reconcile import end_build_of_run, reconcile_builds
@@ -301,3 +303,22 @@ def move_on(workshop: Workshop, request_id: int) -> None:
         session.get_one(BuildRequest, request_id).next_attempt_at = session.get_one(
             BuildRequest, request_id
         ).requested_at
+
+
+def test_an_engine_that_hangs_keeps_no_dead_build_open(workshop: Workshop) -> None:
+    """All have their end before the engine is asked for what they left."""
+    first = workshop.request()
+    workshop.ledger.claim(first, "a run", timedelta(minutes=5))
+    other = workshop.site.another_study("Another", State.APPROVED)
+    second = workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)
+    workshop.ledger.claim(second, "another run", timedelta(minutes=5))
+    workshop.site.end_leases()
+    open_while_asked = []
+
+    def ask_the_engine(_is_running: object) -> None:
+        open_while_asked.append(len(workshop.platform.ledger.running(expired_only=False)))
+        raise BuildPlatformError("the engine did not answer within 120 s")
+
+    with unittest.mock.patch.object(workshop.platform.builder, "sweep_orphans", ask_the_engine):
+        assert reconcile_builds(workshop.platform).expired == (first, second)
+    assert open_while_asked == [0]
