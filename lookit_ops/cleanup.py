@@ -2,7 +2,7 @@
 
 | cleanup       | removes, if older than a day |
 | ---           | --- |
-| builds        | bundles that builds have left in `ember_build/deployments` of the home |
+| builds        | bundles in `ember_build/deployments` of the home, and what dead builds have left on the engine |
 | docker-images | images of earlier builds, ours by their labels, but for the newest ones |
 | checkouts     | the players' sources in `ember_build/checkouts` of the home |
 | dependencies  | shared dependencies and downloads, in Docker and in the home; older than two weeks |
@@ -20,7 +20,8 @@ from domain.errors import InvalidRequest
 from domain.exports.archive_name import study_of
 from ember_build.removal import Removal, remove_old
 from lookit_ops.platform import Platform
-from lookit_ops.running import is_running, output_folders, wanted_commits
+from lookit_ops.reconcile_archives import remove_orphans
+from lookit_ops.running import is_running, output_folders, sweep_dead_builds, wanted_commits
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import StorageError
 
@@ -30,8 +31,10 @@ SHORTEST, LONGEST = timedelta(hours=1), timedelta(days=3650)
 
 
 def clean_builds(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
-    """Remove bundles that their builds have left behind: a build removes its own, unless it was killed."""
+    """Remove what killed builds have left behind: bundles here, and containers and volumes on the engine."""
     removal = Removal()
+    if not dry_run:
+        sweep_dead_builds(platform)
     folder = platform.settings.home_folder / "ember_build" / "deployments"
     if not folder.is_dir():
         return removal
@@ -80,10 +83,12 @@ def clean_dependencies(platform: Platform, older_than: datetime, *, dry_run: boo
 def clean_archives(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
     """Remove archives of videos, which can be made again, but those that somebody asked for within a day.
 
-    None of a study whose archive is being made: its worker may have found one, and would offer it. Their parts are the
-    reconciler's. Raises StorageError if the bucket cannot be listed.
+    None of a study whose archive is being made: its worker may have found one, and would offer it. Parts that no claim
+    is making go at any age. Raises StorageError if the bucket cannot be listed.
     """
     removal = Removal()
+    if not dry_run:
+        remove_orphans(platform)
     there = [file for file in platform.archives.files() if not file.key.startswith((".", f"{PARTS}/"))]
     for file in there:
         if file.updated_at >= older_than:

@@ -57,7 +57,7 @@ def reconcile_archives(platform: Platform, *, look_for_parts: bool = True) -> Re
         except Exception:  # its trouble is not the others'
             logger.exception("archive request %s, whose worker died, cannot be ended now", claim.request_id)
             failed.append(claim.request_id)
-    removed = _remove_orphans(platform) if waiting or ended or look_for_parts else 0
+    removed = remove_orphans(platform) if waiting or ended or look_for_parts else 0
     return ReconciledArchives(tuple(waiting), tuple(ended), removed, tuple(failed), tuple(runs))
 
 
@@ -78,11 +78,11 @@ def end_archive_of_run(platform: Platform, run_id: str, cancelled_by: str | None
             ledger.cancelled(claim, ledger.canceller(claim) or cancelled_by, note)
     except LeaseLost:
         return None
-    _remove_orphans(platform)
+    remove_orphans(platform)
     return claim.request_id
 
 
-def _remove_orphans(platform: Platform) -> int:
+def remove_orphans(platform: Platform) -> int:
     """Remove the parts of claims that no longer run. The parts are listed first: a claim that begins later has none."""
     try:
         keys = [file.key for file in platform.archives.files(f"{PARTS}/")]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import select
 
 from domain.builds.claims import Claim
+from domain.errors import InvalidRequest
 from domain.models import BuildRequest, RequestStatus, Study
 from ember_build.errors import BuildPlatformError
 from lookit_ops.platform import Platform
@@ -53,7 +54,7 @@ def sweep_dead_builds(platform: Platform) -> None:
     """Remove what builds have left whose worker died. That it cannot be done now stops nobody."""
     try:
         swept = platform.builder.sweep_orphans(lambda labels: is_running(platform, labels))
-    except BuildPlatformError as error:
+    except (BuildPlatformError, InvalidRequest) as error:
         logger.warning("what dead builds have left cannot be removed now: %s", error)
         return
     if swept.removed:

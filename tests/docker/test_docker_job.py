@@ -9,6 +9,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
@@ -109,10 +110,17 @@ def test_a_strangers_repository_is_built_in_containers_without_secrets(workshop:
     assert served(workshop) == "key: \n"
 
 
-def test_a_run_removes_what_a_dead_worker_has_left(workshop: Workshop, yard: Yard, client: docker.DockerClient) -> None:
+def test_what_a_dead_worker_has_left_is_removed_when_its_work_is_ended_and_by_no_build(
+    workshop: Workshop, yard: Yard, client: docker.DockerClient
+) -> None:
     labels = labels_for(yard.deployment, "build", {"request": "999", "claim": "1"})
     client.api.create_volume(f"{yard.deployment}-orphan", labels=labels)
     assert workshop.build().success
+    assert f"{yard.deployment}-orphan" in yard.left_on_the_engine()
+    dead = workshop.request(BuildKind.PREVIEW)
+    workshop.ledger.claim(dead, "a run that died", timedelta(minutes=5))
+    workshop.site.end_leases()
+    workshop.end_dead_work()
     assert f"{yard.deployment}-orphan" not in yard.left_on_the_engine()
 
 

@@ -102,6 +102,7 @@ CALLS: list[tuple[str, ...]] = [
     ("study", "log", "STUDY", "--full"),
     ("study", "log", "STUDY", "--json"),
     ("study", "diff", "STUDY"),
+    ("study", "availability"),
     ("study", "discoverable"),
     ("study", "discoverable", "--json"),
     ("study", "transition", "STUDY", "--as", "ADMIN"),

@@ -25,7 +25,7 @@ from domain.exports.selection import Basis, HeldVideo, Source
 from domain.models import ArchiveRequest, RequestStatus, Response, Study, User, Video
 from domain.queue import RequestQueue
 from lookit_ops.failures import CODES, UNEXPECTED
-from lookit_ops.sensors import runs
+from lookit_ops.jobs import end_dead_work
 from tests.support.footage import Footage
 from tests.support.site import Site
 
@@ -332,7 +332,7 @@ def test_the_database_refuses_a_second_waiting_request(site: Site, execute: Exec
 
 
 def test_the_document_lists_every_code_and_status() -> None:
-    source = "".join(Path(module.__file__).read_text() for module in (ledger, archive_ledger, queue, runs))
+    source = "".join(Path(module.__file__).read_text() for module in (ledger, archive_ledger, queue, end_dead_work))
     written = set(re.findall(r"""code(?:=|": )"(\w+)\"|Failure\("\w+", "(\w+)\"""", source))
     written = {code for codes in written for code in codes if code}
     assert {"cancelled", "replaced", "worker_died"} <= written

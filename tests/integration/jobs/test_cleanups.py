@@ -6,9 +6,10 @@ import os
 import shutil
 import subprocess
 import time
+import unittest.mock
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from domain.db import database_now
 from domain.errors import InvalidRequest
 from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, BuildKind, State
 from domain.queue import Failure
+from ember_build.builder import Swept
 from ember_build.removal import REMOVED, Removal
 from lookit_ops.assets.disk import build_disk_usage, room_check
-from lookit_ops.cleanup import CLEANUPS, Cleanup
+from lookit_ops.cleanup import CLEANUPS, Cleanup, clean_builds
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.running import output_folder
 from lookit_ops.storage.local_archives import LocalArchiveBucket
@@ -378,3 +380,17 @@ def test_what_was_in_an_archive_is_forgotten_once_it_is_away_for_a_day(workshop:
         BY_NAME["archives"].run(workshop.platform, dry_run=dry_run)
     with workshop.site.sessions.begin() as session:
         assert set(session.scalars(select(ArchiveContent.archive_request_id))) == kept
+
+
+def test_the_nightly_cleanup_removes_what_dead_builds_left_on_the_engine(workshop: Workshop) -> None:
+    swept = []
+    with unittest.mock.patch.object(
+        workshop.platform.builder, "sweep_orphans", lambda is_running: swept.append(is_running) or Swept()
+    ):
+        clean_builds(workshop.platform, datetime.now(UTC), dry_run=True)
+        assert swept == []
+        clean_builds(workshop.platform, datetime.now(UTC), dry_run=False)
+    (is_running,) = swept
+    claim = workshop.ledger.claim(workshop.request(), "a run", timedelta(minutes=5))
+    assert is_running({"request": str(claim.request_id), "claim": str(claim.fencing_token)})
+    assert not is_running({"request": str(claim.request_id), "claim": "77"})
