@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from domain.models import BuildKind
+from domain.models import BuildKind, Study
 from domain.models.studies import PageState
-from domain.studies.availability import begin_change, end_change, out_of_line
+from domain.studies.availability import begin_change, end_change, needs_change, out_of_line
 from lookit_ops.deployments import (
     NOT_AVAILABLE,
     PAGE,
@@ -62,13 +62,19 @@ def bring_page_into_line(platform: Platform, study_id: int) -> PageState | None:
 
     Raises StorageError: the page is as it was, or may have been written; the database knows that it is to be changed.
     """
+    with platform.sessions.begin() as session:
+        uuid = session.get_one(Study, study_id).uuid
+    folder = folder_of(BuildKind.DEPLOYMENT, uuid)
     for _ in range(ATTEMPTS):
+        with platform.sessions.begin() as session:
+            if not needs_change(session, study_id):
+                return None
+        # Before the state: a worker that is late with a state that has passed finds another generation than this.
+        page = platform.bucket.page(f"{folder}/{PAGE}")
         with platform.sessions.begin() as session:
             change = begin_change(session, study_id)
         if change is None:
             return None
-        folder = folder_of(BuildKind.DEPLOYMENT, change.study_uuid)
-        page = platform.bucket.page(f"{folder}/{PAGE}")
         if page is None or not page.metadata.get("request_id"):
             found, was_changed = PageState.NONE, False
         else:

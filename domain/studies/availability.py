@@ -47,11 +47,17 @@ def out_of_line(session: Session) -> list[int]:
     return list(session.scalars(query))
 
 
+def needs_change(session: Session, study_id: int) -> bool:
+    """Return whether a study's page is to be changed: it was deployed, is not right, and no deployment runs."""
+    study = session.get_one(Study, study_id)
+    return study.state != State.DEPLOYING and study.page_state not in (PageState.NONE, _wanted(study))
+
+
 def begin_change(session: Session, study_id: int) -> Change | None:
     """Note that a study's page is being changed; None if it is right, or a deployment runs, which writes its own."""
     study = session.get_one(Study, study_id)
     hold(session, study)
-    if study.state == State.DEPLOYING or study.page_state in (PageState.NONE, _wanted(study)):
+    if not needs_change(session, study_id):
         return None
     study.page_state = PageState.CHANGING.value
     return Change(study.id, study.uuid, _wanted(study))
@@ -74,8 +80,9 @@ def end_change(session: Session, change: Change, found: PageState, *, was_change
             state_after=study.state,
             extra={"note": _NOTES[found]},
         )
-    if study.page_state != PageState.CHANGING:
-        return True
+    if study.page_state not in (PageState.CHANGING, found):
+        study.page_state = PageState.CHANGING.value  # another worker has noted what is no longer so
+        return False
     if found is not PageState.NONE and found is not _wanted(study):
         return False
     study.page_state = found.value

@@ -11,7 +11,7 @@ import pytest
 from domain.builds.claims import MAY_START_FROM
 from domain.models import BuildKind, State, Study, User
 from domain.models.studies import WORKFLOW_STATES, PageState
-from domain.studies.availability import begin_change
+from domain.studies.availability import begin_change, end_change
 from domain.studies.discoverable import discoverable_studies
 from domain.studies.edit import edit
 from lookit_ops.availability import bring_page_into_line, bring_pages_into_line
@@ -151,6 +151,31 @@ def test_a_worker_that_is_late_with_putting_back_does_not_undo_a_later_take_down
     assert served.site.study().page_state == PageState.WITHDRAWN
 
 
+def test_a_worker_that_stalls_before_its_first_look_does_not_undo_a_later_take_down(served: Workshop) -> None:
+    """It has noted the change of an active study; what it then finds is the page of a later take-down."""
+    move(served, "reject")
+    in_line(served)
+    for trigger in ("resubmit", "approve", "activate"):
+        move(served, trigger)
+    bucket = served.platform.bucket
+    key = f"{folder_of('deployment', served.site.study().uuid)}/index.html"
+    seen = bucket.page(key)
+    with served.site.sessions.begin() as session:
+        late = begin_change(session, served.site.study_id)
+    assert late is not None
+    move(served, "reject")
+    assert in_line(served)[2] == 0
+    assert page(served) == NOT_AVAILABLE
+    now = bucket.page(key)
+    assert seen is not None
+    assert now is not None
+    assert now.generation > seen.generation, "so what the late worker writes on what it has seen is refused"
+    with served.site.sessions.begin() as session:  # and if it had written all the same, the next one would look again
+        assert not end_change(session, late, PageState.SERVED, was_changed=False)
+    in_line(served)
+    assert served.site.study().page_state == PageState.WITHDRAWN
+
+
 def test_a_study_that_moves_while_its_page_is_written_is_looked_at_again(served: Workshop) -> None:
     move(served, "reject")
 
@@ -196,7 +221,8 @@ def test_a_page_that_cannot_be_read_is_an_error_and_stays_to_be_changed(served: 
     move(served, "deactivate")
     with pytest.raises(StorageError):
         bring_page_into_line(served.platform, served.site.study_id)
-    assert served.site.study().page_state == PageState.CHANGING
+    served.faults.allow("page")
+    assert in_line(served) == (1, 0, 0)
 
 
 ROWS = {
