@@ -9,7 +9,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
@@ -21,6 +21,7 @@ from sqlalchemy import Engine as Database
 from domain.models import BuildKind, State
 from ember_build.docker_builder import DockerBuilder
 from ember_build.engine import filters_for, labels_for
+from lookit_ops.cleanup import clean_builds
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from tests.support.docker_engine import GOOD_DIST, Engine, Player, Yard, start_engine
 from tests.support.site import Site
@@ -173,6 +174,7 @@ def test_an_engine_that_stops_in_the_middle_fails_the_build_as_ours_and_nothing_
     assert (request.error_code, "Docker engine" in str(request.error)) == ("platform_error", True), request.error
     assert workshop.site.study().state == State.APPROVED
     workshop.site.set_metadata(last_known_player_sha=None)
-    assert workshop.build().success  # and clears away what the other has left
+    assert workshop.build().success
     assert served(workshop) == f"key: {KEY}\n"
+    clean_builds(workshop.platform, datetime.now(UTC), dry_run=False)  # what the other has left, by the nightly cleanup
     gc.collect()
