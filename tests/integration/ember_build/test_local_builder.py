@@ -460,9 +460,17 @@ def test_background_processes_neither_delay_nor_outlive_a_good_build(
 def test_a_polite_process_may_tidy_up_before_it_ends(bench: Bench) -> None:
     script = f"trap 'echo tidied > {bench.root}/tidied; exit 0' TERM\necho ready\nwhile :; do sleep 0.05; done"
     cancelled = threading.Event()
-    builder = bench.builder(script, grace=timedelta(seconds=20))  # a busy machine may take long to wake the shell
+    said: list[str] = []
+
+    def listen(line: str) -> None:
+        said.append(line)
+        if line == "ready":  # not before: without its trap the shell would just end
+            cancelled.set()
+
+    builder = bench.builder(script, grace=timedelta(seconds=60))  # a busy machine may take long to wake the shell
     with pytest.raises(BuildCancelled):
-        builder.build(bench.order(), lambda line: cancelled.set(), cancelled)
+        builder.build(bench.order(), listen, cancelled)
+    assert (bench.root / "tidied").exists(), said
     assert (bench.root / "tidied").read_text() == "tidied\n"
 
 
