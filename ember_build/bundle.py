@@ -102,9 +102,10 @@ def check_bundle(
         BundleFile(PurePosixPath(path), size_bytes, sha256, fingerprinted)
         for path, size_bytes, sha256, fingerprinted in found["files"]
     )
-    for script in found["scripts"] if check_script else ():
-        if check_script and (reason := check_script(root / script)):
-            raise PlayerBuildFailed(f"{script} is broken, no browser can read it: {reason}")
+    if check_script is not None:
+        for script in found["scripts"]:
+            if reason := check_script(root / script):
+                raise PlayerBuildFailed(f"{script} is broken, no browser can read it: {reason}")
     return Bundle(root=root, prefix=prefix, files=files)
 
 

@@ -103,7 +103,7 @@ class Extraction:
             BuildCancelled: the build was cancelled meanwhile.
         """
         self.destination.mkdir()
-        self.destination.chmod(0o755)  # whatever umask we run under
+        self.destination.chmod(0o755)  # the umask must not decide this
         try:
             self._refuse_huge_directory()
             with zipfile.ZipFile(self.archive) as zipped:
@@ -215,7 +215,7 @@ class Extraction:
                 if self.size_bytes > self.most_bytes:
                     raise self._hostile(f"it grows to more than the {self.most_bytes:,} bytes that are allowed")
                 file.write(chunk)
-            # Whatever umask we run under, the builder (another user) must read; nobody gets setuid or sticky bits.
+            # The builder is another user and must read the file under any umask. No setuid or sticky bit is kept.
             os.fchmod(file.fileno(), 0o755 if entry.external_attr >> 16 & stat.S_IXUSR else 0o644)
         self.file_count += 1
 
