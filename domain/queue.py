@@ -69,6 +69,9 @@ class Failure:
 
 
 WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
+TOO_LONG = Failure(
+    "worker", "run_too_long", "the run took longer than runs of its kind may, and was ended; its log says which step"
+)
 
 
 @dataclass(frozen=True, slots=True)

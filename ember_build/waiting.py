@@ -8,13 +8,38 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from ember_build.errors import BuildCancelled
 
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.1
+GRACE_SECONDS = 1.5
+
+
+class Cancelled(Protocol):
+    """What tells that work is to end."""
+
+    def is_set(self) -> bool: ...
+
+
+class Grace:
+    """Set some seconds after `stop` is: a service that answers may finish what was begun, one that hangs is left."""
+
+    def __init__(self, stop: threading.Event, seconds: float = GRACE_SECONDS) -> None:
+        self._stop = stop
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def is_set(self) -> bool:
+        """Whether the time is over."""
+        if not self._stop.is_set():
+            return False
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+        return now - self._since >= self._seconds
 
 
 def lock(file: IO[Any], cancelled: threading.Event | None, what: str) -> None:
@@ -30,12 +55,12 @@ def lock(file: IO[Any], cancelled: threading.Event | None, what: str) -> None:
             if cancelled is None:
                 time.sleep(_POLL_SECONDS)
             elif cancelled.wait(_POLL_SECONDS):
-                raise BuildCancelled(f"The build was cancelled while {what}.") from None
+                raise BuildCancelled(f"Cancelled while {what}.") from None
         else:
             return
 
 
-def answer_of(ask: Callable[[], T], cancelled: threading.Event | None, what: str) -> T:
+def answer_of(ask: Callable[[], T], cancelled: Cancelled | None, what: str) -> T:
     """Return what `ask` returns, and raise what it raises. `what` completes "cancelled while …".
 
     After a cancellation the question goes on in a thread of its own until it is answered or runs into its timeout, and
@@ -67,4 +92,4 @@ def answer_of(ask: Callable[[], T], cancelled: threading.Event | None, what: str
             answer = answers.get(timeout=_POLL_SECONDS)
             return answer()
         if cancelled.is_set():
-            raise BuildCancelled(f"The build was cancelled while {what}.")
+            raise BuildCancelled(f"Cancelled while {what}.")

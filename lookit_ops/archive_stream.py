@@ -14,7 +14,10 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from ember_build.errors import BuildCancelled
+from ember_build.waiting import Grace, answer_of
 from lookit_ops.archive_plan import ArchivePlan
 from lookit_ops.parallel import in_parallel
 from lookit_ops.storage.archives import ArchiveBucket, StoredPart
@@ -30,6 +33,8 @@ REPORT_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 """How often the thread that waits for the parts looks whether to go on."""
 DELETES_AT_ONCE = 16
+GIVEN_UP = "the archive was given up: its worker was told to stop"
+Answer = TypeVar("Answer")
 
 
 class Halted(Exception):
@@ -94,10 +99,18 @@ def stream_archive(
     listed = {video.name: video.listed for video in plan.videos}
     parts = cut([video.member for video in plan.videos], part_bytes)
     progress = Progress(len(plan.videos), plan.video_bytes)
+    stop = stop or threading.Event()
+    grace = Grace(stop)
     halted = threading.Event()
 
+    def answer(ask: Callable[[], Answer], what: str) -> Answer:
+        try:
+            return answer_of(ask, grace, what)
+        except BuildCancelled:
+            raise StorageError(GIVEN_UP) from None
+
     def check() -> None:
-        if halted.is_set() or (stop is not None and stop.is_set()):
+        if halted.is_set() or stop.is_set():
             raise Halted
 
     def read(member: Member) -> Generator[bytes]:
@@ -109,6 +122,9 @@ def stream_archive(
 
     def send(place: int, members: Sequence[Member]) -> tuple[StoredPart, list[Written]]:
         check()
+        return answer(lambda: read_and_put(place, members), "a part was sent")
+
+    def read_and_put(place: int, members: Sequence[Member]) -> tuple[StoredPart, list[Written]]:
         written: list[Written] = []
         size = sum(member.encoded_bytes for member in members)
         # Closed here: a connection that an error keeps alive in its traceback would stay open until that is collected.
@@ -116,14 +132,18 @@ def stream_archive(
             return archives.put_part(f"{scratch}/{place:06}", blocks, size), written
 
     def give_up() -> None:
-        if stop is not None and stop.is_set():
-            raise StorageError("the archive was given up: its worker was told to stop")
+        if stop.is_set():
+            raise StorageError(GIVEN_UP)
 
     try:
         with ThreadPoolExecutor(parts_at_once, thread_name_prefix="archive") as pool:
             futures = [pool.submit(send, place, members) for place, members in enumerate(parts)]
             try:
                 _wait_for(futures, progress, report, give_up)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    stop.set()  # an interruption: the threads end at once, too
+                raise
             finally:
                 halted.set()
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -132,21 +152,29 @@ def stream_archive(
         written = [(begin, item) for begin, (_, items) in zip(begins, sent, strict=False) for item in items]
         manifest, contents = plan.manifest()
         end = end_blocks(written, manifest, contents)
-        last = archives.put_part(f"{scratch}/end", iter([end]), len(end))
+        last = answer(lambda: archives.put_part(f"{scratch}/end", iter([end]), len(end)), "the last part was sent")
         everything = [*(part for part, _ in sent), last]
         before_commit()
-        archives.compose(plan.archive_key, everything, scratch)
+        answer(lambda: archives.compose(plan.archive_key, everything, scratch), "the parts were joined")
         return sum(part.size_bytes for part in everything)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            stop.set()  # an interruption: what removes the parts must not wait for long
+        raise
     finally:
-        remove_parts(archives, scratch)
+        _remove_parts(archives, scratch, answer)
 
 
-def remove_parts(archives: ArchiveBucket, scratch: str) -> None:
+def _remove_parts(archives: ArchiveBucket, scratch: str, answer: Callable[[Callable[[], None], str], None]) -> None:
     """Empty a folder of parts. What cannot be removed now is left to the reconciler, and the log says so."""
-    try:
+
+    def remove() -> None:
         keys = [file.key for file in archives.files(f"{scratch}/")]
         for _ in in_parallel([lambda key=key: archives.delete(key) for key in keys], DELETES_AT_ONCE):
             pass
+
+    try:
+        answer(remove, "its parts were removed")
     except StorageError as error:
         logger.warning("parts of an archive stay in %s until the next clean-up: %s", scratch, error)
 

@@ -1,6 +1,7 @@
-"""One claimed build in this process: its claim, its output, and how it ends; the rest is in `work_session.py`.
+"""One claimed build in this process: its claim, its output, and how it ends.
 
-Not in charge of the steps themselves: `jobs/build_experiment.py` runs them inside `session.step(name)`.
+What it shares with rollbacks is in `page_session.py`, what it shares with archives in `work_session.py`. The steps
+themselves are in `jobs/build_experiment.py`, each inside `session.step(context)`.
 """
 
 from __future__ import annotations
@@ -16,29 +17,24 @@ from typing import Any
 from dagster import OpExecutionContext
 
 from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
 from domain.models import BuildKind, RequestStatus
 from domain.queue import Failure
 from lookit_ops.assets.experiments import report_build
 from lookit_ops.failures import RETRIED
+from lookit_ops.interruption import Interruption
+from lookit_ops.page_session import PageSession
 from lookit_ops.platform import Platform
-from lookit_ops.reconcile import roll_forward
 from lookit_ops.running import output_folder
-from lookit_ops.storage.experiments import NoAnswer
 from lookit_ops.transcript import Transcript
-from lookit_ops.work_session import WorkSession
 
 logger = logging.getLogger(__name__)
-
-STEPS_THAT_COMMIT = frozenset({"upload", "finish"})
-"""Steps in which index.html may have been written before something else failed."""
 
 OUTPUT_INTERVAL = 2.0
 """Seconds between two pieces of build output on the run's page: a line each would be thousands of events."""
 
 
-class BuildSession(WorkSession[Claim]):
-    """The life of one build; it rolls forward if `index.html` is live when a step fails."""
+class BuildSession(PageSession):
+    """The life of one build."""
 
     what = "build request"
 
@@ -47,23 +43,16 @@ class BuildSession(WorkSession[Claim]):
         platform: Platform,
         run_id: str,
         show: Callable[[int, str], None],
-        is_canceling: Callable[[], bool] = lambda: False,
+        interruption: Callable[[], Interruption | None] = lambda: None,
         submission: int | None = None,
     ) -> None:
         """See `WorkSession`."""
-        super().__init__(platform, run_id, show, is_canceling, submission)
+        super().__init__(platform, run_id, show, interruption, submission)
         self.image_output = Transcript(platform.redact)
         self.build_output = Transcript(platform.redact)
-        self.rolled_forward = False
-        """Whether the build counts although a step failed."""
         self._pending: list[str] = []
         self._showing = threading.Lock()
         self._shown_at = 0.0
-
-    @property
-    def ledger(self) -> BuildLedger:
-        """The build ledger."""
-        return self.platform.ledger
 
     def claim(self, request_id: int) -> Claim:
         """Claim the request and keep its lease alive. Raises what the ledger raises."""
@@ -137,17 +126,6 @@ class BuildSession(WorkSession[Claim]):
         self._ended = True
         logger.info("build request %s succeeded; the study is %s", self.held().request_id, state)
         return state
-
-    def _counts_all_the_same(self, claim: Claim, error: BaseException, extra: dict[str, Any]) -> bool:
-        """Roll forward if `index.html` is live."""
-        if self._step in STEPS_THAT_COMMIT and roll_forward(self.platform, claim, extra):
-            self.rolled_forward = True
-            logger.warning("%s failed after index.html had been written; the build counts: %s", self._step, error)
-        return self.rolled_forward
-
-    def _may_still_happen(self, error: BaseException) -> bool:
-        """Whether the page may yet go live: whoever calls the build a failure must fence it before."""
-        return isinstance(error, NoAnswer)
 
     def _fail(self, claim: Claim, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
         del error

@@ -9,7 +9,7 @@ from dagster import Failure as DagsterFailure
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from domain.errors import DomainError
-from domain.queue import Failure
+from domain.queue import TOO_LONG, Failure
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
 from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
 from lookit_ops.storage.videos import VideoChanged
@@ -36,12 +36,10 @@ CODES: dict[type[BaseException], str] = {
 first that fits is taken."""
 
 UNEXPECTED = "unexpected_error"
-RETRIED = frozenset({"platform_error", "storage_error", "video_changed", "interrupted", UNEXPECTED})
+RETRIED = frozenset({"platform_error", "storage_error", "video_changed", "interrupted", TOO_LONG.code, UNEXPECTED})
 """The causes after which builds and archives are tried again: ours, the network's, or what passes by itself. (A worker
 that died is one, too.)"""
-INTERRUPTED = (
-    "the process that did this was told to stop (a shutdown, a restart, or the longest run time); ask for it again"
-)
+INTERRUPTED = "the process that did this was told to stop by a shutdown or a restart; ask for it again"
 
 
 def failure_of(step: str, error: BaseException) -> Failure:

@@ -13,13 +13,14 @@ from datetime import timedelta
 from typing import Any
 
 from domain.builds.claims import Claim
+from domain.builds.ledger import BuildLedger
 from domain.errors import LeaseLost
-from domain.queue import WORKER_DIED
+from domain.queue import WORKER_DIED, Failure
 from lookit_ops.commit_point import fence, finish_public_files
 from lookit_ops.deployments import facts_of, folder_of, live_deployment
 from lookit_ops.platform import Platform
 from lookit_ops.running import clear_away_after
-from lookit_ops.storage.experiments import NoSuchObject
+from lookit_ops.storage.experiments import ExperimentBucket, NoSuchObject
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +75,12 @@ def reconcile_builds(platform: Platform) -> Reconciled:
     return Reconciled(tuple(forward), tuple(expired), tuple(failed), tuple(runs))
 
 
-def end_build_of_run(platform: Platform, run_id: str, cancelled_by: str | None) -> int | None:
+def end_build_of_run(
+    platform: Platform, run_id: str, cancelled_by: str | None, failure: Failure = WORKER_DIED
+) -> int | None:
     """End the build that a run held which has ended itself, without waiting for the lease to run out.
 
-    The run was cancelled by somebody, or (None) it died. Returns the id of the request, None if the run held none.
+    The run was cancelled by a person, or (None) it failed so. Returns the id of the request, None if the run held none.
     Raises StorageError if the bucket cannot be asked; the reconciler then ends the build when its lease has run out.
     """
     claim = platform.ledger.held_by(run_id)
@@ -90,7 +93,7 @@ def end_build_of_run(platform: Platform, run_id: str, cancelled_by: str | None) 
                 platform.ledger.note_wish(held)
             if not _roll_forward_or_fence(platform, held):
                 if cancelled_by is None:
-                    platform.ledger.retry(held, WORKER_DIED, note)
+                    platform.ledger.retry(held, failure, note)
                 else:
                     platform.ledger.cancelled(held, platform.ledger.canceller(held) or cancelled_by, note)
     except LeaseLost:
@@ -120,25 +123,25 @@ def _roll_forward_or_fence(platform: Platform, claim: Claim) -> bool:
     """True if the build was finished for its worker; False if its page is not live, and from now on never will be."""
     folder = folder_of(claim.kind, claim.study_uuid)
     if fence(platform.bucket, folder, claim.page_owner, claim.fencing_token):
-        return roll_forward(platform, claim, {})
+        return roll_forward(platform.ledger, platform.bucket, claim, {})
     return False
 
 
-def roll_forward(platform: Platform, claim: Claim, extra: dict[str, Any]) -> bool:
+def roll_forward(ledger: BuildLedger, bucket: ExperimentBucket, claim: Claim, extra: dict[str, Any]) -> bool:
     """Finish the build if the live `index.html` is this claim's; False, and nothing done, if it is not.
 
     Raises LeaseLost if somebody else ended the request, StorageError if the bucket cannot be read or written.
     """
     folder = folder_of(claim.kind, claim.study_uuid)
-    live = live_deployment(platform.bucket, folder)
+    live = live_deployment(bucket, folder)
     if live is None or (live.request_id, live.fencing_token) != (claim.page_owner, claim.fencing_token):
         return False
     note = f"index.html was live when its worker stopped, so the {claim.act} was finished for it"
     try:
-        finish_public_files(platform.bucket, live)
+        finish_public_files(bucket, live)
     except NoSuchObject as error:  # families have the page; its lesser files will not come back by waiting
         note += f"; but not all its other files have their public names, deploy again: {error}"
-    facts = {"bucket": platform.bucket.name, "folder": folder, **facts_of(platform.bucket, live)}
-    platform.ledger.finish(claim, {**extra, "facts": facts, "note": note})
+    facts = {"bucket": bucket.name, "folder": folder, **facts_of(bucket, live)}
+    ledger.finish(claim, {**extra, "facts": facts, "note": note})
     logger.warning("build request %s: %s", claim.request_id, note)
     return True

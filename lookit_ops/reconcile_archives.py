@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from domain.errors import LeaseLost
 from domain.models import RequestStatus
-from domain.queue import WORKER_DIED
+from domain.queue import WORKER_DIED, Failure
 from lookit_ops.platform import Platform
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import StorageError
@@ -61,10 +61,12 @@ def reconcile_archives(platform: Platform, *, look_for_parts: bool = True) -> Re
     return ReconciledArchives(tuple(waiting), tuple(ended), removed, tuple(failed), tuple(runs))
 
 
-def end_archive_of_run(platform: Platform, run_id: str, cancelled_by: str | None) -> int | None:
+def end_archive_of_run(
+    platform: Platform, run_id: str, cancelled_by: str | None, failure: Failure = WORKER_DIED
+) -> int | None:
     """End the archive that a run held which has ended itself, without waiting for the lease to run out.
 
-    The run was cancelled by somebody, or (None) it died. Returns the id of the request, None if the run held none.
+    The run was cancelled by a person, or (None) it failed so. Returns the id of the request, None if the run held none.
     """
     ledger = platform.archive_ledger
     claim = ledger.held_by(run_id)
@@ -73,7 +75,7 @@ def end_archive_of_run(platform: Platform, run_id: str, cancelled_by: str | None
     note = {"note": f"run {run_id} had ended"}
     try:
         if cancelled_by is None:
-            ledger.retry(claim, WORKER_DIED, note)
+            ledger.retry(claim, failure, note)
         else:
             ledger.cancelled(claim, ledger.canceller(claim) or cancelled_by, note)
     except LeaseLost:

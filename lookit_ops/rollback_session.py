@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain.builds.claims import Claim, require_for
-from domain.builds.ledger import BuildLedger
 from domain.builds.rollback import KIND, begin_rollback
 from domain.models import Study, User
 from domain.queue import Failure
 from lookit_ops.deployments import folder_of, live_deployment
+from lookit_ops.page_session import PageSession
 from lookit_ops.platform import Platform
-from lookit_ops.reconcile import roll_forward
 from lookit_ops.rollback import NotRestorable, choose_whole, rollback
-from lookit_ops.storage.experiments import NoAnswer
-from lookit_ops.work_session import WorkSession
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +62,10 @@ def roll_back(
     return RolledBack(claim.request_id, int(target), state)
 
 
-class RollbackSession(WorkSession[Claim]):
+class RollbackSession(PageSession):
     """The life of one rollback; never tried again by itself."""
 
     what = "rollback"
-
-    @property
-    def ledger(self) -> BuildLedger:
-        """The build ledger."""
-        return self.platform.ledger
 
     def begin(self, study_id: int, user_id: int, restores_id: int, origin: str, comment: str = "") -> Claim:
         """Lock the study and keep the lease alive. Raises what `begin_rollback` raises."""
@@ -103,20 +95,20 @@ class RollbackSession(WorkSession[Claim]):
             self._ended = True
         except BaseException as error:
             self.end_with(error)
-            if not self._rolled_forward:
+            if not self.rolled_forward:
                 raise
             state = claim.state_before
         return state
 
     def _replace_page(self, claim: Claim, folder: str) -> dict[str, Any]:
-        live = live_deployment(self.platform.bucket, folder)
+        live = live_deployment(self.bucket, folder)
         done = rollback(
-            self.platform.bucket,
+            self.bucket,
             folder,
             request_id=claim.page_owner,
             fencing_token=claim.fencing_token,
             seen_generation=live.generation if live else 0,
-            before_commit=self.check,
+            before_commit=self.before_commit,
         )
         return {
             "bucket": self.platform.bucket.name,
@@ -125,19 +117,6 @@ class RollbackSession(WorkSession[Claim]):
             "bytes": done.size_bytes,
             "replaced request": done.replaced_request_id,
         }
-
-    _rolled_forward = False
-
-    def _counts_all_the_same(self, claim: Claim, error: BaseException, extra: dict[str, Any]) -> bool:
-        """Roll forward if the earlier page is live."""
-        self._rolled_forward = roll_forward(self.platform, claim, extra)
-        if self._rolled_forward:
-            logger.warning("the rollback failed after index.html had been written; it counts: %s", error)
-        return self._rolled_forward
-
-    def _may_still_happen(self, error: BaseException) -> bool:
-        """Whether the page may yet go live: whoever calls the rollback a failure must fence it before."""
-        return isinstance(error, NoAnswer)
 
     def _fail(self, claim: Claim, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
         del error

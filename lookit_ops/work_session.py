@@ -18,9 +18,11 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from dagster import DagsterExecutionInterruptedError, OpExecutionContext
 
 from domain.errors import LeaseLost
-from domain.queue import Beat, Failure
+from domain.queue import TOO_LONG, Beat, Failure
 from ember_build.errors import BuildCancelled
+from ember_build.waiting import Grace, answer_of
 from lookit_ops.failures import RequestCancelled, as_dagster_failure, exception_for_log, failure_of
+from lookit_ops.interruption import Interruption
 from lookit_ops.platform import Platform
 from lookit_ops.transcript import Transcript, TranscriptHandler
 
@@ -39,6 +41,7 @@ class Held(Protocol):
     def request_id(self) -> int: ...
 
 
+AnswerT = TypeVar("AnswerT")
 ClaimT = TypeVar("ClaimT", bound=Held)
 LedgerClaim = TypeVar("LedgerClaim", contravariant=True)
 
@@ -67,16 +70,17 @@ class WorkSession(ABC, Generic[ClaimT]):
         platform: Platform,
         run_id: str,
         show: Callable[[int, str], None],
-        is_canceling: Callable[[], bool] = lambda: False,
+        interruption: Callable[[], Interruption | None] = lambda: None,
         submission: int | None = None,
     ) -> None:
-        """`is_canceling` says whether somebody asked Dagster to end the run; `submission`: see `BuildLedger.claim`."""
+        """`interruption` says why Dagster ends the run, if it does; `submission`: see `BuildLedger.claim`."""
         self.platform = platform
         self.run_id = run_id
         self.submission = submission
         self.stop = threading.Event()
         """Set when the work must end at once: cancelled, or the lease is lost."""
-        self._is_canceling = is_canceling
+        self._grace = Grace(self.stop)
+        self._interruption = interruption
         self._show = show
         self._log = Transcript(platform.redact)
         self._handler = TranscriptHandler(self._log, lambda level, text: self._show(level, text))
@@ -171,6 +175,19 @@ class WorkSession(ABC, Generic[ClaimT]):
             self._cancel_requested = True
             raise RequestCancelled(f"somebody asked for this {self.what} to be cancelled")
 
+    def answer_of(self, ask: Callable[[], AnswerT], what: str) -> AnswerT:
+        """Return what `ask` returns. Once this worker is told to stop, `ask` has a moment left and is then left alone.
+
+        Only for what may be left alone. `what` completes "cancelled while …". Raises BuildCancelled.
+        """
+        try:
+            return answer_of(ask, self._grace, what)
+        except Exception:
+            raise
+        except BaseException:
+            self.stop.set()
+            raise
+
     # -- the steps ------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -183,6 +200,8 @@ class WorkSession(ABC, Generic[ClaimT]):
             self.check()
             yield
         except BaseException as error:  # an interruption by Dagster is no Exception
+            if not isinstance(error, Exception):
+                self.stop.set()  # the threads of this step end, too
             self._durations[self._step] = round(time.monotonic() - started, 2)
             self.flush_output()
             self.end_with(error)
@@ -205,23 +224,24 @@ class WorkSession(ABC, Generic[ClaimT]):
         self._error = self._error or error
         if self._ended or self._claim is None:
             return
-        if self._may_still_happen(error):
-            why = "stays open until its lease has run out and the bucket can be asked"
-            logger.warning("%s %s %s: %s", self.what, self._claim.request_id, why, error)
-            self._ended = True  # by this session
-            return
         extra = self._extra({"exception": self._redacted(exception_for_log(error))})
         try:
-            is_wish = self._is_wish(error)
+            interruption = self._interruption_by(error)
+            is_wish = self._is_wish(error, interruption)
             if is_wish:  # remembered first: should the bucket be away now, whoever ends this later must not try again
                 self.ledger.note_wish(self._claim)
-            if self._counts_all_the_same(self._claim, error, extra):
+            if self._may_still_happen(error):
+                why = "stays open until its lease has run out and the bucket can be asked"
+                logger.warning("%s %s %s: %s", self.what, self._claim.request_id, why, error)
+            elif self._counts_all_the_same(self._claim, error, extra):
                 pass
             elif is_wish:
                 canceller = self.ledger.canceller(self._claim) or "an operator, in Dagster"
                 self.ledger.cancelled(self._claim, canceller, extra)
             else:
-                self._fail(self._claim, self.failure(self._step, error), error, extra)
+                too_long = interruption is Interruption.TOO_LONG
+                failure = replace(TOO_LONG, step=self._step) if too_long else self.failure(self._step, error)
+                self._fail(self._claim, failure, error, extra)
         except LeaseLost as lost:
             logger.warning("%s", lost)
         except Exception:  # database or bucket are away: the reconciler ends the request when its lease has run out
@@ -229,11 +249,15 @@ class WorkSession(ABC, Generic[ClaimT]):
             return
         self._ended = True
 
-    def _is_wish(self, error: BaseException) -> bool:
-        """Whether somebody wanted this end. Dagster interrupts also at a shutdown, and after the longest run time."""
-        if self._cancel_requested or isinstance(error, BuildCancelled | RequestCancelled):
-            return True
-        return isinstance(error, DagsterExecutionInterruptedError) and self._is_canceling()
+    def _interruption_by(self, error: BaseException) -> Interruption | None:
+        """Why Dagster interrupted the work, if that is how it ended; None also at a shutdown."""
+        interrupted = any(isinstance(one, DagsterExecutionInterruptedError) for one in (error, error.__cause__))
+        return self._interruption() if interrupted else None
+
+    def _is_wish(self, error: BaseException, interruption: Interruption | None) -> bool:
+        """Whether a person wanted this end."""
+        cancelled = self._cancel_requested or isinstance(error, BuildCancelled | RequestCancelled)
+        return cancelled or interruption is Interruption.OPERATOR
 
     def failure(self, step: str, error: BaseException) -> Failure:
         """What the ledger and the run's page are told of an error: redacted."""

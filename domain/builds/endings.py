@@ -103,13 +103,12 @@ def give_back(
     failure: Failure,
     extra: dict[str, Any],
     retry_by: Retry,
-    *also: ColumnElement[bool],
 ) -> RequestStatus:
     """Into the queue again, but for rollbacks, and unless it was cancelled, the last attempt, or a newer one waits."""
     failure = replace(failure, message=storable(failure.message))
     study = _release(session, claim, claim.state_before)
     request = session.scalar(
-        select(BuildRequest).where(*is_held(claim), *also).with_for_update().execution_options(populate_existing=True)
+        select(BuildRequest).where(*is_held(claim)).with_for_update().execution_options(populate_existing=True)
     )
     if request is None:
         raise lost(claim)

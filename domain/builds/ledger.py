@@ -42,7 +42,7 @@ from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, 
 from domain.models.studies import PageState
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import WORKER_DIED, Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
 
 REFUSALS = (InvalidRequest, PermissionDenied, TransitionNotAllowed)
 """Errors that end a request before its claim, with neither log nor mail."""
@@ -209,16 +209,6 @@ class BuildLedger:
         if times is None:
             raise lost(claim)
         return replace(claim, taken_over=times)
-
-    def expire(self, claim: Claim, extra: dict[str, Any]) -> RequestStatus:
-        """The worker stopped answering and its lease has ended: as `retry`.
-
-        Raises LeaseLost when the request has ended by itself or the lease was prolonged.
-        """
-        with self.sessions.begin() as session:
-            return give_back(
-                session, claim, WORKER_DIED, extra, self.retry_by, BuildRequest.lease_expires_at < database_now()
-            )
 
     def cancelled(self, claim: Claim, cancelled_by: str, extra: dict[str, Any]) -> None:
         """The worker has stopped on somebody's wish: the study goes back to the state before. Raises LeaseLost."""

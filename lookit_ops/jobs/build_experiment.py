@@ -100,7 +100,7 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
             context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
         repository = platform.repository(claimed.player_repo_url)  # the study is locked: this is what will be built
-        live = live_deployment(platform.bucket, folder_of(claimed.kind, claimed.study_uuid))
+        live = live_deployment(session.bucket, folder_of(claimed.kind, claimed.study_uuid))
         context.add_output_metadata(
             {
                 "study": f"{claimed.study_name} ({claimed.study_uuid})",
@@ -202,14 +202,14 @@ def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
     platform, session = _resources(context)
     with session.step(context):
         deployed = publish(
-            platform.bucket,
+            session.bucket,
             bundle,
             folder=claimed.folder,
             request_id=str(claimed.claim.request_id),
             fencing_token=claimed.claim.fencing_token,
             seen_generation=claimed.page_generation,
             facts={"repository": source.commit.repository.full_name, "sha": source.commit.sha},
-            before_commit=session.check,
+            before_commit=session.before_commit,
             after_file=lambda _file: session.check() if session.stop.is_set() else None,
         )
         context.add_output_metadata(

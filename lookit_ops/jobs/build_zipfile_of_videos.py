@@ -102,7 +102,7 @@ def claim(context: dg.OpExecutionContext, config: BuildZipfileOfVideos) -> Archi
 def plan(context: dg.OpExecutionContext, claimed: ArchiveClaim) -> FoundPlan:
     platform, session = _resources(context)
     with session.step(context):
-        found = _plan(platform, claimed)
+        found = _plan(platform, session, claimed)
         context.add_output_metadata(
             {
                 "archive": found.plan.archive_key,
@@ -189,9 +189,10 @@ def _launch(platform: Platform, session: ArchiveSession, config: BuildZipfileOfV
     return session.launch(study.id, user.id, ArchiveKind(config.kind), config.name_contains, origin)
 
 
-def _plan(platform: Platform, claimed: ArchiveClaim) -> FoundPlan:
-    made = plan_archive(platform, claimed)
-    return FoundPlan(made, platform.archives.size_of(made.archive_key))
+def _plan(platform: Platform, session: ArchiveSession, claimed: ArchiveClaim) -> FoundPlan:
+    made = session.answer_of(lambda: plan_archive(platform, claimed), "the videos were listed")
+    size = session.answer_of(lambda: platform.archives.size_of(made.archive_key), "the archive was looked for")
+    return FoundPlan(made, size)
 
 
 def _stream(
@@ -210,10 +211,11 @@ def _stream(
             logger.info("%s is in %s already", found.plan.archive_key, platform.archives.name)
             return Archive(found.plan, found.archive_bytes, was_there=True), last
         try:
+            archives = session.answer_of(lambda: platform.archives, "the bucket of archives was opened")
             size = stream_archive(
                 found.plan,
                 platform.videos,
-                platform.archives,
+                archives,
                 session.scratch,
                 stop=session.stop,
                 before_commit=session.check,
@@ -224,7 +226,7 @@ def _stream(
                 raise
             logger.warning("%s; beginning again from the listing", change)
             session.check()
-            found = _plan(platform, claimed)
+            found = _plan(platform, session, claimed)
         else:
             return Archive(found.plan, size, was_there=False), last
     raise AssertionError("the last listing returns or raises")

@@ -15,7 +15,7 @@ from datetime import timedelta
 import dagster as dg
 from pydantic import Field
 
-from domain.queue import START_WITHIN, Failure
+from domain.queue import START_WITHIN, TOO_LONG, WORKER_DIED, Failure
 from lookit_ops.assets.experiments import report_build
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
@@ -36,7 +36,8 @@ class EndDeadWork(dg.Config):
     """What is to be ended; without a run, all whose lease has run out."""
 
     run_id: str = Field("", description="The run of Dagster that has ended, and whose request is still open.")
-    cancelled_by: str = Field("", description="Who cancelled it; empty: it died, and its request is tried again.")
+    cancelled_by: str = Field("", description="Who cancelled it; empty: its request is tried again.")
+    too_long: bool = Field(False, description="Whether Dagster ended it because it took too long; else it died.")
 
 
 @dg.op(
@@ -52,7 +53,8 @@ def end_dead_work_op(context: dg.OpExecutionContext, config: EndDeadWork) -> Non
         if run is None:
             context.log.info(f"run {config.run_id} is not known to Dagster any more")
         else:
-            context.log.info(end_requests_of(context.instance, platform, run, config.cancelled_by or None))
+            failure = TOO_LONG if config.too_long else WORKER_DIED
+            context.log.info(end_requests_of(context.instance, platform, run, config.cancelled_by or None, failure))
         return
     done = end_dead_work(platform)
     dead_runs = tell_dagster(context.instance, platform, done)
@@ -152,12 +154,19 @@ def mark_failed(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> int:
 
 
 def end_requests_of(
-    instance: dg.DagsterInstance, platform: Platform, run: dg.DagsterRun, cancelled_by: str | None
+    instance: dg.DagsterInstance,
+    platform: Platform,
+    run: dg.DagsterRun,
+    cancelled_by: str | None,
+    failure: Failure = WORKER_DIED,
 ) -> str:
-    """End what the run held or was to claim; says what was done. Raises what the database and the bucket raise."""
+    """End what the run held or was to claim: cancelled, or failed so. Says what was done.
+
+    Raises what the database and the bucket raise.
+    """
     is_build = run.job_name == build_experiment.name
     end = end_build_of_run if is_build else end_archive_of_run
-    ended = end(platform, run.run_id, cancelled_by)
+    ended = end(platform, run.run_id, cancelled_by, failure)
     if ended is not None:
         if is_build and platform.ledger.has_succeeded(ended):
             report_build(instance, platform, ended)

@@ -11,11 +11,11 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.end_dead_work import end_dead_work_job, end_submission_of, holds_a_request
 from lookit_ops.platform import Platform
-from lookit_ops.resources import is_cancelled_by_somebody
 
 JOBS = [build_experiment, build_zipfile_of_videos]
 INTERVAL = 5
@@ -34,7 +34,9 @@ IN_DAGSTER = "an operator, in Dagster"
 def cancelled_runs(
     context: dg.RunStatusSensorContext, platform: dg.ResourceParam[Any]
 ) -> dg.RunRequest | dg.SkipReason:
-    return end_of(platform, context.dagster_run, cancelled_by(context.instance, context.dagster_run))
+    record = context.instance.get_run_record_by_id(context.dagster_run.run_id)
+    interruption = interruption_of(record) if record else Interruption.OPERATOR
+    return end_of(platform, context.dagster_run, interruption)
 
 
 @dg.run_status_sensor(
@@ -50,15 +52,10 @@ def failed_runs(context: dg.RunStatusSensorContext, platform: dg.ResourceParam[A
     return end_of(platform, context.dagster_run, None)
 
 
-def cancelled_by(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
-    """Return who cancelled the run; None if Dagster ended it, because it took longer than a run may."""
-    record = instance.get_run_record_by_id(run.run_id)
-    return IN_DAGSTER if record is None or is_cancelled_by_somebody(record) else None
-
-
-def end_of(platform: Platform, run: dg.DagsterRun, by: str | None) -> dg.RunRequest | dg.SkipReason:
+def end_of(platform: Platform, run: dg.DagsterRun, interruption: Interruption | None) -> dg.RunRequest | dg.SkipReason:
     """Request a run that ends what the run held; what it was to claim is ended here."""
+    by = None if interruption in (None, Interruption.TOO_LONG) else IN_DAGSTER
     if not holds_a_request(platform, run):
         return dg.SkipReason(end_submission_of(platform, run, by))
-    config = {"run_id": run.run_id, "cancelled_by": by or ""}
+    config = {"run_id": run.run_id, "cancelled_by": by or "", "too_long": interruption is Interruption.TOO_LONG}
     return dg.RunRequest(run_key=f"end-{run.run_id}", run_config={"ops": {"end_work": {"config": config}}})

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from domain.models import BuildKind, State
 from tests.support.live import CODE, DAEMON, ENDED, Live
 
-OUR_FAULTS = {"worker_died", "interrupted", "storage_error", "platform_error", "run_not_started", "unexpected_error"}
+OUR_FAULTS = {
+    "worker_died",
+    "run_too_long",
+    "interrupted",
+    "storage_error",
+    "platform_error",
+    "run_not_started",
+    "unexpected_error",
+}
 
 
 @dataclass(frozen=True, slots=True)

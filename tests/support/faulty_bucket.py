@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -35,6 +36,17 @@ class FaultyBucket:
     def before(self, method: str, do: Callable[[str], None]) -> None:
         """Do something before the method is carried out."""
         self._plans[method] = do
+
+    def hang(self, method: str, key_holds: str = "") -> threading.Event:
+        """Let the method not answer, for keys that hold this text, until the returned event is set; then it goes on."""
+        released = threading.Event()
+
+        def plan(key: str) -> None:
+            if key_holds in key:
+                released.wait(60)
+
+        self._plans[method] = plan
+        return released
 
     def after(self, method: str, do: Callable[[str], None]) -> None:
         """Do something once the method has been carried out."""

@@ -234,18 +234,25 @@ class Live:
 
 
 @contextmanager
-def live(home: Path, database_url: str = "", *, port: int, **settings: str) -> Iterator[Live]:
-    """A home with a site in its database; nothing runs yet."""
+def live(
+    home: Path,
+    database_url: str = "",
+    *,
+    port: int,
+    address_of: Callable[[GitHubServer], str] = lambda server: server.url,
+    **settings: str,
+) -> Iterator[Live]:
+    """A home with a site in its database; nothing runs yet. `address_of` says where the platform reaches GitHub."""
     with (
         GitHubServer({REPOSITORY: [player("1.0"), player("2.0")]}) as server,
         _environment(
             {
                 "LOOKIT_HOME": str(home),
                 "LOOKIT_DATABASE_URL": database_url,
-                "LOOKIT_GITHUB_API_URL": server.url,
-                "LOOKIT_GITHUB_WEB_URL": server.url,
-                "LOOKIT_PLAYER_REPO_URL": f"{server.url}/{REPOSITORY}",
-                "LOOKIT_TRUSTED_REPOSITORIES": f"{server.url}/{REPOSITORY}",
+                "LOOKIT_GITHUB_API_URL": address_of(server),
+                "LOOKIT_GITHUB_WEB_URL": address_of(server),
+                "LOOKIT_PLAYER_REPO_URL": f"{address_of(server)}/{REPOSITORY}",
+                "LOOKIT_TRUSTED_REPOSITORIES": f"{address_of(server)}/{REPOSITORY}",
                 "LOOKIT_LEASE": "6",
                 "LOOKIT_RETRY_AFTER": "1",
                 **settings,

@@ -19,6 +19,7 @@ import dagster as dg
 from domain.builds.ledger import BuildLedger
 from domain.exports.ledger import ArchiveLedger
 from ember_build.builder import Builder
+from ember_build.engine import connect
 from ember_build.github import GitHub
 from ember_build.local import LocalBuilder
 from ember_build.local_toolchain import Toolchain
@@ -66,26 +67,20 @@ def _wait_at(step: str, home: Path) -> None:
         time.sleep(0.05)
 
 
-def _hang(service: str, home: Path) -> None:
-    """Keep silent for as long as the service is said to hang."""
-    while (home / f"{service}-hangs").exists():
-        time.sleep(0.2)
-
-
 class GatedEngine(Gate):
-    """The builder, whose engine may hang."""
+    """The builder. Where an engine is set, it must answer before each call, as for a build in containers."""
 
     def _pass(self, step: str | None) -> None:
         super()._pass(step)
-        _hang("engine", self._platform.settings.home_folder)
+        if url := self._platform.settings.docker_engine:
+            connect(url).close()
 
 
 class GatedBucket(Gate):
-    """The bucket, which may also be away, or hang."""
+    """The bucket, which may also be away."""
 
     def _pass(self, step: str | None) -> None:
         super()._pass(step)
-        _hang("bucket", self._platform.settings.home_folder)
         if (self._platform.settings.home_folder / "storage-gone").exists():
             raise StorageError("the storage is gone")
 
@@ -118,7 +113,6 @@ class GatedGitHub(GitHub):
 
     def resolve(self, *arguments: Any, **named: Any) -> Any:
         _wait_at("checkout", load_settings().home_folder)
-        _hang("GitHub", load_settings().home_folder)
         return super().resolve(*arguments, **named)
 
 
@@ -144,7 +138,7 @@ class LivePlatform(Platform):
         return bucket  # type: ignore[return-value]
 
     def _open_bucket(self) -> ExperimentBucket:
-        return GatedFolder(self.settings.local_bucket)
+        return super()._open_bucket() if self.settings.gcs_bucket else GatedFolder(self.settings.local_bucket)
 
     @cached_property
     def github(self) -> GitHub:

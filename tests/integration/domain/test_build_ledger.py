@@ -13,6 +13,7 @@ from domain.mail.compose import Composer, Links
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, User
 from domain.models.studies import WORKFLOW_STATES
 from domain.queue import Failure, RequestQueue
+from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 
 MINUTE = timedelta(minutes=1)
@@ -75,7 +76,7 @@ def test_whoever_ends_a_request_second_changes_nothing(site: Site) -> None:
         lambda: site.ledger.finish(claimed, {}),
         lambda: site.ledger.fail(claimed, Failure("build", "x", "x"), {}),
         lambda: site.ledger.cancelled(claimed, "Somebody", {}),
-        lambda: site.ledger.expire(claimed, {}),
+        lambda: end_for_dead_worker(site.ledger, claimed),
         lambda: site.ledger.heartbeat(claimed, MINUTE),
         lambda: site.ledger.note_commit(claimed, repository="r", sha="s" * 40, reason=""),
     ):
@@ -89,7 +90,7 @@ def test_whoever_ends_a_request_second_changes_nothing(site: Site) -> None:
 def test_an_expired_lease_is_ended_by_the_reconciler_and_the_worker_comes_too_late(site: Site) -> None:
     claimed = claim(site, lease=timedelta(seconds=-1))
     assert site.ledger.running(expired_only=True) == [claimed]
-    site.ledger.expire(claimed, {})
+    end_for_dead_worker(site.ledger, claimed)
     assert site.study().state == State.APPROVED
     assert site.request(claimed.request_id).error_code == "worker_died"
     with pytest.raises(LeaseLost):
@@ -101,14 +102,14 @@ def test_a_heartbeat_keeps_a_lease_from_expiring(site: Site) -> None:
     site.ledger.heartbeat(claimed, MINUTE)
     assert site.ledger.running(expired_only=True) == []
     with pytest.raises(LeaseLost):
-        site.ledger.expire(claimed, {})
+        end_for_dead_worker(site.ledger, claimed)
     assert site.study().state == State.DEPLOYING
     assert site.logs() == []
 
 
 def test_a_stale_fencing_token_cannot_end_the_next_claim(site: Site) -> None:
     first = claim(site, lease=timedelta(seconds=-1))
-    site.ledger.expire(first, {})
+    end_for_dead_worker(site.ledger, first)
     second = claim(site)
     assert second.fencing_token > first.fencing_token
     with pytest.raises(LeaseLost):

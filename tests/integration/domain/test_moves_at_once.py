@@ -24,6 +24,7 @@ from domain.queue import Failure
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
 from tests.support.contention import Act, one_after_the_other, together
+from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site, transition_as_read
 
 MINUTE = timedelta(minutes=1)
@@ -179,7 +180,7 @@ ENDS: dict[str, Callable[[BuildLedger, Claim], Any]] = {
     "finish": lambda ledger, claim: ledger.finish(claim, {}),
     "fail": lambda ledger, claim: ledger.fail(claim, Failure("build", "player_build_failed", "no"), {}),
     "cancelled": lambda ledger, claim: ledger.cancelled(claim, "Somebody", {}),
-    "expire": lambda ledger, claim: ledger.expire(claim, {}),
+    "expire": end_for_dead_worker,
 }
 ENDED = {"finish": "succeeded", "fail": "failed", "cancelled": "cancelled", "expire": "failed"}
 

@@ -15,6 +15,7 @@ from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, RequestStatus, State
 from domain.queue import Failure, RequestQueue, Retry
 from tests.support.footage import Footage
+from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 
 MINUTE = timedelta(minutes=1)
@@ -195,10 +196,10 @@ def test_a_worker_that_died_is_a_fault_of_ours(site: Site, ledger: BuildLedger) 
     request_id = site.ledger.request(site.study_id, site.study_admin, DEPLOYMENT)
     claim = ledger.claim(request_id, "run-1", MINUTE)
     with pytest.raises(LeaseLost):
-        ledger.expire(claim, {})
+        end_for_dead_worker(ledger, claim)
     assert site.study().state == State.DEPLOYING
     site.end_leases()
-    assert ledger.expire(claim, {}) == RequestStatus.QUEUED
+    assert end_for_dead_worker(ledger, claim) == RequestStatus.QUEUED
     assert site.request(request_id).failed_attempts[0]["code"] == "worker_died"
     assert site.study().state == State.APPROVED
 

@@ -333,7 +333,7 @@ def test_the_database_refuses_a_second_waiting_request(site: Site, execute: Exec
 
 def test_the_document_lists_every_code_and_status() -> None:
     source = "".join(Path(module.__file__).read_text() for module in (ledger, archive_ledger, queue, end_dead_work))
-    written = set(re.findall(r"""code(?:=|": )"(\w+)\"|Failure\("\w+", "(\w+)\"""", source))
+    written = set(re.findall(r"""code(?:=|": )"(\w+)\"|Failure\(\s*"\w+", "(\w+)\"""", source))
     written = {code for codes in written for code in codes if code}
     assert {"cancelled", "replaced", "worker_died"} <= written
     raised = {kind.code for kind in errors.DomainError.__subclasses__()} - {errors.LeaseLost.code}

@@ -15,6 +15,7 @@ from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDeni
 from domain.models import BuildKind, RequestStatus, State, Study
 from domain.models.studies import WORKFLOW_STATES
 from domain.queue import Failure
+from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 
 LEASE = timedelta(minutes=2)
@@ -101,9 +102,9 @@ def test_one_that_fails_is_told_and_leaves_the_state_as_it_was(site: Site, built
 def test_one_whose_worker_died_is_expired_and_the_late_one_changes_nothing(site: Site, built: int) -> None:
     claim = begin(site, built)
     with pytest.raises(LeaseLost):
-        site.ledger.expire(claim, {})
+        end_for_dead_worker(site.ledger, claim)
     site.end_leases()
-    site.ledger.expire(claim, {})
+    end_for_dead_worker(site.ledger, claim)
     assert site.study().state == State.ACTIVE
     request = site.request(claim.request_id)
     assert (request.status, request.error_code) == (RequestStatus.FAILED, "worker_died"), "it is not tried again"
@@ -183,7 +184,7 @@ def test_what_is_in_use_is_told_from_the_claim_to_the_end(site: Site, built: int
     claim = begin(site, built)
     site.end_leases()
     assert in_use() == (True, False), "a dead worker may be asleep"
-    site.ledger.expire(claim, {})
+    end_for_dead_worker(site.ledger, claim)
     preview = site.ledger.claim(site.ledger.request(site.study_id, site.study_admin, PREVIEW), "run", LEASE)
     assert in_use() == (False, True)
     site.ledger.finish(preview, {})

@@ -48,6 +48,7 @@ from domain.permissions.roles import grant_on_lab, grant_on_study
 from domain.queue import Failure, Retry
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
+from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site, transition_as_read
 
 MINUTE = timedelta(minutes=1)
@@ -459,7 +460,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
             session.execute(update(BuildRequest).where(is_it).values(lease_expires_at=BuildRequest.claimed_at))
         dead = [claim for claim in self.site.ledger.running(expired_only=True) if claim.study_id == self.site.study_id]
         assert dead == [replace(self.claims[-1], player_sha=dead[0].player_sha)]
-        self.given_back(self.site.ledger.expire(dead[0], {}))
+        self.given_back(end_for_dead_worker(self.site.ledger, dead[0]))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -489,7 +490,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
     @rule(data=st.data())
     def a_build_whose_lease_has_not_ended_is_not_ended_for_its_worker(self, data: st.DataObject) -> None:
         claim, _ = self.any_claim(data)
-        assert refusal_of(lambda: self.site.ledger.expire(claim, {})) is LeaseLost
+        assert refusal_of(lambda: end_for_dead_worker(self.site.ledger, claim)) is LeaseLost
 
     @precondition(lambda self: self.must.requests)
     @rule(who=people, data=st.data())

@@ -30,19 +30,19 @@ from domain.models import (
 )
 from lookit_ops.build_session import BuildSession
 from lookit_ops.definitions import defs
+from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.deliver_mails import deliver_mails
 from lookit_ops.jobs.end_dead_work import end_dead_work_job, end_requests_of, idle_runs
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.platform import Platform
-from lookit_ops.resources import is_cancelled_by_somebody
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
 from lookit_ops.running import output_folder
 from lookit_ops.sensors.leases import leases
 from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.requests import build_requests
-from lookit_ops.sensors.runs import IN_DAGSTER, cancelled_by, end_of
+from lookit_ops.sensors.runs import IN_DAGSTER, end_of
 from lookit_ops.sensors.watch import watch
 from lookit_ops.storage.experiments import StorageError
 from tests.support.footage import Footage
@@ -127,8 +127,8 @@ def test_a_second_run_for_the_same_request_finds_nothing_to_claim_and_ends_nothi
     second = workshop.run(tags=asked.tags, request_id=request_id)
     assert not second.success
     failed = the_run_for(workshop, asked, status=dg.DagsterRunStatus.FAILURE)
-    for by in (None, IN_DAGSTER):
-        ended = end_of(workshop.platform, failed, by)
+    for why in (None, *Interruption):
+        ended = end_of(workshop.platform, failed, why)
         assert isinstance(ended, dg.SkipReason)
         assert "left nothing open" in str(ended.skip_message)
     workshop.ledger.finish(claim, {})
@@ -369,11 +369,50 @@ def test_a_wish_to_cancel_outlives_a_bucket_that_is_away(workshop: Workshop) -> 
     assert [log.extra["outcome"] for log in workshop.site.logs()] == ["cancelled"]
 
 
-@pytest.mark.parametrize(("ran_for", "by_somebody"), [(10, True), (3601, False)])
-def test_what_ran_for_too_long_was_cancelled_by_nobody(ran_for: float, by_somebody: bool) -> None:
-    run = unittest.mock.Mock(status=dg.DagsterRunStatus.CANCELING, tags={"dagster/max_runtime": "3600"})
-    record = unittest.mock.Mock(dagster_run=run, start_time=time.time() - ran_for)
-    assert is_cancelled_by_somebody(record) is by_somebody
+@pytest.mark.parametrize(
+    ("ran_for", "why"), [(10, Interruption.OPERATOR), (3601, Interruption.TOO_LONG), (None, Interruption.OPERATOR)]
+)
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_run_that_took_too_long_was_not_cancelled_by_an_operator(
+    ran_for: float | None, why: Interruption, is_over: bool
+) -> None:
+    """Whenever it is asked: for a run that has ended, the time until then counts."""
+    began = ran_for and time.time() - ran_for - (86_400 if is_over else 0)
+    run = unittest.mock.Mock(status=dg.DagsterRunStatus.CANCELED, tags={"dagster/max_runtime": "3600"})
+    record = unittest.mock.Mock(
+        dagster_run=run, start_time=began, end_time=began + ran_for if began and ran_for and is_over else None
+    )
+    assert interruption_of(record) is why
+
+
+def test_a_run_that_was_not_cancelled_was_interrupted_by_a_shutdown() -> None:
+    run = unittest.mock.Mock(status=dg.DagsterRunStatus.STARTED, tags={"dagster/max_runtime": "3600"})
+    assert interruption_of(unittest.mock.Mock(dagster_run=run, start_time=1.0, end_time=None)) is None
+
+
+@pytest.mark.parametrize("kind", ["build", "archive"])
+def test_what_took_too_long_says_so_and_is_tried_again(workshop: Workshop, kind: str) -> None:
+    workshop.settings["attempts"] = 2
+    job = build_experiment if kind == "build" else build_zipfile_of_videos
+    run = workshop.instance.create_run_for_job(job, status=dg.DagsterRunStatus.CANCELED)
+    if kind == "build":
+        request_id = workshop.request()
+        workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
+    else:
+        footage = Footage(workshop.site)
+        footage.video(footage.response("accepted"))
+        archives = workshop.platform.archive_ledger
+        request_id = archives.request(workshop.site.study_id, workshop.site.study_admin, ArchiveKind.ALL)
+        archives.claim(request_id, run.run_id, timedelta(minutes=1))
+    asked = end_of(workshop.platform, run, Interruption.TOO_LONG)
+    assert isinstance(asked, dg.RunRequest)
+    result = end_dead_work_job.execute_in_process(
+        run_config=asked.run_config, instance=workshop.instance, resources={"platform": workshop.platform}
+    )
+    assert result.success
+    with workshop.site.sessions.begin() as session:
+        request = session.get_one(BuildRequest if kind == "build" else ArchiveRequest, request_id)
+        assert (request.status, request.failed_attempts[0]["code"]) == (RequestStatus.QUEUED, "run_too_long")
 
 
 # -- mails ------------------------------------------------------------------------------------------------------------
@@ -426,8 +465,7 @@ def test_the_watch_warns_of_what_needs_somebody(workshop: Workshop) -> None:
         dead.append((archives, archives.claim(archives.request(study, user, ArchiveKind.ALL), "a run", lease)))
     for model in (BuildRequest, ArchiveRequest):
         move(workshop, model, claimed_at=timedelta(minutes=3), lease_expires_at=timedelta(minutes=2))
-    for ledger, claim in dead:
-        ledger.expire(claim, {})
+    workshop.end_dead_work()
     workshop.request()
     move(workshop, BuildRequest, next_attempt_at=timedelta(hours=2))
     with workshop.site.sessions.begin() as session:
@@ -525,7 +563,7 @@ def test_no_sensor_asks_for_a_bucket_an_engine_github_or_a_mail_server(workshop:
     sensor = SENSORS[name]
     if isinstance(sensor, RunStatusSensorDefinition):
         for ended in runs.values():
-            asked = end_of(platform, ended, IN_DAGSTER if name == "cancelled_runs" else None)
+            asked = end_of(platform, ended, Interruption.OPERATOR if name == "cancelled_runs" else None)
             assert isinstance(asked, dg.RunRequest)
         return
     context = dg.build_sensor_context(instance=workshop.instance, resources={"platform": platform}, definitions=defs)
@@ -533,15 +571,3 @@ def test_no_sensor_asks_for_a_bucket_an_engine_github_or_a_mail_server(workshop:
         ticked = sensor.evaluate_tick(context)
     if name in ("build_requests", "leases", "outbox", "public_list"):
         assert len(ticked.run_requests or []) == 1
-
-
-def test_a_run_that_took_too_long_was_not_cancelled_by_an_operator(workshop: Workshop) -> None:
-    run = workshop.instance.create_run_for_job(build_experiment, tags={"dagster/max_runtime": "0"})
-    workshop.instance.report_run_canceling(run)
-    workshop.instance.report_run_canceled(run)
-    ended = workshop.instance.get_run_by_id(run.run_id)
-    assert ended is not None
-    assert cancelled_by(workshop.instance, ended) == IN_DAGSTER, "it never began, so it did not take too long"
-    too_long = unittest.mock.Mock(dagster_run=ended, start_time=1.0)
-    with unittest.mock.patch.object(workshop.instance, "get_run_record_by_id", return_value=too_long):
-        assert cancelled_by(workshop.instance, ended) is None

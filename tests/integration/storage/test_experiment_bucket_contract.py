@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Event
 from urllib.parse import quote
 
 import pytest
 import requests
 
+from lookit_ops.storage.cancellable import CancellableExperimentBucket
 from lookit_ops.storage.experiments import (
     ExperimentBucket,
     GenerationMismatch,
@@ -33,7 +34,7 @@ from lookit_ops.storage.local import LocalExperimentBucket
 from tests.support.gcs_servers import BUCKET, fake_gcs_server, gcp_storage_emulator
 from tests.support.strict_gcs import StrictGcs
 
-ADAPTERS = ["local", "gcs_strict", "gcs_emulator", "gcs_fake_server"]
+ADAPTERS = ["local", "cancellable", "gcs_strict", "gcs_emulator", "gcs_fake_server"]
 NO_PRECONDITIONS = "ignores preconditions"
 SHORT_TYPES = "drops the charset of a content type"
 READS_WITHOUT_PRECONDITION = "ignores the precondition of a download"
@@ -71,6 +72,11 @@ class Adapter:
 def local(tmp_path: Path) -> Adapter:
     root = tmp_path / "bucket"
     return Adapter(lambda: LocalExperimentBucket(root), LocalExperimentBucket(root).headers)
+
+
+@pytest.fixture
+def cancellable(local: Adapter) -> Adapter:
+    return Adapter(lambda: CancellableExperimentBucket(local.open, Event()), local.headers)
 
 
 def on_gcs(url: str) -> Iterator[Adapter]:

@@ -12,7 +12,7 @@ import pytest
 
 from ember_build.errors import BuildCancelled
 from ember_build.local_toolchain import install_toolchain, toolchain_key
-from ember_build.waiting import answer_of, lock
+from ember_build.waiting import Grace, answer_of, lock
 
 
 @pytest.fixture
@@ -36,17 +36,32 @@ def test_an_answer_and_an_error_arrive() -> None:
 def test_an_answer_that_does_not_come_is_left_alone(stop: threading.Event) -> None:
     never = threading.Event()
     began = time.monotonic()
-    with pytest.raises(BuildCancelled, match="cancelled while it asked"):
+    with pytest.raises(BuildCancelled, match="Cancelled while it asked"):
         answer_of(lambda: never.wait(30), stop, "it asked")
     assert time.monotonic() - began < 0.5 + 2
     never.set()
+
+
+def test_what_is_under_way_when_the_stop_comes_has_a_moment_left(stop: threading.Event) -> None:
+    grace = Grace(stop)
+
+    def answer() -> str:
+        stop.wait()
+        time.sleep(0.3)
+        return "just in time"
+
+    assert answer_of(answer, grace, "it asked") == "just in time"
+    began = time.monotonic()
+    with pytest.raises(BuildCancelled):
+        answer_of(threading.Event().wait, grace, "it asked")
+    assert time.monotonic() - began < 2
 
 
 def test_a_lock_that_another_holds_is_waited_for_until_the_cancellation(stop: threading.Event, tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with path.open("w") as held, path.open("w") as wanted:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(BuildCancelled, match="cancelled while it waited"):
+        with pytest.raises(BuildCancelled, match="Cancelled while it waited"):
             lock(wanted, stop, "it waited")
         fcntl.flock(held, fcntl.LOCK_UN)
         lock(wanted, stop, "it waited")
