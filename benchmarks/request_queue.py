@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from sqlalchemy import insert, update
@@ -28,7 +29,7 @@ NO_PEER = None
 
 
 @contextmanager
-def _living(**settings: str) -> Generator[Live]:
+def _living(**settings: Any) -> Generator[Live]:
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
