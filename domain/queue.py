@@ -6,7 +6,7 @@ so two daemons ask for one run. A run that does not come within some minutes is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +22,9 @@ from domain.models.studies import LOCK_STATES
 
 START_WITHIN = timedelta(minutes=2)
 """How long a run may take from being asked for until it claims its request, before another one is asked for."""
+
+MOST_NAMED_WAITS = 24
+LONGEST_NAMED_WAIT = timedelta(days=1)
 
 Model = type[BuildRequest] | type[ArchiveRequest]
 
@@ -40,6 +43,18 @@ class Retry:
         """How long to wait after this attempt, counted from 1, has failed."""
         return self.first_wait * 2 ** max(0, attempt - 1)
 
+    def after(self, failure: Failure, failed_before: Sequence[Mapping[str, Any]]) -> timedelta | None:
+        """How long to wait after an attempt failed; None if it was the last.
+
+        A request waits until the time that a service named, and that attempt does not count; but no longer than a day,
+        and so only MOST_NAMED_WAITS times. `failed_before` are the attempts that failed earlier, as `Failure.told`.
+        """
+        named = sum("retry_at" in earlier for earlier in failed_before)
+        counted = 1 + sum(earlier["attempt"] is not None for earlier in failed_before) - min(named, MOST_NAMED_WAITS)
+        if failure.retry_at is not None and named < MOST_NAMED_WAITS:
+            return min(max(failure.retry_at - datetime.now(UTC), timedelta()), LONGEST_NAMED_WAIT)
+        return self.wait(counted) if counted < self.attempts else None
+
 
 @dataclass(frozen=True, slots=True)
 class Beat:
@@ -55,10 +70,12 @@ class Failure:
     step: str
     code: str
     message: str
+    retry_at: datetime | None = None
+    """The time, in UTC, that a service named: until then another attempt is in vain."""
 
     def told(self, run_id: str | None, attempt: int | None = None) -> dict[str, Any]:
         """What a request remembers of an attempt that failed so; `attempt` is None for a run that claimed nothing."""
-        return {
+        told = {
             "attempt": attempt,
             "run_id": run_id,
             "step": self.step,
@@ -66,6 +83,7 @@ class Failure:
             "error": storable(self.message),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        return told | ({"retry_at": self.retry_at.isoformat(timespec="seconds")} if self.retry_at else {})
 
 
 WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
@@ -197,6 +215,14 @@ def why_not_waiting(request: BuildRequest | ArchiveRequest) -> str:
         return "waits for another run, which was asked for since"
     what = f"running in run {request.run_id}" if request.status == RequestStatus.RUNNING else request.status
     return f"no longer waits: it is {what}"
+
+
+def last_error(request: BuildRequest | ArchiveRequest) -> str | None:
+    """Return why a request failed, or, while it is open, why its latest attempt did; None if none has."""
+    if request.error is not None:
+        return request.error
+    is_open = request.status in (RequestStatus.QUEUED, RequestStatus.RUNNING)
+    return str(request.failed_attempts[-1]["error"]) if is_open and request.failed_attempts else None
 
 
 def require_room(session: Session, model: Model, at_once: int) -> None:

@@ -9,6 +9,8 @@ BuildError
 
 from __future__ import annotations
 
+from datetime import datetime
+
 
 class BuildError(Exception):
     """Base of all errors of a build. The message is one or two sentences a researcher or operator can act on."""
@@ -24,6 +26,11 @@ class PlayerBuildFailed(BuildError):
 
 class BuildPlatformError(BuildError):
     """Our platform or the network failed; the same build may well succeed later."""
+
+    def __init__(self, message: str, *, retry_at: datetime | None = None) -> None:
+        """`retry_at` is the time, in UTC, before which a service has said that it will not answer."""
+        super().__init__(message)
+        self.retry_at = retry_at
 
 
 class BuildCancelled(BuildError):

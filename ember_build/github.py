@@ -35,18 +35,27 @@ T = TypeVar("T")
 USER_AGENT = "lookit-ops (builds of study players)"
 
 _FULL_SHA = re.compile(r"[0-9a-f]{40}", re.IGNORECASE | re.ASCII)
-# GitHub's own rules. An owner holds no underscore, so the first "__" of a slug always ends the owner.
-_OWNER = r"(?P<owner>[A-Za-z0-9](?:[A-Za-z0-9-]{0,38}))"
+# GitHub's own rules. An owner (a managed user, `rosa_mit`) holds single underscores, and none at its end, so the first
+# "__" of a slug always ends the owner.
+_OWNER = r"(?P<owner>(?!.{40,}/)[A-Za-z0-9](?:[A-Za-z0-9-]|_(?=[A-Za-z0-9-])){0,38})"
 _NAME = r"(?P<name>[A-Za-z0-9._-]{1,100}?)"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 5
-_GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS})
-_NO_SUCH_COMMIT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY})
+_GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+# What GitHub itself says of a SHA that a repository lacks. Another 422 may come from what stands before it.
+_NO_SUCH_COMMIT = "no commit found for sha"
+# GitHub's words for a repository that its staff has taken down, with HTTP 403.
+_BLOCKED = "access blocked"
 # How the default branch may stand to a commit, as GitHub says it. The first two mean that it contains the commit.
 _CONTAINED = frozenset({"ahead", "identical"})
 _NOT_CONTAINED = frozenset({"behind", "diverged"})
 _LONGEST_BACKOFF_SECONDS = 30.0
+# Answers whose body says why.
+_EXPLAINED = frozenset(
+    {HTTPStatus.FORBIDDEN, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}
+)
+_LONGEST_REFUSAL_BYTES = 64 * 1024
 _LONGEST_JSON_BYTES = 32 * 2**20  # a commit's answer lists its files with their patches
 _CHUNK_BYTES = 2**18
 # GitHub's advice for a secondary rate limit that names no time.
@@ -159,8 +168,8 @@ class GitHub:
             is_private, full_name = answer.get("private"), answer.get("full_name")
             if not isinstance(is_private, bool) or not isinstance(full_name, str):
                 raise BuildPlatformError(
-                    f"{url} does not say whether the repository is private, so it is not built with the token in the"
-                    " setting github_token; check the setting of the API address"
+                    f"{url} does not say whether the repository is private, so it is not built with the token in"
+                    " LOOKIT_GITHUB_TOKEN; check LOOKIT_GITHUB_API_URL"
                 )
             if not is_private and answer.get("visibility", "public") == "public":
                 return True
@@ -173,7 +182,7 @@ class GitHub:
     def _no_public_repository(self, repository: Repository) -> InvalidPlayer:
         return InvalidPlayer(
             f"there is no public repository {repository.full_name} at {self.web_url}; check the address. A private"
-            " repository is built only if the operator has listed it in the setting private_repositories"
+            " repository is built only if the operator has listed it in LOOKIT_PRIVATE_REPOSITORIES"
         )
 
     def _resolve(self, repository: Repository, requested_sha: str | None) -> ResolvedCommit:
@@ -183,7 +192,7 @@ class GitHub:
         elif not _FULL_SHA.fullmatch(requested):
             problem = f"{_cut(requested)!r} is no full SHA (40 hexadecimal digits)"
         else:
-            sha = self._commit(repository, requested.lower(), absent=_NO_SUCH_COMMIT)
+            sha = self._commit(repository, requested.lower())
             if sha == requested.lower():
                 reason = f"The study names commit {sha}, and {repository.full_name} confirmed it."
                 return ResolvedCommit(repository, sha, substituted=False, reason=reason)
@@ -193,7 +202,7 @@ class GitHub:
                 )
             problem = f"{repository.full_name} has no commit {requested}"
 
-        head = self._commit(repository, "HEAD", absent=_GONE)
+        head = self._commit(repository, "HEAD")
         if head is None:
             raise self._no_public_repository(repository)
         if requested is not None and self.refuse_invalid_sha:
@@ -208,6 +217,7 @@ class GitHub:
         fork as if it were the repository's own. So a confirmed SHA proves nothing about who wrote it.
 
         Raises:
+            CannotCompare: GitHub answers, but cannot compare these commits.
             BuildPlatformError: GitHub could not be asked, or answered nonsense.
         """
         if commit.is_head:
@@ -222,37 +232,69 @@ class GitHub:
         def read(response: requests.Response) -> bool:
             if response.status_code == HTTPStatus.NOT_FOUND:  # no such commit, or no common ancestor
                 return False
+            if response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+                raise _Temporary(f"HTTP {response.status_code}: {response.reason}")
             self._raise_for_refusal(response)
             status = _object_of(response, url).get("status")
             if not isinstance(status, str) or status not in _CONTAINED | _NOT_CONTAINED:
                 raise BuildPlatformError(
-                    f"{url} does not say how the commits stand to each other; check the setting of the API address"
+                    f"{url} does not say how the commits stand to each other; check LOOKIT_GITHUB_API_URL"
                 )
             return status in _CONTAINED
 
-        return self._ask(url, "application/vnd.github+json", read)
+        try:
+            return self._ask(url, "application/vnd.github+json", read)
+        except _StillTemporary as error:
+            raise CannotCompare(
+                f"GitHub cannot tell whether the default branch of {repository.full_name} contains commit"
+                f" {commit.sha}: {error}"
+            ) from error
 
     def download_archive(self, repository: Repository, sha: str, destination: Path, max_bytes: int) -> int:
         """Stream the commit's zip archive to a new file; return its bytes. No error leaves a partial file.
 
-        Raises:
-            InvalidPlayer: there is no such archive, or it has more than `max_bytes`.
-            BuildPlatformError: GitHub could not be reached, or our disk refused.
-        """
-        url = f"{self.web_url.rstrip('/')}/{repository.owner}/{repository.name}/archive/{sha}.zip"
+        With a token the API is asked: the web's archives take none of the fine-grained tokens.
 
-        def save(response: requests.Response) -> int:
-            if response.status_code in _NO_SUCH_COMMIT | _GONE:
-                raise InvalidPlayer(f"{repository.full_name} has no archive of commit {sha}; was it removed meanwhile?")
+        Raises:
+            InvalidPlayer: there is no such commit any more, or its archive has more than `max_bytes`.
+            BuildPlatformError: GitHub could not be reached or has the commit but no archive, or our disk refused.
+        """
+        if self.token:
+            url = f"{self.api_url.rstrip('/')}/repos/{repository.owner}/{repository.name}/zipball/{sha}"
+        else:
+            url = f"{self.web_url.rstrip('/')}/{repository.owner}/{repository.name}/archive/{sha}.zip"
+
+        def save(response: requests.Response) -> int | None:
+            if response.status_code in _GONE or response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+                return None
             self._raise_for_refusal(response)
             return self._save(response, destination, max_bytes, repository)
 
         try:
-            return self._ask(url, "application/zip, */*", save)
+            size = self._ask(url, "application/zip, */*", save)
         except BaseException:
             with suppress(OSError):  # the error that brought us here is the one to tell
                 destination.unlink(missing_ok=True)
             raise
+        if size is None:
+            raise self._no_archive(repository, sha)
+        return size
+
+    def _no_archive(self, repository: Repository, sha: str) -> InvalidPlayer | BuildPlatformError:
+        """Say why there is no archive of a commit, once it has been asked for again."""
+        if self._commit(repository, sha) is None:
+            return InvalidPlayer(
+                f"{repository.full_name} has no commit {sha} any more; name another one, or push this one again"
+            )
+        remedy = (
+            "the token in LOOKIT_GITHUB_TOKEN may lack the right to read its contents (fine-grained tokens:"
+            ' "Contents", read)'
+            if self.token
+            else "try again later"
+        )
+        return BuildPlatformError(
+            f"GitHub confirms commit {sha} of {repository.full_name}, but has no archive of it: {remedy}"
+        )
 
     def _save(self, response: requests.Response, destination: Path, max_bytes: int, repository: Repository) -> int:
         expected = _content_length(response)
@@ -284,17 +326,19 @@ class GitHub:
             raise _Temporary(f"the archive broke off after {received:,} of {expected:,} bytes")
         return received
 
-    def _commit(self, repository: Repository, ref: str, *, absent: frozenset[HTTPStatus]) -> str | None:
-        """The SHA that the ref names; None if the answer is one of those that mean "absent"."""
+    def _commit(self, repository: Repository, ref: str) -> str | None:
+        """The SHA that the ref names; None if GitHub says that there is no such repository or commit."""
         url = f"{self.api_url.rstrip('/')}/repos/{repository.owner}/{repository.name}/commits/{ref}"
 
         def read(response: requests.Response) -> str | None:
-            if response.status_code in absent:
-                return None
-            if response.status_code in {HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY}:
-                raise InvalidPlayer(f"{repository.full_name} has no commit to build; push the player's code first")
             if response.status_code in _GONE:
                 return None
+            if response.status_code == HTTPStatus.CONFLICT:
+                raise InvalidPlayer(f"{repository.full_name} has no commit to build; push the player's code first")
+            if response.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+                if response.reason.lower().startswith(_NO_SUCH_COMMIT):
+                    return None
+                raise _Temporary(f"HTTP {response.status_code}: {response.reason}")
             self._raise_for_refusal(response)
             return _sha_of(response, url)
 
@@ -304,7 +348,7 @@ class GitHub:
         """GET the address and read the answer, both again after temporary trouble."""
         host = urlsplit(url).netloc
         budget = self.max_wait.total_seconds()
-        problem = ""
+        problem, answered = "", False
         with requests.Session() as session:
             # Always an auth object of our own: without one, requests would look for credentials in ~/.netrc.
             session.auth = _TokenForOrigins(self.token, frozenset({_origin(self.api_url), _origin(self.web_url)}))
@@ -315,21 +359,22 @@ class GitHub:
                 try:
                     return answer_of(lambda: self._read(session, url, read), self.cancelled, "it waited for GitHub")
                 except _RateLimited as error:
-                    problem, wait = str(error), error.seconds
+                    problem, wait, answered = str(error), error.seconds, False
                     if wait is not None and wait > budget:
                         raise self._limit_reached(host, wait) from error
                 except _Temporary as error:
-                    problem = str(error)
+                    problem, answered = str(error), True
                 except (
                     requests.ConnectionError,
                     requests.Timeout,
                     requests.exceptions.ChunkedEncodingError,
                     requests.exceptions.ContentDecodingError,
                 ) as error:
-                    problem = f"{type(error).__name__}: {_cut(str(error))}"
+                    problem, answered = f"{type(error).__name__}: {_cut(str(error))}", False
                 except requests.RequestException as error:
                     raise BuildPlatformError(
-                        f"{host} cannot be asked: {_cut(str(error))}; check the GitHub addresses in the settings"
+                        f"{host} cannot be asked: {_cut(str(error))}; check LOOKIT_GITHUB_API_URL and"
+                        " LOOKIT_GITHUB_WEB_URL"
                     ) from error
                 if attempt == self.attempts:
                     break
@@ -339,12 +384,13 @@ class GitHub:
                     break
                 budget -= wait
                 self._pause(wait)
-        raise BuildPlatformError(
-            f"{host} could not be asked, the last of {attempt} attempts said: {problem}; try later"
-        )
+        kind = _StillTemporary if answered else BuildPlatformError
+        raise kind(f"{host} could not be asked, the last of {attempt} attempts said: {problem}; try later")
 
     def _read(self, session: requests.Session, url: str, read: Callable[[requests.Response], T]) -> T:
         with closing(self._open(session, url)) as response:
+            if response.status_code in _EXPLAINED:
+                response.reason = _message_of(response)  # read once, and wanted in several places
             _raise_if_temporary(response)
             return read(response)
 
@@ -372,21 +418,28 @@ class GitHub:
             if target.scheme != "https" and not (target.scheme == "http" and plain_allowed):
                 raise BuildPlatformError(
                     f"{urlsplit(url).netloc} redirects to {target.scheme}://{target.hostname}, which is not encrypted; "
-                    "check the GitHub addresses in the settings"
+                    "check LOOKIT_GITHUB_API_URL and LOOKIT_GITHUB_WEB_URL"
                 )
             url = target.geturl()
         raise BuildPlatformError(
-            f"{urlsplit(url).netloc} redirects in circles; check the GitHub addresses in the settings"
+            f"{urlsplit(url).netloc} redirects in circles; check LOOKIT_GITHUB_API_URL and LOOKIT_GITHUB_WEB_URL"
         )
 
     def _raise_for_refusal(self, response: requests.Response) -> None:
         """Raise for every answer that is neither a success nor one that the caller has dealt with."""
         host = urlsplit(response.url).netloc
+        if response.status_code in {HTTPStatus.FORBIDDEN, HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS}:
+            legal = response.status_code == HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS
+            if legal or _BLOCKED in response.reason.lower():
+                raise InvalidPlayer(
+                    f"{host} does not give out this repository (HTTP {response.status_code}), and says:"
+                    f" {response.reason or 'nothing'}. Its owner can ask GitHub; until then, name another repository"
+                )
         if response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             remedy = (
-                "the token in the setting github_token is wrong, expired or lacks the right to read this repository"
+                "the token in LOOKIT_GITHUB_TOKEN is wrong, expired or lacks the right to read this repository"
                 if self.token
-                else "set github_token to a token that may read it"
+                else "set LOOKIT_GITHUB_TOKEN to a token that may read it"
             )
             raise BuildPlatformError(f"{host} refused us (HTTP {response.status_code}): {remedy}")
         if response.status_code != HTTPStatus.OK:
@@ -395,11 +448,19 @@ class GitHub:
     def _limit_reached(self, host: str, seconds: float) -> BuildPlatformError:
         # A time beyond what a date can hold means "for ever" just as a year does.
         resets = datetime.now(UTC) + timedelta(seconds=min(seconds, 365 * 86400.0))
-        remedy = "" if self.token else ", or set github_token for a higher limit"
+        remedy = "" if self.token else ", or set LOOKIT_GITHUB_TOKEN for a higher limit"
         return BuildPlatformError(
-            f"{host} answers no more: its rate limit resets at {resets:%Y-%m-%d %H:%M:%S} UTC, "
-            f"longer than the {self.max_wait} that we wait; try again then{remedy}"
+            f"{host} answers no more: its rate limit resets at {resets:%Y-%m-%d %H:%M:%S} UTC; try again then{remedy}",
+            retry_at=resets,
         )
+
+
+class CannotCompare(BuildPlatformError):
+    """GitHub answers, and cannot tell whether a branch contains a commit."""
+
+
+class _StillTemporary(BuildPlatformError):
+    """The service answered each time, and each time with temporary trouble of its own."""
 
 
 class _Temporary(Exception):
@@ -450,7 +511,7 @@ def _raise_if_temporary(response: requests.Response) -> None:
         seconds = _until_reset(response)
     if seconds is None and status == HTTPStatus.FORBIDDEN:
         # A 403 is a limit only if it says so; otherwise it is a refusal, for which waiting is in vain.
-        if b"rate limit" not in next(response.iter_content(4096), b"").lower():
+        if "rate limit" not in response.reason.lower():
             return
         seconds = _UNNAMED_LIMIT_SECONDS
     raise _RateLimited(f"HTTP {status}, rate limit", seconds)
@@ -486,8 +547,19 @@ def _sha_of(response: requests.Response, url: str) -> str:
     """The answer's `sha`. Raises BuildPlatformError unless it is a full one."""
     sha = _object_of(response, url).get("sha")
     if not isinstance(sha, str) or not _FULL_SHA.fullmatch(sha):
-        raise BuildPlatformError(f"{url} answered without a commit's SHA; check the setting of the API address")
+        raise BuildPlatformError(f"{url} answered without a commit's SHA; check LOOKIT_GITHUB_API_URL")
     return sha.lower()
+
+
+def _message_of(response: requests.Response) -> str:
+    """The answer's `message`, and the reason of a block, shortened; empty where it has none."""
+    beginning = next(response.iter_content(_LONGEST_REFUSAL_BYTES), b"")
+    with suppress(ValueError, AttributeError, RecursionError):
+        said = json.loads(beginning)
+        block = said.get("block")
+        reason = block.get("reason") if isinstance(block, dict) else None
+        return _cut(" ".join(f"{said.get('message') or ''}{f' ({reason})' if reason else ''}".split()))
+    return ""
 
 
 def _object_of(response: requests.Response, url: str) -> dict[str, object]:
@@ -496,16 +568,14 @@ def _object_of(response: requests.Response, url: str) -> dict[str, object]:
     for chunk in response.iter_content(_CHUNK_BYTES):
         body += chunk
         if len(body) > _LONGEST_JSON_BYTES:
-            raise BuildPlatformError(
-                f"the answer of {url} is too long for a commit; check the setting of the API address"
-            )
+            raise BuildPlatformError(f"the answer of {url} is too long for a commit; check LOOKIT_GITHUB_API_URL")
     expected = _content_length(response)
     if expected is not None and len(body) != expected:
         raise _Temporary(f"the answer broke off after {len(body)} of {expected} bytes")
     try:
         answer = json.loads(bytes(body))
     except ValueError as error:
-        raise BuildPlatformError(f"{url} did not answer in JSON; check the setting of the API address") from error
+        raise BuildPlatformError(f"{url} did not answer in JSON; check LOOKIT_GITHUB_API_URL") from error
     return answer if isinstance(answer, dict) else {}
 
 

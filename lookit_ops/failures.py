@@ -48,7 +48,8 @@ def failure_of(step: str, error: BaseException) -> Failure:
         return Failure(step=step, code=CODES[DagsterExecutionInterruptedError], message=INTERRUPTED)
     for kind, code in CODES.items():
         if isinstance(error, kind):
-            return Failure(step=step, code=code, message=str(error))
+            retry_at = error.retry_at if isinstance(error, BuildPlatformError) else None
+            return Failure(step=step, code=code, message=str(error), retry_at=retry_at)
     if isinstance(error, DomainError):
         return Failure(step=step, code=error.code, message=str(error))
     if isinstance(error, DBAPIError) and not isinstance(error, (IntegrityError, ProgrammingError)):

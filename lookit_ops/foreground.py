@@ -12,6 +12,7 @@ from rich.console import Console
 
 from domain.errors import InvalidRequest
 from domain.models import ArchiveRequest, RequestStatus
+from domain.queue import last_error
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.platform import Platform
 from lookit_ops.terminal import plain
@@ -45,8 +46,8 @@ def run_archive(platform: Platform, request_id: int, console: Console | None) ->
         )
     if request.status == RequestStatus.QUEUED:
         raise InvalidRequest(
-            f"archive request {request_id} failed for now ({request.error_code}), and waits for another attempt after"
-            f" {request.next_attempt_at:%H:%M:%S} UTC; the run in Dagster's UI says more"
+            f"archive request {request_id} failed for now ({request.error_code}): {last_error(request)}\nIt waits for"
+            f" another attempt after {request.next_attempt_at:%H:%M:%S} UTC; the run in Dagster's UI says more"
         )
     if request.status != RequestStatus.SUCCEEDED:
         raise InvalidRequest(f"archive request {request_id} is {request.status}: {request.error or request.error_code}")

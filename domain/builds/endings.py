@@ -120,14 +120,15 @@ def give_back(
         by = {"cancelled_by": canceller.name if canceller else "somebody"}
         tell(session, claim, study, request, "cancelled", extra, by)
         return RequestStatus.CANCELLED
-    if request.attempt >= retry_by.attempts or request.restores_id is not None:  # who rolls back waits for no queue
+    wait = retry_by.after(failure, request.failed_attempts)
+    if wait is None or request.restores_id is not None:  # who rolls back waits for no queue
         tried = f"tried {request.attempt} times; the last time: " if request.attempt > 1 else ""
         message = f"{tried}{failure.message}"
         values = {"status": RequestStatus.FAILED, "error_code": failure.code, "error": message}
         request = _end(session, claim, {**ended, **values})
         tell(session, claim, study, request, "failed", extra, {"step": failure.step, "error": message})
         return RequestStatus.FAILED
-    waits = {**waiting_again(failure.code, retry_by.wait(request.attempt)), **failed}
+    waits = {**waiting_again(failure.code, wait), **failed}
     try:
         with session.begin_nested():
             _end(session, claim, waits)

@@ -678,13 +678,14 @@ def _give_back(
     if request.cancel_requested_at is not None:
         _cancelled(session, claim, _canceller(session, claim) or "somebody", extra, failed)
         return RequestStatus.CANCELLED
-    if request.attempt >= retry_by.attempts:
+    wait = retry_by.after(failure, request.failed_attempts)
+    if wait is None:
         message = f"tried {request.attempt} times; the last time: {failure.message}"
         _fail(session, claim, replace(failure, message=message), extra, failed)
         return RequestStatus.FAILED
     try:
         with session.begin_nested():
-            _write(session, claim, {**waiting_again(failure.code, retry_by.wait(claim.attempt)), **failed})
+            _write(session, claim, {**waiting_again(failure.code, wait), **failed})
     except IntegrityError as error:
         if not is_violated(error, ONE_WAITING_ARCHIVE):
             raise

@@ -10,6 +10,7 @@ from domain.builds.claims import player_of
 from domain.db import LARGEST_ID
 from domain.find import find_study, find_user
 from domain.models import BuildKind, BuildRequest
+from domain.queue import last_error
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
@@ -76,6 +77,7 @@ def list_builds(
                     "player_sha": row.player_sha,
                     "error_code": row.error_code,
                     "error": row.error,
+                    "failed_attempts": row.failed_attempts,
                 }
                 for row, name, email in found
             ]
@@ -89,7 +91,7 @@ def list_builds(
             coloured(row.status) + place_of(row, places.get(row.id)),
             plain(email),
             when(row.requested_at),
-            plain(row.error or (row.player_sha or "")[:12] or row.error_code or ""),
+            plain(last_error(row) or (row.player_sha or "")[:12] or row.error_code or ""),
         )
         for row, name, email in found
     ]

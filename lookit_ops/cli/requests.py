@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import typer
+from rich.rule import Rule
 from sqlalchemy import select
 
 from domain.builds.ledger import BuildLedger
@@ -13,7 +15,7 @@ from domain.exports.ledger import ArchiveLedger
 from domain.find import find_user
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study, User
 from lookit_ops.cli.options import MOST_ROWS
-from lookit_ops.cli.show import console
+from lookit_ops.cli.show import coloured, console, plain, when
 from lookit_ops.platform import Platform
 
 Request = TypeVar("Request", BuildRequest, ArchiveRequest)
@@ -39,11 +41,38 @@ def newest(outside: Platform, model: type[Request], status: str, last: int) -> l
         return [(row, name, email) for row, name, email in session.execute(query)]
 
 
+def show_open(outside: Platform, study_id: int) -> bool:
+    """Print the requests of a study that wait or run, with what went wrong in each attempt; False if there is none."""
+    found = False
+    for model, queue, what in (
+        (BuildRequest, outside.build_queue, "build request"),
+        (ArchiveRequest, outside.archive_queue, "archive request"),
+    ):
+        query = select(model).where(
+            model.study_id == study_id, model.status.in_((RequestStatus.QUEUED, RequestStatus.RUNNING))
+        )
+        with outside.sessions.begin() as session:
+            requests = list(session.scalars(query.order_by(model.id)))
+        places = queue.places() if requests else {}
+        for request in requests:
+            found = True
+            title = f"{when(request.requested_at)} UTC · {what} {request.id}: {request.kind}"
+            console.print(Rule(plain(title), align="left"))
+            console.print(coloured(request.status) + place_of(request, places.get(request.id)))
+            for failed in request.failed_attempts:
+                step = f"attempt {failed['attempt']}, {failed['step']}" if failed["attempt"] else "a run did not begin"
+                console.print(f"  [bold]{plain(step)}[/]: {plain(str(failed['error']))}", highlight=False)
+    return found
+
+
 def place_of(row: BuildRequest | ArchiveRequest, place: int | None) -> str:
-    """Where a request stands that waits, and for which attempt if it is not the first."""
+    """Where a request stands that waits, for which attempt and until when if it is not the first."""
     if place is None:
         return ""
-    return f" (place {place})" if not row.attempt else f" (place {place}, attempt {row.attempt + 1})"
+    if not row.attempt:
+        return f" (place {place})"
+    later = "" if row.next_attempt_at <= datetime.now(UTC) else f" from {row.next_attempt_at:%Y-%m-%d %H:%M} UTC"
+    return f" (place {place}, attempt {row.attempt + 1}{later})"
 
 
 def cancel_request(

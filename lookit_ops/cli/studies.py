@@ -24,6 +24,7 @@ from domain.studies.workflow import transition as move
 from lookit_ops.availability import bring_pages_into_line
 from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, platform
 from lookit_ops.cli.public_list import keep_page, keep_public_list
+from lookit_ops.cli.requests import show_open
 from lookit_ops.cli.show import as_json, coloured, console, counted, json_text, plain, table, visible, when
 from lookit_ops.public_list import KEY as PUBLIC_LIST
 from lookit_ops.public_list import refresh_public_list
@@ -297,8 +298,12 @@ def log(
     full: Annotated[bool, typer.Option("--full", help="With the whole output of builds.")] = False,
     last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many entries, the newest.")] = 20,
 ) -> None:
-    """Show what happened to a study, oldest first; build output is printed as it was, line by line."""
-    with platform().sessions.begin() as session:
+    """Show what happened to a study, oldest first, and which of its requests wait or run.
+
+    Build output is printed as it was, line by line.
+    """
+    outside = platform()
+    with outside.sessions.begin() as session:
         found = find_study(session, study)
         query = select(StudyLog).where(StudyLog.study_id == found.id).order_by(StudyLog.id.desc()).limit(last)
         logs = list(session.scalars(query))[::-1]
@@ -314,7 +319,7 @@ def log(
         for line in readable_diff(entry):
             console.print(f"  {plain(line)}", highlight=False)
         _print_extra(entry.extra, full=full)
-    if not logs:
+    if not show_open(outside, found.id) and not logs:
         console.print("Nothing has happened to this study yet.")
 
 

@@ -11,6 +11,7 @@ from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
+from domain.queue import last_error
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
@@ -22,7 +23,8 @@ app = typer.Typer(
 
 IN_JSON = (
     *("id", "kind", "name_contains", "status", "attempt", "requested_at", "next_attempt_at", "finished_at", "run_id"),
-    *("archive_key", "archive_bytes", "video_count", "missing_count", "excluded_count", "error_code", "error"),
+    *("archive_key", "archive_bytes", "video_count", "missing_count", "excluded_count"),
+    *("error_code", "error", "failed_attempts"),
 )
 """The columns of a request that scripts get."""
 
@@ -119,7 +121,7 @@ def list_archives(
             coloured(row.status) + place_of(row, places.get(row.id)),
             plain(email),
             when(row.requested_at),
-            plain(row.error or _size(row) or row.error_code or ""),
+            plain(last_error(row) or _size(row) or row.error_code or ""),
         )
         for row, name, email in found
     ]

@@ -33,6 +33,7 @@ _REPOSITORY_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)")
 _COMMIT_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/commits/(?P<ref>.+)")
 _COMPARE_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/compare/(?P<base>.+?)\.\.\.(?P<head>.+)")
 _ARCHIVE_PATH = re.compile(r"/(?P<repository>[^/]+/[^/]+)/archive/(?P<sha>[0-9a-f]{40})\.zip")
+_ZIPBALL_PATH = re.compile(r"/repos/(?P<repository>[^/]+/[^/]+)/zipball/(?P<sha>[0-9a-f]{40})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class GitHubServer(LocalServer):
             return self._commit(match["repository"], match["ref"])
         if match := _COMPARE_PATH.fullmatch(path):
             return self._compare(match["repository"], match["base"], match["head"])
-        if match := _ARCHIVE_PATH.fullmatch(path):
+        if match := _ARCHIVE_PATH.fullmatch(path) or _ZIPBALL_PATH.fullmatch(path):
             return self._archive(match["repository"], match["sha"])
         return Answer.of_json(404, {"message": "Not Found"})
 

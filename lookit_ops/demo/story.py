@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from domain.errors import InvalidRequest
 from domain.mail.outbox import Delivery
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, OutboxMail, Study, StudyLog
+from domain.queue import last_error
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.dagster_home import prepare_dagster_home
@@ -121,7 +122,7 @@ def _build(
         log = session.scalars(select(StudyLog).where(StudyLog.build_request_id == request_id)).one_or_none()
     if not run.success or log is None:
         raise InvalidRequest(
-            f"the {kind} failed: {request.error}\n`lookit-ops study log {study.uuid} --full` tells more"
+            f"the {kind} failed: {last_error(request)}\n`lookit-ops study log {study.uuid} --full` tells more"
         )
     console.print(f"  {kind.value} of {version} built from commit {str(request.player_sha)[:12]} [green]✓[/]")
     facts = log.extra["facts"]

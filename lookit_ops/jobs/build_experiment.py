@@ -21,7 +21,7 @@ from ember_build.builder import BuildOrder, Image
 from ember_build.bundle import Bundle
 from ember_build.checkouts import Checkout
 from ember_build.errors import BuildError, InvalidPlayer
-from ember_build.github import Repository, ResolvedCommit
+from ember_build.github import CannotCompare, Repository, ResolvedCommit
 from lookit_ops.assets.experiments import built, studies
 from lookit_ops.build_session import BuildSession
 from lookit_ops.deployments import folder_of, live_deployment
@@ -33,6 +33,12 @@ from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.storage.experiments import StorageError
 
 logger = logging.getLogger(__name__)
+
+UNCERTAIN = (
+    "GitHub could not tell whether the repository's default branch contains this commit, so it was built as one that is"
+    " not trusted: without the player's secrets (S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY) and shared dependencies."
+)
+"""What the log, the run and the mail say of such a build."""
 
 
 class BuildExperiment(dg.Config):
@@ -168,7 +174,7 @@ def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
 def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, ready: Image) -> Bundle:
     platform, session = _resources(context)
     with session.step(context):
-        trusted = platform.trusts_commit(source.commit)
+        trusted = _is_trusted(platform, claimed.claim, source.commit)
         if not (trusted or platform.builder.is_isolated):
             raise InvalidPlayer(_why_untrusted(platform, source.commit))
         order = BuildOrder(
@@ -303,6 +309,23 @@ def _claim(session: BuildSession, request_id: int) -> Claim:
         platform.ledger.refuse(request_id, failure.code, failure.message)
         raise
     return session.claim(request_id)
+
+
+def _is_trusted(platform: Platform, claim: Claim, commit: ResolvedCommit) -> bool:
+    """Whether the build gets secrets and shares dependencies.
+
+    A GitHub that cannot compare commits, whatever the reason, is asked again by later attempts. The last one builds
+    without: nothing of the player depends on it but the two secrets, and the log, the run and the mail say so.
+    """
+    try:
+        return platform.trusts_commit(commit)
+    except CannotCompare as error:
+        if not platform.builder.is_isolated or claim.attempt < platform.settings.attempts:
+            raise
+        logger.warning("%s. %s", error, UNCERTAIN)
+        reason = f"{commit.reason} {UNCERTAIN}"
+        platform.ledger.note_commit(claim, repository=commit.repository.full_name, sha=commit.sha, reason=reason)
+        return False
 
 
 def _why_untrusted(platform: Platform, commit: ResolvedCommit) -> str:

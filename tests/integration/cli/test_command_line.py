@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import yaml
 from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
-from domain.models import OutboxMail, State
+from domain.builds.ledger import BuildLedger
+from domain.models import BuildKind, OutboxMail, State
+from domain.queue import Failure
 from lookit_ops.dagster_processes import dagster_programs
 from tests.support.site import Site
 
@@ -50,6 +53,25 @@ def test_an_edit_after_the_approval_says_that_the_study_was_sent_back(run, site:
     assert "approved to rejected" in edited.out
     assert site.study().purpose == "Another one"
     assert run("study", "edit", STUDY, "--as", ADMIN, "--purpose", "Another one").out.strip() == "Nothing changed."
+
+
+def test_a_request_that_waits_again_shows_when_and_why_its_last_attempt_failed(run, site: Site) -> None:
+    ledger = BuildLedger(site.sessions)
+    request_id = ledger.request(site.study_id, site.study_admin, BuildKind.PREVIEW)
+    claim = ledger.claim(request_id, "a run", timedelta(minutes=1))
+    assert "running" in run("study", "log", STUDY).out
+    at = datetime.now(UTC) + timedelta(minutes=40)
+    ledger.retry(claim, Failure("checkout", "platform_error", "github.example answers no more", at), {})
+    listed = run("build", "list").out
+    assert "(place 1, attempt 2 from" in listed
+    assert f"{at:%Y-%m-%d %H:%M} UTC)" in listed
+    assert "github.example answers no more" in listed
+    (row,) = json.loads(run("build", "list", "--json").out)
+    assert row["failed_attempts"][0]["error"] == "github.example answers no more"
+    log = run("study", "log", STUDY).out
+    assert f"build request {request_id}: preview" in log
+    assert "attempt 1, checkout: github.example answers no more" in log
+    assert "Nothing has happened" not in log
 
 
 def test_builds_are_requested_listed_with_their_place_and_cancelled(run, site: Site) -> None:

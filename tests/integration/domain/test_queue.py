@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import update
@@ -13,7 +13,7 @@ from domain.db import database_now
 from domain.errors import LeaseLost, QueueIsFull, StudyIsLocked, TransitionNotAllowed
 from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, RequestStatus, State
-from domain.queue import Failure, RequestQueue, Retry
+from domain.queue import LONGEST_NAMED_WAIT, MOST_NAMED_WAITS, Failure, RequestQueue, Retry, last_error
 from tests.support.footage import Footage
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
@@ -190,6 +190,55 @@ def test_a_build_that_succeeds_at_the_second_attempt_says_what_went_wrong_before
     assert [failed["code"] for failed in log.extra["failed_attempts"]] == ["storage_error"]
     assert site.request(request_id).error_code is None
     assert {mail.template for mail in site.mails()} == {"build_succeeded"}
+
+
+@pytest.mark.parametrize("kind", ["build", "archive"])
+def test_a_time_that_a_service_names_is_waited_for_and_the_attempt_does_not_count(site: Site, kind: str) -> None:
+    retry = Retry(attempts=2, first_wait=MINUTE)
+    model: type[BuildRequest | ArchiveRequest]
+    if kind == "build":
+        ledger, model = BuildLedger(site.sessions, retry), BuildRequest
+        request_id = ledger.request(site.study_id, site.study_admin, DEPLOYMENT)
+    else:
+        ledger, model = ArchiveLedger(site.sessions, retry), ArchiveRequest
+        footage = Footage(site)
+        footage.video(footage.response("accepted"))
+        request_id = ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL)
+
+    def fail(failure: Failure) -> RequestStatus:
+        return ledger.retry(ledger.claim(request_id, "a run", MINUTE), failure, {})
+
+    for number in range(3):
+        named = datetime.now(UTC) + timedelta(minutes=40 + number)
+        assert fail(Failure("checkout", "platform_error", "a limit", named)) == RequestStatus.QUEUED
+        with site.sessions.begin() as session:
+            request = session.get_one(model, request_id)
+            assert abs(request.next_attempt_at - named) < timedelta(seconds=10)
+            assert datetime.fromisoformat(request.failed_attempts[-1]["retry_at"]) == named.replace(microsecond=0)
+            assert last_error(request) == "a limit"
+    assert fail(CUT_OFF) == RequestStatus.QUEUED, "the first that counts"
+    with site.sessions.begin() as session:
+        waits = session.get_one(model, request_id).next_attempt_at - datetime.now(UTC)
+    assert timedelta(seconds=50) < waits < timedelta(seconds=70), "as long as after a first attempt"
+    assert fail(CUT_OFF) == RequestStatus.FAILED
+    with site.sessions.begin() as session:
+        request = session.get_one(model, request_id)
+        assert (request.attempt, last_error(request)) == (5, f"tried 5 times; the last time: {CUT_OFF.message}")
+
+
+def test_a_service_that_names_times_for_ever_ends_a_request_all_the_same() -> None:
+    retry, failed = Retry(attempts=2), []
+    in_a_year = Failure("checkout", "platform_error", "a limit", datetime.now(UTC) + timedelta(days=365))
+    waits = []
+    while (wait := retry.after(in_a_year, failed)) is not None:
+        waits.append(wait)
+        failed.append(in_a_year.told("a run", len(failed) + 1))
+    assert waits == [LONGEST_NAMED_WAIT] * MOST_NAMED_WAITS + [retry.first_wait]
+
+
+def test_a_time_that_has_come_is_not_waited_for() -> None:
+    past = Failure("checkout", "platform_error", "a limit", datetime.now(UTC) - MINUTE)
+    assert Retry().after(past, []) == timedelta()
 
 
 def test_a_worker_that_died_is_a_fault_of_ours(site: Site, ledger: BuildLedger) -> None:

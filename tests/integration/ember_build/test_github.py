@@ -13,10 +13,12 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ember_build.checkouts import Checkouts
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
-from ember_build.github import GitHub, Repository
+from ember_build.github import CannotCompare, GitHub, Repository
 from lookit_ops.demo.github_server import Answer, Commit, GitHubServer
 from tests.support.faulty_github import (
     Faults,
@@ -149,7 +151,7 @@ def test_a_github_that_never_answers(place):
 
 
 def test_an_address_that_is_none(place):
-    with pytest.raises(BuildPlatformError, match="check the GitHub addresses"):
+    with pytest.raises(BuildPlatformError, match="check LOOKIT_GITHUB"):
         place.client(api_url="ftp://nowhere").resolve(PLAYER, None)
 
 
@@ -186,8 +188,10 @@ def test_the_rate_limits_reset_is_waited_for(place, code):
 )
 def test_a_limit_that_lasts_too_long_says_when_it_resets(place, headers):
     place.faults.on("/commits/", status(403, **headers))
-    with pytest.raises(BuildPlatformError, match=r"resets at 20\d\d-.* UTC.*github_token"):
+    with pytest.raises(BuildPlatformError, match=r"resets at 20\d\d-.* UTC.*LOOKIT_GITHUB_TOKEN") as limited:
         place.client(max_wait=timedelta(minutes=1)).resolve(PLAYER, None)
+    assert limited.value.retry_at is not None
+    assert limited.value.retry_at > datetime.now(UTC) + timedelta(minutes=45)
     assert place.waits == []
     assert len(place.faults.requests) == 1
 
@@ -216,7 +220,7 @@ def test_a_retry_after_that_says_nothing_falls_back_to_backoff(place, bad):
 @pytest.mark.parametrize("token", [None, "t0ken"])
 def test_a_refusal_names_the_tokens_setting_and_is_not_repeated(place, code, token):
     place.faults.on("/commits/", status(code, "Bad credentials"))
-    with pytest.raises(BuildPlatformError, match="github_token") as error:
+    with pytest.raises(BuildPlatformError, match="LOOKIT_GITHUB_TOKEN") as error:
         place.client(token=token).resolve(PLAYER, FIRST.sha)
     assert len(place.faults.requests) == 1
     assert "t0ken" not in str(error.value)
@@ -237,7 +241,7 @@ def test_the_token_does_not_show():
 )
 def test_nonsense_is_the_platforms_trouble(place, answer):
     place.faults.on("/commits/", body(answer, "application/json"))
-    with pytest.raises(BuildPlatformError, match="check the setting of the API address"):
+    with pytest.raises(BuildPlatformError, match="check LOOKIT_GITHUB_API_URL"):
         place.client().resolve(PLAYER, FIRST.sha)
 
 
@@ -257,7 +261,7 @@ def test_the_token_goes_to_github_and_to_no_other_host(place, elsewhere, monkeyp
     netrc = tmp_path / "netrc"
     netrc.write_text("default login somebody password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    place.faults.on("/archive/", redirect(f"{elsewhere.url}/lookit/player/archive/{FIRST.sha}.zip"))
+    place.faults.on("/zipball/", redirect(f"{elsewhere.url}/lookit/player/archive/{FIRST.sha}.zip"))
     client = place.client(token="t0ken")
     client.resolve(PLAYER, FIRST.sha)
     client.download_archive(PLAYER, FIRST.sha, tmp_path / "a.zip", 10**6)
@@ -319,9 +323,28 @@ def test_an_archive_that_is_too_big_is_refused_told_or_not(place, tmp_path, faul
     assert client.download_archive(PLAYER, NEWEST.sha, tmp_path / "a.zip", size) == size
 
 
-def test_an_archive_that_is_not_there(place, tmp_path):
-    with pytest.raises(InvalidPlayer, match="no archive"):
+def test_an_archive_of_a_commit_that_is_not_there_any_more(place, tmp_path):
+    with pytest.raises(InvalidPlayer, match=f"lookit/player has no commit {UNKNOWN_SHA} any more"):
         place.client().download_archive(PLAYER, UNKNOWN_SHA, tmp_path / "a.zip", 10**6)
+
+
+@pytest.mark.parametrize("code", [404, 410, 422])
+@pytest.mark.parametrize(
+    ("token", "remedy"), [(None, "try again later"), ("t0ken", 'LOOKIT_GITHUB_TOKEN may lack the right.*"Contents"')]
+)
+def test_a_commit_that_is_there_without_its_archive_is_not_called_gone(place, tmp_path, code, token, remedy):
+    place.faults.on("/archive/|/zipball/", status(code))
+    with pytest.raises(BuildPlatformError, match=f"confirms commit {FIRST.sha} .* no archive of it: .*{remedy}"):
+        place.client(token=token).download_archive(PLAYER, FIRST.sha, tmp_path / "a.zip", 10**6)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_token_the_api_is_asked_for_the_archive(with_private, tmp_path):
+    """The web's archives answer 404 to a fine-grained token."""
+    with_private.faults.on("/archive/", status(404))
+    client = with_private.client(token=TOKEN, private_repositories=frozenset({"lab/secret"}))
+    client.download_archive(HIDDEN, SECRET.sha, tmp_path / "a.zip", 10**6)
+    assert (tmp_path / "a.zip").read_bytes() == SECRET.archive("secret")
 
 
 def test_an_archive_that_trickles_for_too_long(place, tmp_path):
@@ -350,6 +373,56 @@ class FullDevice(type(Path())):
 def test_a_folder_that_is_not_there_is_the_platforms_trouble(place, tmp_path):
     with pytest.raises(BuildPlatformError, match="check the folder"):
         place.client().download_archive(PLAYER, NEWEST.sha, tmp_path / "missing" / "a.zip", 10**6)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (403, b'{"message": "Repository access blocked", "block": {"reason": "tos", "html_url": null}}'),
+        (451, b'{"message": "Repository access blocked", "block": {"reason": "dmca"}}'),
+        (451, b"Unavailable"),
+    ],
+)
+@pytest.mark.parametrize("token", [None, "t0ken"])
+def test_a_repository_that_github_has_blocked_is_the_researchers_with_githubs_reason(place, code, said, token):
+    place.faults.on("/repos/", lambda _: Answer.of(code, said, "application/json"))
+    with pytest.raises(InvalidPlayer, match="does not give out this repository") as error:
+        place.client(token=token).resolve(PLAYER, FIRST.sha)
+    if said.startswith(b"{"):
+        block = json.loads(said)
+        assert f"{block['message']} ({block['block']['reason']})" in str(error.value)
+
+
+@pytest.mark.parametrize("message", ["Validation Failed", "Something", "taking too long"])
+def test_a_422_that_is_not_githubs_word_for_an_unknown_commit_makes_no_sha_invalid(place, message):
+    place.faults.on(f"/commits/{FIRST.sha}", status(422, message))
+    with pytest.raises(BuildPlatformError, match=f"HTTP 422: {message}"):
+        place.client().resolve(PLAYER, FIRST.sha)
+    assert not place.faults.paths("HEAD"), "the head is not built in its place"
+
+
+@pytest.mark.parametrize("owner", ["rosa_mit", "a_b-c", "a" * 39])
+def test_the_owners_of_managed_users_are_known(owner):
+    assert Repository.parse(f"https://github.com/{owner}/player", "https://github.com").owner == owner
+
+
+@pytest.mark.parametrize("owner", ["_mit", "rosa_", "rosa__mit", "a" * 40, "ro/sa", "-rosa"])
+def test_no_owner_makes_a_folder_ambiguous(owner):
+    with pytest.raises(InvalidPlayer):
+        Repository.parse(f"https://github.com/{owner}/player", "https://github.com")
+
+
+@given(
+    *[st.tuples(st.from_regex(r"[a-c_-]{1,6}", fullmatch=True), st.from_regex(r"[a-c_.-]{1,6}", fullmatch=True))] * 2
+)
+@example(("a", "_b__c"), ("a_", "b__c"))
+def test_two_repositories_never_share_a_folder(one, other):
+    parsed = []
+    for owner, name in (one, other):
+        with suppress(InvalidPlayer):
+            parsed.append(Repository.parse(f"https://github.com/{owner}/{name}", "https://github.com"))
+    if len(parsed) == 2 and parsed[0] != parsed[1]:
+        assert parsed[0].slug != parsed[1].slug
 
 
 # --- which commits the default branch contains
@@ -409,6 +482,23 @@ def test_a_github_that_cannot_tell_is_the_platforms_trouble_and_no_yes(place, fa
         place.client().is_on_default_branch(commit)
 
 
+@pytest.mark.parametrize("fault", [status(500), status(422, "this comparison is taking too long to generate")])
+def test_a_github_that_answers_and_cannot_compare_is_told_apart_from_one_that_is_away(place, fault):
+    commit = place.client().resolve(PLAYER, FIRST.sha)
+    place.faults.on("/compare/", fault)
+    with pytest.raises(CannotCompare, match=f"default branch of lookit/player contains commit {FIRST.sha}"):
+        place.client().is_on_default_branch(commit)
+
+
+@pytest.mark.parametrize("fault", [hang_up, status(429, Retry_After="3600"), status(403)])
+def test_a_github_that_is_away_does_not_count_as_one_that_cannot_compare(place, fault):
+    commit = place.client().resolve(PLAYER, FIRST.sha)
+    place.faults.on("/compare/", fault)
+    with pytest.raises(BuildPlatformError) as error:
+        place.client().is_on_default_branch(commit)
+    assert not isinstance(error.value, CannotCompare)
+
+
 @pytest.mark.parametrize(
     "answer",
     [b"<html>", b"[]", b"null", b"{}", b'{"status": 5}', b'{"status": ["ahead"]}', b'{"status": "AHEAD"}', b"\xff"],
@@ -416,7 +506,7 @@ def test_a_github_that_cannot_tell_is_the_platforms_trouble_and_no_yes(place, fa
 def test_a_comparison_that_says_nothing_is_the_platforms_trouble(place, answer):
     commit = place.client().resolve(PLAYER, FIRST.sha)
     place.faults.on("/compare/", body(answer, "application/json"))
-    with pytest.raises(BuildPlatformError, match="check the setting of the API address"):
+    with pytest.raises(BuildPlatformError, match="check LOOKIT_GITHUB_API_URL"):
         place.client().is_on_default_branch(commit)
 
 
@@ -467,7 +557,7 @@ def test_a_private_repository_that_is_not_listed_is_as_absent_as_one_that_is_not
             client.resolve(repository, sha)
         said.append(str(error.value).replace(repository.name, "…"))
     assert said[0] == said[1]
-    assert "private_repositories" in said[0]
+    assert "LOOKIT_PRIVATE_REPOSITORIES" in said[0]
     assert SECRET.sha not in said[0].replace(str(sha), "")
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
 from domain.errors import InvalidRequest
 from domain.models import RequestStatus
+from domain.queue import last_error
+from ember_build.builder import Builder
 from ember_build.errors import BuildPlatformError
 from ember_build.github import Repository, ResolvedCommit
 from lookit_ops.demo.github_server import GitHubServer
 from lookit_ops.failures import failure_of
+from lookit_ops.jobs.build_experiment import UNCERTAIN
 from lookit_ops.platform import Platform
 from lookit_ops.settings import OFFICIAL_PLAYER, Settings
 from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, StorageError, WrongEnvironment
@@ -129,7 +133,7 @@ def test_a_github_that_cannot_tell_gives_no_trust(of_server, faults):
 @pytest.fixture
 def workshop(tmp_path: Path, site: Site, engine: Engine, server: GitHubServer) -> Workshop:
     workshop = Workshop(tmp_path / "workshop", site, engine, server, {"player_s3_access_key_id": KEY})
-    workshop.build_by(f'{GOOD_BUILD}\necho "$S3_ACCESS_KEY_ID" > "{workshop.root}/seen"')
+    workshop.build_by(f'{GOOD_BUILD}\necho "${{S3_ACCESS_KEY_ID:-}}" > "{workshop.root}/seen"')
     return workshop
 
 
@@ -189,3 +193,43 @@ def test_a_github_that_cannot_tell_fails_the_build_as_the_platforms_trouble(work
 )
 def test_an_error_of_the_storage_has_the_code_of_its_most_specific_class(kind, code):
     assert failure_of("upload", kind("why")).code == code
+
+
+class Isolated:
+    """A builder that counts as one in containers."""
+
+    is_isolated = True
+
+    def __init__(self, real: Builder) -> None:
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def test_where_github_cannot_compare_the_last_attempt_builds_without_secrets_and_says_so(workshop, faults):
+    workshop.settings |= {"attempts": 2, "retry_after": 1}
+    workshop.site.set_metadata(last_known_player_sha=OFFICIAL.sha)
+    workshop.platform.__dict__["builder"] = Isolated(workshop.platform.builder)
+    faults.on("/compare/", status(500))
+    request_id = workshop.request()
+    assert not workshop.run(request_id=request_id).success
+    request = workshop.site.request(request_id)
+    assert request.status == "queued", "GitHub may be able to tell in a while"
+    assert "cannot tell whether the default branch" in str(last_error(request))
+    run = workshop.run(request_id=request_id)
+    assert run.success, workshop.site.request(request_id).error
+    assert seen_by_the_build(workshop) == ""
+    (log,) = workshop.site.logs()
+    assert log.extra["sha_reason"].endswith(UNCERTAIN)
+    assert UNCERTAIN in log.extra["log"]
+    mails = workshop.site.mails()
+    assert all(UNCERTAIN in mail.context["sha_reason"] for mail in mails)
+
+
+def test_without_containers_it_is_not_built_then(workshop, faults):
+    workshop.site.set_metadata(last_known_player_sha=OFFICIAL.sha)
+    faults.on("/compare/", status(500))
+    assert not workshop.build().success
+    assert seen_by_the_build(workshop) is None
+    assert workshop.site.logs()[0].extra["outcome"] == "failed"
