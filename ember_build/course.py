@@ -17,16 +17,29 @@ _INSTALL_STEPS = ("yarn install", "bower install")
 _UNREACHABLE = re.compile(
     r"\b(ENOTFOUND|ECONNREFUSED|ECONNRESET|ECONNABORTED|ETIMEDOUT|ESOCKETTIMEDOUT|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)\b"
     r"|trouble with your network connection|\b(429 Too Many Requests|50[0-9] [A-Z])|returned a 50\d\b"
-    # Trust in a registry is this machine's matter: its clock, its authorities, a proxy that shows a certificate of its
-    # own. In the words of Node's codes, of OpenSSL, and of git, which bower uses.
-    r"|\b(CERT_[A-Z_]+|[A-Z_]*SELF_SIGNED_CERT[A-Z_]*|UNABLE_TO_(GET_ISSUER|VERIFY_LEAF)[A-Z_]*|ERR_TLS_[A-Z_]+|EPROTO)\b"
-    r"|(?i:\bcertificate (has expired|is not yet valid|verify failed|verification failed)"
-    r"|unable to (get (local )?issuer certificate|verify the first certificate)"
-    r"|self[- ]signed certificate|SSL certificate problem|does not match certificate's altnames"
-    r"|doesn't match certificate's altnames|socket hang up|client network socket disconnected|ssl routines:"
+    r"|\bEPROTO\b|(?i:socket hang up|client network socket disconnected"
     r"|tunneling socket could not be established(?!, statuscode=403)|407 proxy authentication required"
     r"|could not resolve (host|proxy)|temporary failure in name resolution)"
 )
+# Trust in a registry is this machine's matter: its clock, its authorities, a proxy that shows a certificate of its
+# own. In the words of Node's codes, of OpenSSL, and of git, which bower uses.
+_NOT_TRUSTED = re.compile(
+    r"\b(CERT_[A-Z_]+|[A-Z_]*SELF_SIGNED_CERT[A-Z_]*|UNABLE_TO_(GET_ISSUER|VERIFY_LEAF)[A-Z_]*|ERR_TLS_[A-Z_]+)\b"
+    r"|(?i:\bcertificate (has expired|is not yet valid|verify failed|verification failed)"
+    r"|unable to (get (local )?issuer certificate|verify the first certificate)"
+    r"|self[- ]signed certificate|SSL certificate problem|(does not|doesn't) match certificate's altnames"
+    r"|ssl routines:)"
+)
+# Where yarn, npm and bower begin to say why they end: what they had trouble with before, they have got over.
+_FINAL_ERROR = re.compile(r"\s*(error\b|npm ERR!|bower\s(?!.*\sretry\s).*\bE[A-Z]{3,}\b|fatal:)")
+# yarn: the install script of a package has failed. Its own output follows.
+_INSTALL_SCRIPT = re.compile(r"error .*[/\\]node_modules[/\\]((?:@[\w.-]+[/\\])?[\w.-]+)(?:[:\s]|$)")
+_COMMAND_FAILED = re.compile(r"Command failed\.|\bExit code: ")
+_HOST = re.compile(
+    r"(?:ENOTFOUND|ECONNREFUSED|ECONNRESET|ETIMEDOUT|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH|resolve host:)\s+"
+    r"([A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9])"
+)
+_ADDRESS = re.compile(r"https?://([A-Za-z0-9][A-Za-z0-9.-]*[A-Za-z0-9])")
 _DISK_FULL = re.compile(r"\b(ENOSPC|EDQUOT)\b|No space left on device|Disk quota exceeded")
 _KILLED = (-9, 137)
 
@@ -60,6 +73,25 @@ class Course:
             return "It printed nothing."
         return "Its last lines:\n" + "\n".join(lines)
 
+    def _network_failure(self) -> str | None:
+        """What the network did to an installation, by its final errors; None where they speak of something else."""
+        lines = list(self._recent)
+        finals = [place for place, line in enumerate(lines) if _FINAL_ERROR.match(line)]
+        package = next((match[1] for place in finals if (match := _INSTALL_SCRIPT.match(lines[place]))), None)
+        said = "\n".join(lines[finals[0] :] if finals else lines)
+        if _NOT_TRUSTED.search(said):
+            return (
+                "The certificate of the package registry was refused (if it, or a proxy before it, has a certificate"
+                " authority of its own, name that in LOOKIT_BUILD_CA_FILE)"
+            )
+        if not _UNREACHABLE.search(said):
+            return None
+        if package is None or not _COMMAND_FAILED.search(said):
+            return "The package registry could not be reached"
+        hosts = _HOST.findall(said) or _ADDRESS.findall(said)
+        host = hosts[0] if hosts else "a host that its output does not name"
+        return f"The install script of the package {package} could not reach {host}"
+
     def out_of_time(self, phase: str, time_limit: timedelta) -> PlayerBuildFailed | BuildPlatformError:
         """Say whose fault it is that the script took too long: a registry may be slow, `ember build` asks none."""
         told = (
@@ -76,8 +108,8 @@ class Course:
             return PlayerBuildFailed(f"The build needs more room than the {self._room} that it has: {told}")
         if _DISK_FULL.search(said):
             return BuildPlatformError(f"The disk is full: {told}")
-        if phase == INSTALLATION and self.step.startswith(_INSTALL_STEPS) and _UNREACHABLE.search(said):
-            return BuildPlatformError(f"The package registry could not be reached: {told}")
+        if phase == INSTALLATION and self.step.startswith(_INSTALL_STEPS) and (why := self._network_failure()):
+            return BuildPlatformError(f"{why}: {told}")
         if status in _KILLED:
             return BuildPlatformError(f"The build was killed from outside, most likely for want of memory: {told}")
         return PlayerBuildFailed(told)

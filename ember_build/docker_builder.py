@@ -64,7 +64,8 @@ class DockerBuilder:
 
     `deployment` keeps apart what several installations have on one engine. `open_networks` are the addresses, networks
     and names, besides public ones, that a build may reach while it fetches its dependencies, from `registry` if one is
-    named. A build starts only if `free_disk_mb` are free where the engine keeps its data. `on_checked` is told about
+    named. `ca_file` holds certificate authorities that builds trust besides Debian's. A build starts only if
+    `free_disk_mb` are free where the engine keeps its data. `on_checked` is told about
     each container of a build, by phase and id, when it waits and before anything of the player runs.
     """
 
@@ -80,6 +81,7 @@ class DockerBuilder:
         max_output_bytes: int = 10_000_000,
         open_networks: Sequence[str] = (),
         registry: str | None = None,
+        ca_file: Path | None = None,
         free_disk_mb: int = 0,
         on_checked: Callable[[str, str], None] | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class DockerBuilder:
         self._max_output_bytes = max_output_bytes
         self._open_networks = (*open_networks, *([_door_to(registry)] if registry else []))
         self._registry = {"YARN_REGISTRY": registry, "npm_config_registry": registry} if registry else {}
+        self._ca_file = ca_file
         self._free_disk_mb = free_disk_mb
         self._on_checked = on_checked
 
@@ -105,7 +108,7 @@ class DockerBuilder:
 
         def build() -> Image:
             with self._client() as client:
-                return build_image(client, self._deployment, profile, on_output, labels)
+                return build_image(client, self._deployment, profile, self._context(), on_output, labels)
 
         # After a cancellation the engine ends the image all the same: the next build takes it from there.
         return answer_of(build, cancelled, "its image was built")
@@ -119,7 +122,7 @@ class DockerBuilder:
         self, older_than: datetime, is_running: Callable[[Mapping[str, str]], bool], *, dry_run: bool
     ) -> Removal:
         """Remove the images of earlier builds; those that the next build would take stay."""
-        context = image_context()
+        context = self._context()
         current = {image_tag(self._deployment, profile, context) for profile in PROFILES}
         with self._client() as client:
             return remove_images(client, self._deployment, older_than, current, is_running, dry_run=dry_run)
@@ -155,7 +158,7 @@ class DockerBuilder:
         )
         course = Course(bounded.add, room)
         with self._client() as client:
-            image = order.image or find_image(client, self._deployment, choose_profile(order.checkout, cancelled))
+            image = order.image or self._find_image(client, order.checkout, cancelled)
             site = Site(
                 client=client,
                 image=image,
@@ -186,6 +189,19 @@ class DockerBuilder:
             site.send(volumes.keeper, CHECKOUTS, pack(order.checkout))
             self._run_phases(site, volumes, order, host, stored)
             return self._collect(site, volumes, order)
+
+    def _context(self) -> bytes:
+        if self._ca_file is None:
+            return image_context()
+        try:
+            return image_context(authorities=self._ca_file.read_bytes())
+        except OSError as error:
+            raise BuildPlatformError(
+                f"The certificates in {self._ca_file} cannot be read: {error.strerror}; check LOOKIT_BUILD_CA_FILE."
+            ) from error
+
+    def _find_image(self, client: docker.DockerClient, checkout: Path, cancelled: threading.Event | None) -> str:
+        return find_image(client, self._deployment, choose_profile(checkout, cancelled), self._context())
 
     @contextlib.contextmanager
     def _client(self) -> Generator[docker.DockerClient]:

@@ -39,15 +39,17 @@ class Egress:
     container: Container
     client: docker.DockerClient
 
-    def refusals(self) -> list[str]:
-        """Return what the proxy has refused, the first few, each once."""
+    def refusals(self) -> tuple[list[str], list[str]]:
+        """Return what the proxy has closed to the build, and what it could not reach: the first few, each once."""
         try:
             log = self.client.api.logs(self.container.id, stdout=True, stderr=False, tail=1000)
         except (DockerException, requests.RequestException):
-            return []
+            return [], []
         lines = log.decode("utf-8", "replace").splitlines()
-        told = [line.removeprefix("refused: ") for line in lines if line.startswith("refused: ")]
-        return list(dict.fromkeys(line for line in told if "not open to builds" in line))[:_LISTED_REFUSALS]
+        told = dict.fromkeys(line.removeprefix("refused: ") for line in lines if line.startswith("refused: "))
+        closed = [line for line in told if "not open to builds" in line]
+        unreachable = [line for line in told if line.startswith(("getaddrinfo ", "connect "))]
+        return closed[:_LISTED_REFUSALS], unreachable[:_LISTED_REFUSALS]
 
 
 @contextlib.contextmanager

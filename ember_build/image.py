@@ -35,15 +35,18 @@ def build_arguments(profile: Profile, base_image: str = _BASE_IMAGE) -> dict[str
     }
 
 
-def image_context(build_script: Path = BUILD_SCRIPT) -> bytes:
-    """Return the build context as a tar whose bytes depend on nothing but the contents of the files."""
+def image_context(build_script: Path = BUILD_SCRIPT, authorities: bytes = b"") -> bytes:
+    """Return the build context as a tar whose bytes depend on nothing but the contents of the files.
+
+    `authorities` are certificates in PEM that builds trust besides Debian's.
+    """
     members = {path.relative_to(CONTEXT).as_posix(): path for path in CONTEXT.rglob("*") if path.is_file()}
     members = {name: path for name, path in members.items() if "__pycache__" not in name}
     members |= {"build.sh": build_script, "environment": ENVIRONMENT_FILE}
+    contents = {name: path.read_bytes() for name, path in members.items()} | {"authorities.crt": authorities}
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name in sorted(members):
-            data = members[name].read_bytes()
+        for name, data in sorted(contents.items()):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             info.mode = 0o755 if name.endswith(".sh") else 0o644
@@ -51,9 +54,9 @@ def image_context(build_script: Path = BUILD_SCRIPT) -> bytes:
     return stream.getvalue()
 
 
-def image_tag(deployment: str, profile: Profile, context: bytes | None = None) -> str:
+def image_tag(deployment: str, profile: Profile, context: bytes) -> str:
     """Name the image after what it is made from; a changed build.sh is another image."""
-    digest = hashlib.sha256(context if context is not None else image_context())
+    digest = hashlib.sha256(context)
     digest.update(json.dumps(build_arguments(profile), sort_keys=True).encode())
     return f"lookit-ops-build-{deployment}:{profile.name}-{digest.hexdigest()[:16]}"
 
@@ -62,6 +65,7 @@ def build_image(
     client: docker.DockerClient,
     deployment: str,
     profile: Profile,
+    context: bytes,
     on_output: OutputLine,
     labels: Mapping[str, str] | None = None,
 ) -> Image:
@@ -71,7 +75,6 @@ def build_image(
         BuildPlatformError: it cannot be built; the message ends with the last lines.
     """
     began = time.monotonic()
-    context = image_context()
     tag = image_tag(deployment, profile, context)
     last: list[str] = []
 
@@ -107,13 +110,13 @@ def build_image(
     return Image(name=found["Id"], description=profile.description, seconds=time.monotonic() - began)
 
 
-def find_image(client: docker.DockerClient, deployment: str, profile: Profile) -> str:
-    """Return the id of the image that `build_image` has made for a profile.
+def find_image(client: docker.DockerClient, deployment: str, profile: Profile, context: bytes) -> str:
+    """Return the id of the image that `build_image` has made of this context for a profile.
 
     Raises:
         BuildPlatformError: it is not there.
     """
-    tag = image_tag(deployment, profile)
+    tag = image_tag(deployment, profile, context)
     try:
         return str(client.api.inspect_image(tag)["Id"])
     except ImageNotFound:

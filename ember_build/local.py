@@ -47,7 +47,7 @@ class LocalBuilder:
     """The port `Builder` without Docker. Everything it keeps is in `home`: tools, caches, dependencies, scratch.
 
     `toolchain`, `script` and `environment_file` are the project's own unless said otherwise; `grace` is what processes
-    get between SIGTERM and SIGKILL.
+    get between SIGTERM and SIGKILL; `ca_file` names certificate authorities that Node trusts besides its own.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class LocalBuilder:
         script: Path = BUILD_SCRIPT,
         environment_file: Path = ENVIRONMENT_FILE,
         grace: timedelta = timedelta(seconds=5),
+        ca_file: Path | None = None,
     ) -> None:
         self._home = home.absolute()
         self._time_limit = time_limit
@@ -68,6 +69,7 @@ class LocalBuilder:
         self._script = script.absolute()
         self._environment_file = environment_file.absolute()
         self._grace = grace
+        self._authorities = {"NODE_EXTRA_CA_CERTS": str(ca_file.absolute())} if ca_file else {}
 
     is_isolated = False
 
@@ -90,7 +92,9 @@ class LocalBuilder:
         began = time.monotonic()
         with _disk_errors("prepare the build tools"):
             self._remove_abandoned_scratch()
-            toolchain = self._toolchain or install_toolchain(self._home, on_output, self._time_limit, cancelled)
+            toolchain = self._toolchain or install_toolchain(
+                self._home, on_output, self._time_limit, cancelled, self._authorities
+            )
         return Image(
             name=f"local-toolchain:{toolchain.key}",
             description=describe_toolchain(),
@@ -167,7 +171,7 @@ class LocalBuilder:
             "ENVIRONMENT_FILE": str(self._environment_file),
         }
         # Proxies, registries and their credentials are for the installation only: what follows needs no network.
-        installing = {**network_environment(), "YARN_CACHE_FOLDER": str(yarn_cache), **common}
+        installing = {**network_environment(), **self._authorities, "YARN_CACHE_FOLDER": str(yarn_cache), **common}
         if stored and stored.is_dir():
             os.utime(stored)  # for a cleanup that goes by the last use
             installing["DEPENDENCIES_DIR"] = str(stored)

@@ -84,8 +84,11 @@ def install_toolchain(
     on_output: Callable[[str], None],
     time_limit: timedelta,
     cancelled: threading.Event | None = None,
+    authorities: Mapping[str, str] | None = None,
 ) -> Toolchain:
     """Install the toolchain into `home/toolchain/{key}`, or return the one that is there.
+
+    `authorities` are variables that name certificate authorities to npm.
 
     It appears by a rename, complete or not at all; of several processes that ask at once, one installs and the others
     wait for it.
@@ -110,7 +113,7 @@ def install_toolchain(
             scratch.mkdir()
             for name in ("package.json", "package-lock.json"):
                 shutil.copyfile(PINS / name, scratch / name)
-            _run_npm(npm, scratch, home, on_output, time_limit, cancelled)
+            _run_npm(npm, scratch, home, on_output, time_limit, cancelled, authorities or {})
             _check_node(scratch)
             scratch.rename(folder / toolchain_key())
         finally:
@@ -158,11 +161,13 @@ def _run_npm(
     on_output: Callable[[str], None],
     time_limit: timedelta,
     cancelled: threading.Event | None,
+    authorities: Mapping[str, str],
 ) -> None:
     cache = home / "cache" / "npm"
     cache.mkdir(parents=True, exist_ok=True)
     environment = {
         **network_environment(),
+        **authorities,
         "PATH": npm.path,
         "HOME": str(folder),
         "LANG": "C.UTF-8",

@@ -157,11 +157,14 @@ class Site:
                 f"limit. It ended during `{self.course.step}` with status {status}. {self.course.last_lines()}"
             )
         error = self.course.error(phase, status)
-        if way_out and (refused := way_out.refusals()):
+        closed, unreachable = way_out.refusals() if way_out else ([], [])
+        if closed:
             raise PlayerBuildFailed(
-                f"The build asked for what it may not reach ({'; '.join(refused)}): dependencies must come from public "
+                f"The build asked for what it may not reach ({'; '.join(closed)}): dependencies must come from public "
                 f"addresses, unless the operator opens others. {error}"
             )
+        if unreachable and isinstance(error, BuildPlatformError):
+            raise BuildPlatformError(f"{error}\nOn its way out it did not reach: {'; '.join(unreachable)}.")
         raise error
 
     def require_life(self, keeper: str) -> None:

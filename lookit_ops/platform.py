@@ -193,6 +193,7 @@ class Platform:
             self.settings.home_folder / "ember_build",
             time_limit=time_limit,
             max_output_bytes=self.settings.build_log_mb * MB,
+            ca_file=self.settings.build_ca_file,
         )
 
     @cached_property
@@ -220,6 +221,7 @@ class Platform:
             max_output_bytes=settings.build_log_mb * MB,
             open_networks=settings.build_open_networks,
             registry=settings.build_registry or None,
+            ca_file=settings.build_ca_file,
             free_disk_mb=settings.free_disk_mb,
         )
 

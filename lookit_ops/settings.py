@@ -168,6 +168,9 @@ class Settings(BaseSettings):
     build_registry: str = Field(
         "", description="Base URL of the npm registry that builds in Docker fetch from; empty: the clients' own."
     )
+    build_ca_file: File = Field(
+        None, description="PEM file with certificate authorities that builds trust besides the usual ones."
+    )
     build_memory_mb: int = Field(7000, gt=0, description="Memory of one build in MB, its files included.")
     build_work_mb: int = Field(3000, gt=0, description="Room for the player and its node_modules, in MB of memory.")
     build_temporary_mb: int = Field(2500, gt=0, description="Room for temporary files, in MB of memory.")
@@ -333,6 +336,20 @@ class Settings(BaseSettings):
         if "@" in urlsplit(value).netloc:
             raise ValueError("must hold no password: every build sees it")
         return value.rstrip("/")
+
+    @field_validator("build_ca_file")
+    @classmethod
+    def _has_certificates(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        value = _without_tilde(value)
+        try:
+            contents = value.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{value} cannot be read ({error.strerror})") from None
+        if b"-----BEGIN CERTIFICATE-----" not in contents:
+            raise ValueError(f"{value} holds no certificate in PEM (-----BEGIN CERTIFICATE-----)")
+        return value
 
     @field_validator("docker_engine")
     @classmethod

@@ -143,8 +143,9 @@ def test_a_package_from_a_registry_that_cannot_be_reached_is_the_networks_fault(
         (yard.player.folder / "package.json").read_text().replace('"devDep', '"dependencies": {"a": "1.0.0"}, "devDep')
     )
     (yard.player.folder / "package.json").write_text(text)
-    with pytest.raises(BuildPlatformError, match="registry could not be reached"):
+    with pytest.raises(BuildPlatformError, match="registry could not be reached") as error:
         yard.build()
+    assert "did not reach: getaddrinfo ENOTFOUND registry.invalid" in str(error.value)
     assert yard.nothing_is_left()
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from ember_build.engine import filters_for, labels_for
 from ember_build.engine_cleanup import engine_usage
-from ember_build.image import image_tag
+from ember_build.image import image_context, image_tag
 from ember_build.node_version import NODE_8
 from tests.support.docker_engine import GOOD_DIST, Engine, Yard
 
@@ -95,7 +95,7 @@ def test_of_hundreds_of_images_our_old_ones_go_and_nobody_elses(yard: Yard, clie
     name = f"lookit-ops-build-{yard.deployment}"
     old = [Made(f"{name}:old-{n}" if n % 2 else None, own(yard, request=str(n), claim="1"), 25 + n) for n in range(150)]
     new = [Made(None, own(yard, request=str(n), claim="1"), n / 10) for n in range(100)]
-    current = Made(image_tag(yard.deployment, NODE_8), own(yard), 300)
+    current = Made(image_tag(yard.deployment, NODE_8, image_context()), own(yard), 300)
     running = Made(None, own(yard, request="7", claim="2"), 300)
     others = [
         Made(f"stranger-{yard.deployment}:1", {}, 300),

@@ -59,6 +59,7 @@ class Bench:
         max_output_bytes: int = 1_000_000,
         phase: str = "build",
         grace: timedelta = timedelta(seconds=0.5),
+        ca_file: Path | None = None,
     ) -> LocalBuilder:
         """One that runs the script in this phase, and nothing in the other."""
         if isinstance(script, str):
@@ -72,6 +73,7 @@ class Bench:
             script=script,
             toolchain=Toolchain(key="stub", bin=self.tools),
             grace=grace,
+            ca_file=ca_file,
         )
 
     def order(self, **environment: str) -> BuildOrder:
@@ -282,6 +284,20 @@ def test_a_syntax_of_later_years_is_not_taken_for_an_error(bench: Bench) -> None
         "error An unexpected error occurred: getaddrinfo ENOTFOUND mirror.example.org",
         'error Error: https://mirror.example.org/a.tgz: Request failed "503 Service Unavailable"',
         "info There appears to be trouble with your network connection. Retrying...",
+        "error Error: tunneling socket could not be established, statusCode=407",
+        "error Error: socket hang up",
+    ],
+)
+@pytest.mark.parametrize("step", ["yarn install --pure-lockfile", "bower install --allow-root"])
+def test_an_unreachable_registry_is_the_networks_fault(bench: Bench, step: str, line: str) -> None:
+    script = f"echo '==> {step}'\ncat <<'X'\n{line}\nX\nexit 1"
+    with pytest.raises(BuildPlatformError, match="registry could not be reached"):
+        bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         'error An unexpected error occurred: "https://npm.example.org/a: certificate has expired".',
         'error An unexpected error occurred: "https://npm.example.org/a: unable to get local issuer certificate".',
         'error An unexpected error occurred: "https://npm.example.org/a: self signed certificate in chain".',
@@ -293,15 +309,91 @@ def test_a_syntax_of_later_years_is_not_taken_for_an_error(bench: Bench) -> None
         "bower error code UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
         "bower ECMDERR fatal: unable to access 'https://git.example.org/a/': SSL certificate problem: it has expired",
         "fatal: unable to access 'https://git.example.org/a/': server certificate verification failed. CAfile: none",
-        "error Error: tunneling socket could not be established, statusCode=407",
-        "error Error: socket hang up",
     ],
 )
 @pytest.mark.parametrize("step", ["yarn install --pure-lockfile", "bower install --allow-root"])
-def test_an_unreachable_registry_is_the_networks_fault(bench: Bench, step: str, line: str) -> None:
+def test_a_certificate_that_is_refused_is_called_so_with_the_setting(bench: Bench, step: str, line: str) -> None:
     script = f"echo '==> {step}'\ncat <<'X'\n{line}\nX\nexit 1"
-    with pytest.raises(BuildPlatformError, match="registry could not be reached"):
+    with pytest.raises(
+        BuildPlatformError, match=r"certificate of the package registry was refused.*LOOKIT_BUILD_CA_FILE"
+    ):
         bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+
+
+TROUBLE = "info There appears to be trouble with your network connection. Retrying..."
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        'error Couldn\'t find package "recorder@^9.0.0" required by "player@1.0.0" on the "npm" registry.',
+        'error recorder@2.0.0: The engine "node" is incompatible with this module. Expected version ">=18".',
+        "error /work/node_modules/node-sass: Command failed.\nExit code: 1\nOutput:\ngyp ERR! not ok",
+    ],
+)
+@pytest.mark.parametrize("before", [TROUBLE, f"{TROUBLE}\n" * 3 + "connect ETIMEDOUT 1.2.3.4:443", "socket hang up"])
+def test_trouble_that_yarn_got_over_is_not_why_it_ends(bench: Bench, before: str, end: str) -> None:
+    script = f"echo '==> yarn install'\ncat <<'X'\n{before}\n[2/5] Fetching packages...\n{end}\nX\nexit 1"
+    with pytest.raises(PlayerBuildFailed, match="yarn install"):
+        bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+
+
+def test_trouble_that_bower_got_over_is_not_why_it_ends(bench: Bench) -> None:
+    said = """bower ember#~2.8          retry Download failed with ETIMEDOUT, retrying in 1.2s
+bower ember#~9.9       ENORESTARGET No tag found that was able to satisfy ~9.9"""
+    script = f"echo '==> bower install'\ncat <<'X'\n{said}\nX\nexit 1"
+    with pytest.raises(PlayerBuildFailed, match="ENORESTARGET"):
+        bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+
+
+PHANTOMJS = """error /work/node_modules/phantomjs-prebuilt: Command failed.
+Exit code: 1
+Command: node install.js
+Arguments:
+Directory: /work/node_modules/phantomjs-prebuilt
+Output:
+PhantomJS not found on PATH
+Downloading https://github.com/Medium/phantomjs/releases/download/v2.1.1/phantomjs-2.1.1-linux-x86_64.tar.bz2
+Saving to /tmp/phantomjs/phantomjs-2.1.1-linux-x86_64.tar.bz2
+Receiving...
+
+Error making request.
+Error: {}
+    at ClientRequest.onerror (/work/node_modules/request/request.js:877:29)"""
+
+
+@pytest.mark.parametrize(
+    ("error", "host"),
+    [
+        ("getaddrinfo ENOTFOUND objects.github.example objects.github.example:443", "objects.github.example"),
+        ("connect ETIMEDOUT 140.82.121.3:443", "140.82.121.3"),
+        ("tunneling socket could not be established, statusCode=502", "github.com"),
+        ("socket hang up", "github.com"),
+    ],
+)
+def test_an_install_script_that_reaches_no_host_is_named_with_the_host(bench: Bench, error: str, host: str) -> None:
+    script = f"echo '==> yarn install'\ncat <<'X'\n{PHANTOMJS.format(error)}\nX\nexit 1"
+    with pytest.raises(
+        BuildPlatformError, match=f"install script of the package phantomjs-prebuilt could not reach {host}:"
+    ):
+        bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+
+
+def test_an_install_script_of_a_scope_is_named_whole(bench: Bench) -> None:
+    said = PHANTOMJS.replace("phantomjs-prebuilt", "@sentry/cli").format("connect ECONNREFUSED downloads.example:443")
+    script = f"echo '==> yarn install'\ncat <<'X'\n{said}\nX\nexit 1"
+    with pytest.raises(BuildPlatformError, match=r"package @sentry/cli could not reach downloads\.example:"):
+        bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+
+
+def test_the_operators_authorities_reach_the_installation_and_not_the_build(bench: Bench, tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_text("-----BEGIN CERTIFICATE-----")
+    (bench.root / "both.sh").write_text(
+        f"echo $1 ${{NODE_EXTRA_CA_CERTS:-none}}; [ $1 = build ] || exit 0\n{GOOD_BUNDLE}"
+    )
+    bench.builder(bench.root / "both.sh", ca_file=ca_file).build(bench.order(), bench.said.append)
+    assert bench.said == [f"dependencies {ca_file}", "build none"]
 
 
 def test_a_package_that_does_not_exist_is_the_players_fault(bench: Bench) -> None:

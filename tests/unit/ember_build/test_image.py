@@ -63,6 +63,14 @@ def test_a_declaration_behind_a_link_is_not_read(tmp_path: Path) -> None:
 def test_a_tag_tells_deployment_profile_and_contents() -> None:
     context = image_context()
     assert context == image_context()
-    tags = {image_tag(*of) for of in (("a", NODE_8), ("a", NODE_12), ("b", NODE_8), ("a", NODE_8, context + b"x"))}
+    tags = {
+        image_tag(*of)
+        for of in (
+            ("a", NODE_8, context),
+            ("a", NODE_12, context),
+            ("b", NODE_8, context),
+            ("a", NODE_8, context + b"x"),
+        )
+    }
     assert len(tags) == 4
     assert image_tag("a", NODE_8, context).startswith("lookit-ops-build-a:node8-")

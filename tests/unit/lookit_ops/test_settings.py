@@ -547,3 +547,13 @@ def test_each_study_may_have_an_origin_of_its_own_for_its_previews(url: str) -> 
 def test_a_placeholder_stands_in_one_place_of_one_setting(name: str, url: str) -> None:
     with pytest.raises(ValidationError, match=r"may hold no braces but \{uuid\} in LOOKIT_PREVIEWS_URL"):
         Settings(_env_file=None, **{name: url})
+
+
+def test_the_certificates_of_builds_are_looked_at_when_the_settings_are_read(tmp_path: Path) -> None:
+    good, bad = tmp_path / "ca.pem", tmp_path / "key.pem"
+    good.write_text("-----BEGIN CERTIFICATE-----\n…")
+    bad.write_text("-----BEGIN PRIVATE KEY-----\n…")
+    assert Settings(_env_file=None, build_ca_file=good).build_ca_file == good
+    for file, told in ((bad, "holds no certificate"), (tmp_path / "none.pem", "cannot be read")):
+        with pytest.raises(ValidationError, match=told):
+            Settings(_env_file=None, build_ca_file=file)
