@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from collections.abc import Iterable
 from email.errors import HeaderParseError
 from email.headerregistry import Address
 from textwrap import wrap
@@ -121,6 +122,11 @@ def csv_cell(text: str) -> str:
 def markdown_text(text: str) -> str:
     """Return text for Markdown, in one line, that is shown as it is: no element, link, image or HTML comes of it."""
     return _MARKDOWN.sub(r"\\\1", visible(one_line(text)))
+
+
+def markdown_list(texts: Iterable[str]) -> str:
+    """Return a list with a line for each text, as `markdown_text`."""
+    return "\n".join(f"- {markdown_text(text)}" for text in texts)
 
 
 def markdown_code(text: str) -> str:

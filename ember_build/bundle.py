@@ -6,10 +6,13 @@ read. What is found missing here would otherwise be found by a family.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +21,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from selectolax.lexbor import LexborHTMLParser
 
 from ember_build.bounded import read_limited, run_bounded
+from ember_build.completeness import is_lfs_pointer, names_of
 from ember_build.errors import PlayerBuildFailed
 
 INDEX = PurePosixPath("index.html")
@@ -34,7 +38,9 @@ MOST_SCRIPTS = 200
 # broccoli-asset-rev names a file by the md5 of its contents: vendor-906bb7b6eb57c4575a880c522ea9ed30.js
 _FINGERPRINT = re.compile(r".-([0-9a-f]{32})\.\w+$", re.ASCII)
 _NAMED_MD5 = re.compile(rb"-([0-9a-f]{32})\.")
-_BACKSLASH_OR_DRIVE = re.compile(r"\\|^[A-Za-z]:")
+# What storages refuse, or what is another place for some systems.
+_UNSERVABLE = re.compile(r"\\|^[A-Za-z]:")
+_SRI = re.compile(r"(sha256|sha384|sha512)-([A-Za-z0-9+/]+={0,2})(?:\?\S*)?", re.ASCII)
 _CODE = frozenset({".js", ".css", ".html"})
 _CLASSIC_SCRIPT = frozenset({"", "text/javascript", "application/javascript"})
 _PAGE_HOST = "study.invalid"
@@ -75,6 +81,7 @@ class _Reference:
     kind: str
     address: str
     type: str
+    integrity: str
 
 
 def check_bundle(
@@ -82,12 +89,14 @@ def check_bundle(
     prefix: str,
     check_script: ScriptCheck | None = None,
     *,
+    checkout: Path | None = None,
     deadline: float | None = None,
     cancelled: threading.Event | None = None,
 ) -> Bundle:
     """Return the bundle in the folder `root`, which is to be served under `prefix` (`/studies/{uuid}/`).
 
-    The files are read in a child process with limits. `check_script`, where there is one, is then asked about each
+    The files are read in a child process with limits. `checkout` is the source that they were built from; with it, more
+    names of files are held against their contents. `check_script`, where there is one, is then asked about each
     classic script that index.html loads from the bundle. `deadline` is the build's, by time.monotonic().
 
     Raises:
@@ -95,9 +104,8 @@ def check_bundle(
         BuildPlatformError: this machine could not read it.
         BuildCancelled: `cancelled` was set.
     """
-    found = run_bounded(
-        inspect_bundle, str(root.absolute()), prefix, subject="the bundle", deadline=deadline, cancelled=cancelled
-    )
+    folders = [str(root.absolute()), prefix, str(checkout.absolute()) if checkout else ""]
+    found = run_bounded(inspect_bundle, *folders, subject="the bundle", deadline=deadline, cancelled=cancelled)
     files = tuple(
         BundleFile(PurePosixPath(path), size_bytes, sha256, fingerprinted)
         for path, size_bytes, sha256, fingerprinted in found["files"]
@@ -109,14 +117,18 @@ def check_bundle(
     return Bundle(root=root, prefix=prefix, files=files)
 
 
-def inspect_bundle(folder: str, prefix: str) -> dict[str, Any]:
+def inspect_bundle(folder: str, prefix: str, checkout: str = "") -> dict[str, Any]:
     """Return the files of a complete bundle and its classic scripts; reads a stranger's files in this process.
+
+    `checkout` is the source that it was built from; without one, fewer names of files tell what they promise.
 
     Raises:
         PlayerBuildFailed: as `check_bundle` does.
     """
     root = Path(folder)
+    source = {name for _, _, names in os.walk(checkout) for name in names} if checkout else set()
     md5_by_path: dict[PurePosixPath, str] = {}
+    pointers: list[str] = []
     files: dict[PurePosixPath, BundleFile] = {}
     for path in _walk(root):
         relative = PurePosixPath(path.relative_to(root).as_posix())
@@ -126,19 +138,27 @@ def inspect_bundle(folder: str, prefix: str) -> dict[str, Any]:
                 f" takes: {str(relative)[:80]!r}…. Give it a shorter one."
             )
         files[relative], md5_by_path[relative] = _read_file(path, relative)
+        if is_lfs_pointer(path):
+            pointers.append(str(relative))
     if not files:
         raise PlayerBuildFailed("The build ended without an error but left no files: its output may say why.")
+    _check_spellings(files)
     if INDEX not in files or files[INDEX].size_bytes == 0:
         raise PlayerBuildFailed("The build left no index.html, or an empty one, so there is no page to show.")
 
+    if pointers:
+        raise PlayerBuildFailed(
+            f"The bundle holds Git LFS pointers in place of {names_of(pointers)}: families would get the text of a"
+            " pointer. GitHub's archives have no files of Git LFS: put the files themselves into the repository."
+        )
     page = read_limited(root / INDEX, MOST_BYTES_OF_A_PAGE)
     if prefix.encode() not in page:
         raise PlayerBuildFailed(
             f"The study's prefix {prefix} is not in index.html, so the page would look for its files elsewhere. The "
             "player must use it in `fingerprint.prepend` (or read PREPEND_FINGERPRINT)."
         )
-    _check_fingerprints(root, files, md5_by_path)
-    scripts = _check_references(prefix, page, files)
+    scripts, named = _check_references(root, prefix, page, files)
+    _check_fingerprints(root, files, md5_by_path, named, source)
     listed = [(str(path), *_facts(files[path])) for path in sorted(files)]
     return {"files": listed, "scripts": [str(script) for script in scripts]}
 
@@ -152,8 +172,11 @@ def _walk(folder: Path) -> Iterator[Path]:
     if folder.is_symlink() or not folder.is_dir():
         raise PlayerBuildFailed("The build ended without an error but left no folder of its own.")
     for path in sorted(folder.iterdir()):
-        if not path.name.isprintable() or _BACKSLASH_OR_DRIVE.search(path.name):
-            raise PlayerBuildFailed(f"The bundle has a file whose name cannot be served: {path.name!r}.")
+        if _UNSERVABLE.search(path.name) or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in path.name):
+            raise PlayerBuildFailed(
+                f"The bundle has a file whose name cannot be served: {path.name!r} holds a control character, a"
+                " backslash or a drive letter, or is not in UTF-8. Give it another name."
+            )
         if path.is_symlink():
             raise PlayerBuildFailed(f"The bundle has a symbolic link, {path.name!r}: only plain files can be served.")
         if path.is_dir():
@@ -183,19 +206,28 @@ def _read_file(path: Path, relative: PurePosixPath) -> tuple[BundleFile, str]:
 
 
 def _check_fingerprints(
-    root: Path, files: dict[PurePosixPath, BundleFile], md5_by_path: dict[PurePosixPath, str]
+    root: Path,
+    files: dict[PurePosixPath, BundleFile],
+    md5_by_path: dict[PurePosixPath, str],
+    named_by_page: set[PurePosixPath],
+    source: set[str],
 ) -> None:
     """Refuse a file whose name promises other contents: half written, or changed after it was named.
 
-    Two kinds of players are left alone: those that name files by something else than md5 (then no name fits), and
-    code that names other fingerprinted code, since ember-cli writes those names into it after it got its own.
+    Only names that the build itself has made promise anything. Those are the scripts and styles that the page names;
+    and another file, if the source has its name without the fingerprint, and not with it. Left alone are players that
+    name files by something else than md5 (then no script or style fits), and code that names other fingerprinted code,
+    since ember-cli writes those names into it after it got its own.
     """
     named = {path: match[1] for path in files if (match := _FINGERPRINT.search(path.name))}
-    unfit = [path for path, md5 in named.items() if md5_by_path[path] != md5]
-    if len(unfit) == len(named):
+    by_build = {path for path in named if path in named_by_page}
+    if not any(md5_by_path[path] == named[path] for path in by_build):
         return
+    by_build |= {path for path in named if path.name not in source and _without_fingerprint(path.name) in source}
     code_md5s = {md5.encode() for path, md5 in named.items() if path.suffix in _CODE}
-    for path in unfit:
+    for path in sorted(by_build):
+        if md5_by_path[path] == named[path]:
+            continue
         if path.suffix in _CODE:
             contents = (root / path).read_bytes()
             if any(match[1] in code_md5s for match in _NAMED_MD5.finditer(contents)):
@@ -206,11 +238,19 @@ def _check_fingerprints(
         )
 
 
-def _check_references(prefix: str, page: bytes, files: dict[PurePosixPath, BundleFile]) -> list[PurePosixPath]:
-    """Return the classic scripts that the page loads from the bundle, each once, in their order."""
+def _without_fingerprint(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem[: -len('-') - 32]}.{suffix}"
+
+
+def _check_references(
+    root: Path, prefix: str, page: bytes, files: dict[PurePosixPath, BundleFile]
+) -> tuple[list[PurePosixPath], set[PurePosixPath]]:
+    """Return the classic scripts that the page loads from the bundle, and all scripts and styles of it, each once."""
     base_address, references = _references_of(page)
     page_address = f"https://{_PAGE_HOST}{prefix}"
     scripts: dict[PurePosixPath, bool] = {}
+    named: set[PurePosixPath] = set()
     for reference in references:
         try:
             base = urljoin(page_address, base_address) if base_address else page_address
@@ -235,6 +275,9 @@ def _check_references(prefix: str, page: bytes, files: dict[PurePosixPath, Bundl
         # An Ember app that imports no foreign stylesheet has an empty vendor.css; that is in order.
         if file.size_bytes == 0 and reference.kind != "style":
             raise PlayerBuildFailed(f"{relative}, which index.html names, is empty.")
+        if reference.kind in ("script", "style"):
+            named.add(relative)
+            _check_integrity(root, relative, reference.integrity)
         if reference.kind == "script":
             scripts[relative] = scripts.get(relative, False) or reference.type in _CLASSIC_SCRIPT
     if not scripts:
@@ -244,7 +287,41 @@ def _check_references(prefix: str, page: bytes, files: dict[PurePosixPath, Bundl
         raise PlayerBuildFailed(
             f"index.html loads {len(classic):,} scripts; at most {MOST_SCRIPTS} are checked. Let the build bundle them."
         )
-    return classic
+    return classic, named
+
+
+def _check_integrity(root: Path, path: PurePosixPath, integrity: str) -> None:
+    """Refuse a file that browsers would not run: the page says what its contents are, and they are others.
+
+    As the standard has it, the strongest algorithm counts, and any of its digests will do. https://www.w3.org/TR/SRI/
+    """
+    digests: dict[str, list[str]] = {}
+    for token in integrity.split():
+        if match := _SRI.fullmatch(token):
+            digests.setdefault(match[1], []).append(match[2])
+    if not digests:
+        return
+    strongest = max(digests)
+    actual = base64.b64encode(hashlib.new(strongest, (root / path).read_bytes()).digest()).decode()
+    if actual not in digests[strongest]:
+        raise PlayerBuildFailed(
+            f"{path} is not what index.html says: its integrity attribute wants {strongest}-{digests[strongest][0]},"
+            f" and the file has {strongest}-{actual}. Browsers would refuse it. Something changed the file after the"
+            " build had computed the attribute."
+        )
+
+
+def _check_spellings(files: Iterable[PurePosixPath]) -> None:
+    """Refuse two files, or folders, whose names differ in case or composition only: some systems keep one of them."""
+    spellings: dict[str, PurePosixPath] = {}
+    for path in files:
+        for one in (path, *path.parents):
+            folded = unicodedata.normalize("NFC", str(one)).casefold()
+            if spellings.setdefault(folded, one) != one:
+                raise PlayerBuildFailed(
+                    f"The bundle has {str(one)!r} and {str(spellings[folded])!r}, which differ in upper and lower case"
+                    " only: some systems would keep just one of them. Rename one."
+                )
 
 
 def _references_of(page: bytes) -> tuple[str, list[_Reference]]:
@@ -252,20 +329,20 @@ def _references_of(page: bytes) -> tuple[str, list[_Reference]]:
     base = ""
     references: list[_Reference] = []
 
-    def add(kind: str, address: str | None, declared_type: str = "") -> None:
+    def add(kind: str, address: str | None, declared_type: str = "", integrity: str = "") -> None:
         if address and address.strip() and not address.startswith("#"):
-            references.append(_Reference(kind, address.strip(), declared_type.strip().lower()))
+            references.append(_Reference(kind, address.strip(), declared_type.strip().lower(), integrity))
 
     for node in LexborHTMLParser(page.decode("utf-8", "replace")).css(_NAMING_ELEMENTS):
         values = {name: value or "" for name, value in node.attributes.items()}
         if node.tag == "base":
             base = base or values.get("href", "")
         elif node.tag == "script":
-            add("script", values.get("src"), values.get("type", ""))
+            add("script", values.get("src"), values.get("type", ""), values.get("integrity", ""))
         elif node.tag == "link":
             relations = set(values.get("rel", "").lower().split())
             if "stylesheet" in relations:
-                add("style", values.get("href"))
+                add("style", values.get("href"), integrity=values.get("integrity", ""))
             elif relations & {"icon", "apple-touch-icon", "manifest", "preload", "modulepreload"}:
                 add("img", values.get("href"))
         else:

@@ -287,7 +287,14 @@ class DockerBuilder:
                     parts = _until_cancelled(stream, site.cancelled)
                     unpack(parts, unfinished, max_bytes=limits.output_mb * MB, max_files=limits.output_files)
             check = _script_check(site, volumes.keeper, unfinished)
-            bundle = check_bundle(unfinished, order.prefix, check, deadline=site.deadline, cancelled=site.cancelled)
+            bundle = check_bundle(
+                unfinished,
+                order.prefix,
+                check,
+                checkout=order.checkout,
+                deadline=site.deadline,
+                cancelled=site.cancelled,
+            )
             unfinished.rename(order.output)
         except OSError as error:
             raise BuildPlatformError(f"This machine could not take what was built: {error}.") from error

@@ -29,6 +29,8 @@ _LONGEST_NAME_BYTES = 255
 # A central directory's entry takes 46 bytes and its names; the average is far below this.
 _DIRECTORY_BYTES_PER_ENTRY = 256
 _CONTROL_OR_BACKSLASH = re.compile(r"[\x00-\x1f\x7f\\]")
+_UTF_8 = 0x800
+"""The flag of an entry whose name is in UTF-8. Git sets it wherever that is so and matters."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _SHA_COMMENT = re.compile(rb"[0-9a-f]{40}")
 
@@ -181,10 +183,17 @@ class Extraction:
         for name in (entry.orig_filename, entry.filename):
             if _CONTROL_OR_BACKSLASH.search(name):
                 raise self._hostile(f"control characters or a backslash in the name {name!r}")
+        if not entry.orig_filename.isascii() and not entry.flag_bits & _UTF_8:
+            raise self._hostile(
+                f"the name {entry.orig_filename.encode('cp437', 'replace')!r} is not in UTF-8, so nobody can tell how"
+                " it reads; rename the file"
+            )
         name = entry.filename
         parts = name.removesuffix("/").split("/")
-        if name.startswith("/") or any(_DRIVE.match(part) for part in parts):
+        if name.startswith("/"):
             raise self._hostile(f"the name {name!r} is absolute")
+        if any(_DRIVE.match(part) for part in parts):
+            raise self._hostile(f"the name {name!r} begins with a drive letter, which is another disk on some systems")
         if any(part in {"", ".", ".."} for part in parts):
             raise self._hostile(f"the name {name!r} leads out of its folder or nowhere")
         if len(os.fsencode(name)) > _LONGEST_PATH_BYTES or any(

@@ -37,7 +37,7 @@ USER_AGENT = "lookit-ops (builds of study players)"
 _FULL_SHA = re.compile(r"[0-9a-f]{40}", re.IGNORECASE | re.ASCII)
 # GitHub's own rules. An owner (a managed user, `rosa_mit`) holds single underscores, and none at its end, so the first
 # "__" of a slug always ends the owner.
-_OWNER = r"(?P<owner>(?!.{40,}/)[A-Za-z0-9](?:[A-Za-z0-9-]|_(?=[A-Za-z0-9-])){0,38})"
+_OWNER = r"(?P<owner>(?![^/]{40})[A-Za-z0-9](?:[A-Za-z0-9-]|_(?=[A-Za-z0-9-])){0,38})"
 _NAME = r"(?P<name>[A-Za-z0-9._-]{1,100}?)"
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

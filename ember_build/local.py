@@ -129,7 +129,9 @@ class LocalBuilder:
         try:
             self._run_script(scratch, order, unfinished, stored, toolchain, on_output, deadline, cancelled)
             check = _script_check(find_node(toolchain), deadline, cancelled)
-            bundle = check_bundle(unfinished, order.prefix, check, deadline=deadline, cancelled=cancelled)
+            bundle = check_bundle(
+                unfinished, order.prefix, check, checkout=order.checkout, deadline=deadline, cancelled=cancelled
+            )
             unfinished.rename(order.output)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -52,10 +52,28 @@ MOST_BYTES = 1_000_000
 """Of a package.json or an .nvmrc."""
 
 _ANY = frozenset({"", "latest", "node"})
+_ANY_IN_NVMRC = frozenset({"", "node", "stable", "lts/*", "--lts", "system", "current"})
+_LTS = {
+    "argon": "4",
+    "boron": "6",
+    "carbon": "8",
+    "dubnium": "10",
+    "erbium": "12",
+    "fermium": "14",
+    "gallium": "16",
+    "hydrogen": "18",
+    "iron": "20",
+    "jod": "22",
+    "krypton": "24",
+}
+"""nvm's names of the lines with long-term support. https://github.com/nodejs/Release"""
 
 
 def choose_profile(checkout: Path, cancelled: threading.Event | None = None) -> Profile:
     """Return the first profile whose Node the checkout accepts: `.nvmrc` decides, else `engines.node`, else the first.
+
+    An `.nvmrc` that names a line of Node (`lts/dubnium`) which no profile has leaves it to `engines.node`, if there is
+    one: players declare there what they really work with.
 
     Raises:
         PlayerBuildFailed: the checkout asks for a Node that no profile has, or in a way that cannot be read.
@@ -68,9 +86,22 @@ def choose_profile(checkout: Path, cancelled: threading.Event | None = None) -> 
 
 def accepted_profile(checkout: str) -> str:
     """Return the name of the profile that `choose_profile` chooses; reads a stranger's files in this process."""
-    wanted, where = _declared_node(Path(checkout))
-    if not wanted:
-        return PROFILES[0].name
+    nvmrc, engines = _nvmrc_of(Path(checkout)), _engines_of(Path(checkout))
+    is_version = re.match(r"v?\d", nvmrc) is not None
+    if is_version:
+        return _profile_for(nvmrc, ".nvmrc")
+    if nvmrc in _ANY_IN_NVMRC:
+        return _profile_for(engines, "package.json (engines.node)") if engines else PROFILES[0].name
+    line = _LTS.get(nvmrc.removeprefix("lts/")) if nvmrc.startswith("lts/") else None
+    fitting = next((profile for profile in PROFILES if line and _accepts(line, profile.node)), None)
+    if fitting:
+        return fitting.name
+    if engines:
+        return _profile_for(engines, "package.json (engines.node)")
+    raise _refused(nvmrc, ".nvmrc")
+
+
+def _profile_for(wanted: str, where: str) -> str:
     if len(wanted) > LONGEST_RANGE:
         raise PlayerBuildFailed(
             f"The player asks for Node in its {where} with {len(wanted):,} characters ({wanted[:40]!r}…); at most"
@@ -79,33 +110,41 @@ def accepted_profile(checkout: str) -> str:
     for profile in PROFILES:
         if _accepts(wanted, profile.node):
             return profile.name
+    raise _refused(wanted, where)
+
+
+def _refused(wanted: str, where: str) -> PlayerBuildFailed:
     had = " and ".join(".".join(map(str, profile.node)) for profile in PROFILES)
-    raise PlayerBuildFailed(
-        f"The player asks for Node {wanted!r} in its {where}, but players are built with Node {had}: declare a version "
-        "that fits one of them."
+    return PlayerBuildFailed(
+        f"The player asks for Node {wanted[:LONGEST_RANGE]!r} in its {where}, but players are built with Node {had}:"
+        " declare a version that fits one of them."
     )
 
 
-def _declared_node(checkout: Path) -> tuple[str, str]:
-    nvmrc = _text_of(checkout / ".nvmrc").strip().lower()
-    # lts/carbon is nvm's name for Node 8, lts/erbium for 12; "node" and "lts/*" accept any version.
-    nvmrc = {"lts/carbon": "8", "lts/erbium": "12"}.get(nvmrc, nvmrc)
-    if re.match(r"v?\d", nvmrc):
-        return nvmrc.split(maxsplit=1)[0], ".nvmrc"
+def _nvmrc_of(checkout: Path) -> str:
+    """What .nvmrc asks for, in lower case: its first line that is no comment; empty if there is none."""
+    lines = (line.partition("#")[0].strip().lower() for line in _text_of(checkout / ".nvmrc").splitlines())
+    return next((line.split(maxsplit=1)[0] for line in lines if line), "")
+
+
+def _engines_of(checkout: Path) -> str:
+    """Return the range in `engines.node`; empty if there is none."""
     try:
         engines: Any = json.loads(_text_of(checkout / "package.json") or "{}").get("engines", {})
         wanted = engines.get("node", "")
     except (ValueError, AttributeError):
-        return "", ""  # yarn will say what is wrong with it
+        return ""  # yarn will say what is wrong with it
     except RecursionError:
         raise PlayerBuildFailed("The player's package.json is nested too deeply to be read; make it flatter.") from None
-    return (wanted.strip(), "package.json (engines.node)") if isinstance(wanted, str) else ("", "")
+    if isinstance(wanted, (str, int, float)) and not isinstance(wanted, bool):
+        return str(wanted).strip()
+    raise _refused(json.dumps(wanted), "package.json (engines.node)")
 
 
 def _text_of(file: Path) -> str:
     if file.is_symlink() or not file.is_file():
         return ""
-    return read_limited(file, MOST_BYTES).decode("utf-8", "replace")
+    return read_limited(file, MOST_BYTES).decode("utf-8-sig", "replace")  # npm and editors know a byte order mark
 
 
 def _accepts(wanted: str, node: tuple[int, int, int]) -> bool:

@@ -237,6 +237,8 @@ def _record(
         "sha_reason": request.sha_reason,
         **facts,
     }
+    if request.warnings:
+        what["warnings"] = request.warnings
     if request.failed_attempts:
         what["failed_attempts"] = request.failed_attempts
     record(

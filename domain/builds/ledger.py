@@ -139,12 +139,19 @@ class BuildLedger:
             raise lost(claim)
         return Beat(cancel_requested=row[0] is not None)
 
-    def note_commit(self, claim: Claim, *, repository: str, sha: str, reason: str) -> None:
-        """Remember what is being built, so that it is known even if this worker dies. Raises LeaseLost."""
+    def note_commit(
+        self, claim: Claim, *, repository: str, sha: str, reason: str, warnings: Sequence[str] = ()
+    ) -> None:
+        """Remember what is being built and what is amiss with it, also if this worker dies. Raises LeaseLost."""
         noted = (
             update(BuildRequest)
             .where(*is_held(claim))
-            .values(player_repo=repository, player_sha=sha, sha_reason=reason)
+            .values(
+                player_repo=repository,
+                player_sha=sha,
+                sha_reason=reason,
+                warnings=[storable(warning) for warning in warnings],
+            )
             .returning(BuildRequest.id)
         )
         with self.sessions.begin() as session:

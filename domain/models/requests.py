@@ -77,7 +77,8 @@ class BuildRequest(Base):
     """Somebody asks for a preview or a deployment of a study.
 
     `origin` says how the request came in, where the account alone does not tell (an operator acting for somebody).
-    `player_repo`, `player_sha` and `sha_reason` tell what was built, `state_before` where the study stood.
+    `player_repo`, `player_sha` and `sha_reason` tell what was built, `warnings` what is amiss with it, in sentences,
+    `state_before` where the study stood.
     With `restores_id` it is a rollback: a deployment of what that earlier request built. It never waits.
 
     While it waits: `submitted_at` says since when a run that shall claim it is on its way, `submissions` how many runs
@@ -139,6 +140,7 @@ class BuildRequest(Base):
     player_repo: Mapped[str | None] = mapped_column(String(300), init=False)
     player_sha: Mapped[str | None] = mapped_column(String(40), init=False)
     sha_reason: Mapped[str | None] = mapped_column(Text, init=False)
+    warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"), init=False)
     finished_at: Mapped[datetime | None] = mapped_column(init=False)
     error_code: Mapped[str | None] = mapped_column(String(40), init=False)
     error: Mapped[str | None] = mapped_column(Text, init=False)

@@ -18,6 +18,7 @@ from dagster import (
 )
 from sqlalchemy import select
 
+from domain.escaping import markdown_list
 from domain.models import BuildKind, BuildRequest, Study, StudyLog
 from lookit_ops.platform import Platform
 
@@ -65,6 +66,7 @@ def built(platform: Platform, request_id: int) -> AssetMaterialization:
         "repository": log.extra["repository"],
         "sha": log.extra["sha"],
         "why this sha": log.extra["sha_reason"],
+        **({"warnings": MetadataValue.md(markdown_list(log.extra["warnings"]))} if "warnings" in log.extra else {}),
         **log.extra.get("facts", {}),
         "finished": MetadataValue.timestamp(log.created_at),
     }

@@ -14,13 +14,14 @@ from pydantic import Field
 
 from domain.builds.claims import Claim, player_of
 from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocked
-from domain.escaping import markdown_block
+from domain.escaping import markdown_block, markdown_list
 from domain.find import find_study, find_user
 from domain.models import BuildKind
 from ember_build.builder import BuildOrder, Image
 from ember_build.bundle import Bundle
 from ember_build.checkouts import Checkout
-from ember_build.errors import BuildError, InvalidPlayer
+from ember_build.completeness import left_out
+from ember_build.errors import BuildError, InvalidPlayer, PlayerBuildFailed
 from ember_build.github import CannotCompare, Repository, ResolvedCommit
 from lookit_ops.assets.experiments import built, studies
 from lookit_ops.build_session import BuildSession
@@ -85,6 +86,8 @@ class CheckedOut:
 
     commit: ResolvedCommit
     checkout: Checkout
+    warnings: tuple[str, ...] = ()
+    """What is missing in the source, which may do no harm."""
 
 
 @dg.op(
@@ -137,6 +140,9 @@ def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOu
             claimed.claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason
         )
         source = platform.checkouts.cancelled_by(session.stop).fetch(commit)
+        warnings = left_out(source.path, session.stop)
+        if warnings:
+            _warn(platform, claimed.claim, commit, warnings)
         context.add_output_metadata(
             {
                 "repository": commit.repository.full_name,
@@ -145,9 +151,10 @@ def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOu
                 "files": source.file_count,
                 "bytes": source.size_bytes,
                 "was there already": source.reused,
+                **({"warnings": dg.MetadataValue.md(markdown_list(warnings))} if warnings else {}),
             }
         )
-        return CheckedOut(commit, source)
+        return CheckedOut(commit, source, warnings)
 
 
 @dg.op(
@@ -174,7 +181,7 @@ def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
 def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, ready: Image) -> Bundle:
     platform, session = _resources(context)
     with session.step(context):
-        trusted = _is_trusted(platform, claimed.claim, source.commit)
+        trusted = _is_trusted(platform, claimed.claim, source)
         if not (trusted or platform.builder.is_isolated):
             raise InvalidPlayer(_why_untrusted(platform, source.commit))
         order = BuildOrder(
@@ -186,7 +193,10 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
             labels={**claimed.labels, "repository": source.commit.repository.full_name},
             image=ready.name,
         )
-        bundle = platform.builder.build(order, session.show_output(session.build_output), session.stop)
+        try:
+            bundle = platform.builder.build(order, session.show_output(session.build_output), session.stop)
+        except PlayerBuildFailed as error:
+            raise PlayerBuildFailed("\n".join([str(error), *source.warnings])) from error
         session.check()
         context.add_output_metadata(
             {
@@ -311,20 +321,28 @@ def _claim(session: BuildSession, request_id: int) -> Claim:
     return session.claim(request_id)
 
 
-def _is_trusted(platform: Platform, claim: Claim, commit: ResolvedCommit) -> bool:
+def _warn(platform: Platform, claim: Claim, commit: ResolvedCommit, warnings: tuple[str, ...]) -> None:
+    """Tell what people should know of a build, however it ends, in the log, the run and the mail. Raises LeaseLost."""
+    for warning in warnings:
+        logger.warning("%s", warning)
+    platform.ledger.note_commit(
+        claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason, warnings=warnings
+    )
+
+
+def _is_trusted(platform: Platform, claim: Claim, source: CheckedOut) -> bool:
     """Whether the build gets secrets and shares dependencies.
 
     A GitHub that cannot compare commits, whatever the reason, is asked again by later attempts. The last one builds
     without: nothing of the player depends on it but the two secrets, and the log, the run and the mail say so.
     """
     try:
-        return platform.trusts_commit(commit)
+        return platform.trusts_commit(source.commit)
     except CannotCompare as error:
         if not platform.builder.is_isolated or claim.attempt < platform.settings.attempts:
             raise
-        logger.warning("%s. %s", error, UNCERTAIN)
-        reason = f"{commit.reason} {UNCERTAIN}"
-        platform.ledger.note_commit(claim, repository=commit.repository.full_name, sha=commit.sha, reason=reason)
+        logger.warning("%s", error)
+        _warn(platform, claim, source.commit, (*source.warnings, UNCERTAIN))
         return False
 
 

@@ -61,7 +61,9 @@ def test_no_document_names_a_setting_that_does_not_exist() -> None:
         assert named - known == set(), document.name
 
 
-@pytest.mark.parametrize(("model", "own"), [(BuildRequest, {"taken_over"}), (ArchiveRequest, {"name_contains"})])
+@pytest.mark.parametrize(
+    ("model", "own"), [(BuildRequest, {"taken_over", "warnings"}), (ArchiveRequest, {"name_contains"})]
+)
 def test_the_columns_of_a_request_that_the_database_fills_in_stand_in_the_docs(model: Any, own: set[str]) -> None:
     text = (DOCS / "requests.md").read_text().partition("The database fills in:\n")[2].partition("- all others")[0]
     documented = {

@@ -89,7 +89,7 @@ def test_a_build_that_was_asked_for_by_sql_is_claimed_and_carried_out(site: Site
     claimed = site.ledger.claim(request_id, "run-1", MINUTE)
     site.ledger.note_commit(claimed, repository="lookit/player", sha="a" * 40, reason="HEAD")
     look = of_document("SELECT r.status")
-    assert [execute(look, request_id=request_id)[0][index] for index in (0, 9)] == ["running", "previewing"]
+    assert [execute(look, request_id=request_id)[0][index] for index in (0, 10)] == ["running", "previewing"]
     site.ledger.finish(claimed, {"log": ["built"]})
     ((status, code, error, repository, sha, reason, *_, finished_at, state),) = execute(look, request_id=request_id)
     assert (status, code, error, state) == ("succeeded", None, None, "approved")

@@ -280,6 +280,29 @@ def test_a_hostile_archive_is_refused_and_leaves_nothing(root, tmp_path, content
     assert sorted(path.name for path in root.iterdir()) == [".locks", "lookit__player"]
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("C:evil", "drive letter, which is another disk on some systems"),
+        ("/evil", "is absolute"),
+        ("\x1b[2J", "control characters or a backslash"),
+        ("\udc80", "is not in UTF-8"),
+    ],
+)
+def test_a_refusal_tells_the_true_reason(root, name, told):
+    if name.isprintable() or "\x1b" in name:
+        content = archive_of([(entry(f"top/{name}" if not name.startswith("/") else name), b"")])
+    else:  # a name in an old encoding, as git writes it: without the flag for UTF-8
+        content = archive_of({"top/caf_.png": b"x"}).replace(b"caf_", b"caf\xe9")
+    with pytest.raises(InvalidPlayer, match=told):
+        fetch(root, content)
+
+
+def test_names_in_utf_8_and_with_colons_are_kept(root):
+    fetched = fetch(root, archive_of({"top/caf\u00e9.png": b"x", "top/12:30 break.mp3": b"y"}))
+    assert sorted(path.name for path in fetched.path.iterdir()) == ["12:30 break.mp3", "caf\u00e9.png"]
+
+
 def test_an_entry_that_is_there_twice_is_refused(root):
     with pytest.warns(UserWarning, match="Duplicate name"):
         content = archive_of([(entry("top/a"), b"1"), (entry("top/a"), b"2")])

@@ -7,21 +7,24 @@ import stat
 import threading
 import time
 import unittest.mock
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from domain.models import BuildKind, State
-from lookit_ops.demo.github_server import Answer
+from lookit_ops.demo.github_server import Answer, Commit
 from lookit_ops.platform import Platform
 from lookit_ops.resources import build_session_resource
 from tests.support import faulty_github
 from tests.support.faulty_github import Faults, archive_of, body, entry, status
 from tests.support.production import PRODUCTION
-from tests.support.workshop import GOOD_BUILD, Workshop, WorkshopPlatform, player
+from tests.support.workshop import GOOD_BUILD, REPOSITORY, Workshop, WorkshopPlatform, player
 
 SYMLINK = stat.S_IFLNK | 0o777
 PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
@@ -489,3 +492,76 @@ def test_the_session_resource_closes_a_claim_that_a_torn_down_run_left_open(work
     assert workshop.site.study().state == State.APPROVED
     assert workshop.site.request(request_id).error_code == "interrupted"
     assert len(workshop.site.logs()) == 1
+
+
+# -- sources that are not complete -------------------------------------------------------------------------------------
+
+
+def push(workshop: Workshop, files: Mapping[str, bytes]) -> None:
+    """Make a commit with these files, besides those of a player, the head of the default branch."""
+    commit = Commit({**player("3.0").tree, **files}, message="incomplete")
+    workshop.server._repositories[REPOSITORY] = (commit,)
+
+
+SUBMODULE = b'[submodule "stimuli"]\n\tpath = stimuli\n\turl = https://github.com/lab/stimuli\n'
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 81234\n"
+
+
+def test_what_the_source_lacks_is_told_in_log_run_and_mail_and_the_build_goes_on(workshop: Workshop) -> None:
+    push(workshop, {".gitmodules": SUBMODULE, "docs/film.mp4": POINTER})
+    run = workshop.build(DEPLOYMENT)
+    assert run.success
+    (log,) = workshop.site.logs()
+    lfs, submodule = log.extra["warnings"]
+    assert "Git LFS pointers in place of docs/film.mp4" in lfs
+    assert "nothing in stimuli, since GitHub's archives leave submodules out" in submodule
+    assert lfs in log.extra["log"]
+    assert "docs/film" in str(metadata_of(run, "checkout")["warnings"])
+    workshop.platform.deliver_mails()
+    (mail, *_) = sorted(workshop.platform.settings.mails.glob("*.eml"))
+    text = message_from_bytes(mail.read_bytes(), policy=default)
+    assert isinstance(text, EmailMessage)
+    for kind in ("plain", "html"):
+        body = text.get_body((kind,))
+        assert body is not None
+        assert "Git LFS pointers in place of docs/film.mp4" in " ".join(body.get_content().split())
+
+
+def test_a_build_that_fails_names_the_submodule_in_its_message(workshop: Workshop) -> None:
+    push(workshop, {".gitmodules": SUBMODULE})
+    workshop.build_by("echo \"Cannot find module './stimuli/list'\"\nexit 1")
+    assert not workshop.build(DEPLOYMENT).success
+    request = workshop.site.request(1)
+    assert request.error_code == "player_build_failed"
+    assert "Cannot find module" in str(request.error)
+    assert "nothing in stimuli" in str(request.error)
+
+
+def test_a_pointer_that_reaches_the_bundle_fails_the_build(workshop: Workshop) -> None:
+    push(workshop, {"public/star.png": POINTER})
+    workshop.build_by(f'{GOOD_BUILD}\ncp "$CHECKOUT_DIR/public/star.png" "$OUTPUT_DIR/"')
+    assert not workshop.build(DEPLOYMENT).success
+    request = workshop.site.request(1)
+    assert request.error_code == "player_build_failed"
+    assert "pointers in place of star.png" in str(request.error)
+    assert workshop.live() == {}
+
+
+def test_a_script_that_browsers_would_refuse_fails_the_build(workshop: Workshop) -> None:
+    workshop.build_by(f'{GOOD_BUILD}\nsed -i "s/src=/integrity=sha256-AAAA src=/" "$OUTPUT_DIR/index.html"')
+    assert not workshop.build(DEPLOYMENT).success
+    assert "Browsers would refuse it" in str(workshop.site.request(1).error)
+
+
+def test_the_warnings_of_an_earlier_attempt_are_not_those_of_the_next(workshop: Workshop) -> None:
+    workshop.settings |= {"attempts": 2, "retry_after": 1}
+    push(workshop, {".gitmodules": SUBMODULE})
+    request_id = workshop.request()
+    workshop.faults.refuse("put")
+    assert not workshop.run(request_id=request_id).success
+    assert workshop.site.request(request_id).warnings
+    workshop.faults.allow("put")
+    push(workshop, {})
+    assert workshop.run(request_id=request_id).success
+    assert workshop.site.request(request_id).warnings == []
+    assert "warnings" not in workshop.site.logs()[-1].extra

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from collections.abc import Callable
@@ -25,6 +26,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.source = root.with_name("source")
         self.assets = root / "assets"
         self.assets.mkdir(parents=True)
         self.script = self.asset("player.js", b"start();")
@@ -54,9 +56,11 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "dist")
 
 
-def refusal(folder: Folder, check_script: Callable[[Path], str | None] | None = None) -> str:
+def refusal(
+    folder: Folder, check_script: Callable[[Path], str | None] | None = None, checkout: Path | None = None
+) -> str:
     with pytest.raises(PlayerBuildFailed) as caught:
-        check_bundle(folder.root, PREFIX, check_script)
+        check_bundle(folder.root, PREFIX, check_script, checkout=checkout)
     return str(caught.value)
 
 
@@ -170,7 +174,9 @@ def test_an_empty_picture_that_the_page_names_is_refused(folder: Folder) -> None
 def test_a_file_that_was_cut_off_is_told_by_its_name(folder: Folder, which: str) -> None:
     path = folder.file(getattr(folder, which))
     path.write_bytes(path.read_bytes()[:-2])
-    message = refusal(folder)
+    folder.source.mkdir()
+    (folder.source / "star.png").touch()
+    message = refusal(folder, checkout=folder.source)
     assert path.name in message
     assert "cut off or changed" in message
 
@@ -180,6 +186,109 @@ def test_code_that_names_other_code_may_differ_from_its_fingerprint(folder: Fold
     other = folder.file(folder.vendor).name
     folder.file(folder.script).write_text(f'load("{PREFIX}assets/{other}");')
     assert check_bundle(folder.root, PREFIX).file_count == 5
+
+
+def test_a_name_that_the_source_has_already_promises_nothing(folder: Folder) -> None:
+    """A file of `public/` that somebody has named after a hash: the build did not make the name."""
+    name = f"tts-{'0' * 32}.mp3"
+    (folder.assets / name).write_bytes(b"ID3")
+    (folder.source / "public" / "assets").mkdir(parents=True)
+    (folder.source / "public" / "assets" / name).touch()
+    for checkout in (None, folder.source):
+        assert check_bundle(folder.root, PREFIX, checkout=checkout).file_count == 6
+
+
+def test_a_player_with_a_hash_of_its_own_may_have_a_font_that_carries_its_md5(folder: Folder) -> None:
+    for which in ("script", "vendor", "style"):
+        path = folder.file(getattr(folder, which))
+        renamed = path.rename(path.with_name(f"{which}-{'a' * 32}{path.suffix}"))
+        setattr(folder, which, f"{PREFIX}assets/{renamed.name}")
+    folder.asset("font.woff2", b"wOF2")
+    folder.page()
+    assert check_bundle(folder.root, PREFIX).file_count == 6
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 81234\n"
+
+
+@pytest.mark.parametrize("name", ["audio.mp3", "assets/star.png"])
+def test_a_pointer_of_git_lfs_is_never_served_in_place_of_its_file(folder: Folder, name: str) -> None:
+    (folder.root / name).write_bytes(POINTER)
+    message = refusal(folder)
+    assert f"Git LFS pointers in place of {name}" in message
+
+
+def test_a_text_that_speaks_of_git_lfs_is_no_pointer(folder: Folder) -> None:
+    (folder.root / "notes.txt").write_bytes(b"# " + POINTER)
+    (folder.root / "spec.txt").write_bytes(POINTER * 20)
+    assert check_bundle(folder.root, PREFIX).file_count == 7
+
+
+def digest(algorithm: str, contents: bytes) -> str:
+    return f"{algorithm}-{base64.b64encode(hashlib.new(algorithm, contents).digest()).decode()}"
+
+
+@pytest.mark.parametrize("which", ["script", "style"])
+@pytest.mark.parametrize(
+    ("integrity", "is_good"),
+    [
+        (lambda contents: digest("sha256", contents), True),
+        (lambda contents: digest("sha512", contents), True),
+        (lambda contents: f"{digest('sha384', b'other')} {digest('sha384', contents)}", True),
+        (lambda contents: f"{digest('sha256', b'other')} {digest('sha512', contents)}?option", True),
+        (lambda _: "md5-unknown-algorithms-count-for-nothing", True),
+        (lambda _: "", True),
+        (lambda _: digest("sha256", b"other"), False),
+        (lambda contents: f"{digest('sha256', contents)} {digest('sha512', b'other')}", False),
+    ],
+)
+def test_a_script_or_style_that_browsers_would_refuse_is_refused(
+    folder: Folder, which: str, integrity: Callable[[bytes], str], is_good: bool
+) -> None:
+    folder.style = folder.asset("app.css", b"p { color: red }")
+    address = getattr(folder, which)
+    folder.page()
+    page = (folder.root / "index.html").read_text()
+    says = integrity(folder.file(address).read_bytes())
+    (folder.root / "index.html").write_text(page.replace(f'"{address}"', f'"{address}" integrity="{says}"'))
+    if is_good:
+        check_bundle(folder.root, PREFIX)
+    else:
+        message = refusal(folder)
+        assert folder.file(address).name in message
+        assert "Browsers would refuse it" in message
+
+
+def test_the_integrity_of_what_comes_from_elsewhere_is_not_asked(folder: Folder) -> None:
+    folder.page(head=f'<script src="https://cdn.example.org/p.js" integrity="{digest("sha256", b"x")}"></script>')
+    check_bundle(folder.root, PREFIX)
+
+
+@pytest.mark.parametrize(
+    "names", [("Star.png", "star.PNG"), ("é.png", "e\u0301.png"), ("Sounds/a.mp3", "sounds/b.mp3"), ("ß.png", "SS.png")]
+)
+def test_two_names_that_some_systems_take_for_one_are_refused(folder: Folder, names: tuple[str, str]) -> None:
+    for name in names:
+        (folder.assets / name).parent.mkdir(exist_ok=True)
+        (folder.assets / name).write_bytes(b"x")
+    message = refusal(folder)
+    assert "differ in upper and lower case only" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Screenshot 2026-03-01 at 10.32.07\u202fAM.png",
+        "no-break\u00a0space.png",
+        "ideographic\u3000space.png",
+        "family 👨\u200d👩\u200d👧.png",
+        "12:30 break.mp3",
+        "right-to-left\u202e.png",
+    ],
+)
+def test_names_as_people_and_systems_give_them_are_served(folder: Folder, name: str) -> None:
+    (folder.assets / name).write_bytes(b"x")
+    assert f"assets/{name}" in [str(file.path) for file in check_bundle(folder.root, PREFIX).files]
 
 
 def test_names_made_by_another_hash_than_md5_are_accepted(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ember_build.errors import PlayerBuildFailed
 from ember_build.image import image_context, image_tag
-from ember_build.node_version import NODE_8, NODE_12, choose_profile
+from ember_build.node_version import _LTS, NODE_8, NODE_12, choose_profile
 
 
 def declare(folder: Path, nvmrc: str | None = None, engines: object = None) -> Path:
@@ -35,6 +35,38 @@ def test_a_later_node_gets_the_later_image(tmp_path: Path, wanted: str) -> None:
 @pytest.mark.parametrize("wanted", ["12", "v12.22.12", "lts/erbium", "12 # since 2020"])
 def test_nvmrc_decides_over_engines(tmp_path: Path, wanted: str) -> None:
     assert choose_profile(declare(tmp_path, nvmrc=wanted, engines=">= 4")) is NODE_12
+
+
+@pytest.mark.parametrize("wanted", ["\ufeff12", "# the recorder wants it\n\nv12.22.12\n", "\ufefflts/erbium\r\n"])
+def test_nvmrc_may_have_a_mark_and_comments(tmp_path: Path, wanted: str) -> None:
+    assert choose_profile(declare(tmp_path, nvmrc=wanted)) is NODE_12
+
+
+def test_a_package_may_have_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "package.json").write_text('\ufeff{"engines": {"node": "12"}}', encoding="utf-8")
+    assert choose_profile(tmp_path) is NODE_12
+
+
+@pytest.mark.parametrize("line", [*sorted(set(_LTS) - {"carbon", "erbium"}), "unobtainium"])
+def test_a_line_of_node_that_no_image_has_is_refused_or_left_to_engines(tmp_path: Path, line: str) -> None:
+    with pytest.raises(PlayerBuildFailed, match=rf"Node 'lts/{line}' in its \.nvmrc"):
+        choose_profile(declare(tmp_path, nvmrc=f"lts/{line}"))
+    assert choose_profile(declare(tmp_path, nvmrc=f"lts/{line}", engines=">=12 <13")) is NODE_12
+    with pytest.raises(PlayerBuildFailed, match=r"engines\.node"):
+        choose_profile(declare(tmp_path, nvmrc=f"lts/{line}", engines=">=14"))
+
+
+@pytest.mark.parametrize("wanted", ["what?", "iojs", "lts/-1", "lts/"])
+def test_an_nvmrc_that_says_nothing_known_is_never_silently_the_default(tmp_path: Path, wanted: str) -> None:
+    with pytest.raises(PlayerBuildFailed, match=r"in its \.nvmrc"):
+        choose_profile(declare(tmp_path, nvmrc=wanted))
+
+
+@pytest.mark.parametrize("wanted", [True, None, [], {}])
+def test_engines_that_are_no_version_are_refused(tmp_path: Path, wanted: object) -> None:
+    (tmp_path / "package.json").write_text(json.dumps({"engines": {"node": wanted}}))
+    with pytest.raises(PlayerBuildFailed, match=r"engines\.node"):
+        choose_profile(tmp_path)
 
 
 @pytest.mark.parametrize("wanted", ["lts/*", "node", "", "system"])

@@ -15,7 +15,7 @@ from ember_build.github import Repository
 WEB = "https://github.com"
 
 alphanumeric = string.ascii_letters + string.digits
-owners = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}", fullmatch=True)
+owners = st.from_regex(r"[A-Za-z0-9](?:[A-Za-z0-9-]|_(?=[A-Za-z0-9-])){0,38}", fullmatch=True)
 names = st.text(alphanumeric + "._-", min_size=1, max_size=100).filter(
     lambda name: name not in {".", ".."} and not name.lower().endswith(".git")
 )
@@ -79,7 +79,8 @@ def test_nothing_after_the_name_is_swallowed(text):
         "https://github.com/owner/name.git.git",
         "https://github.com/../name",
         "https://github.com/-owner/name",
-        "https://github.com/own_er/name",
+        "https://github.com/own__er/name",
+        "https://github.com/owner_/name",
         f"https://github.com/{'o' * 40}/name",
         f"https://github.com/owner/{'n' * 101}",
         "https://github.com/owner/na me",
