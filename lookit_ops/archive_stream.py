@@ -20,7 +20,7 @@ from ember_build.errors import BuildCancelled
 from ember_build.waiting import Grace, answer_of
 from lookit_ops.archive_plan import ArchivePlan
 from lookit_ops.parallel import in_parallel
-from lookit_ops.storage.archives import ArchiveBucket, StoredPart
+from lookit_ops.storage.archives import ArchiveBucket, StoredPart, UploadForgotten
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.videos import VideoBucket, read_video
 from lookit_ops.zip_stream import PART_BYTES, Member, Written, cut, end_blocks, part_blocks
@@ -33,6 +33,8 @@ REPORT_SECONDS = 5.0
 LOOK_SECONDS = 0.5
 """How often the thread that waits for the parts looks whether to go on."""
 DELETES_AT_ONCE = 16
+UPLOADS = 3
+"""How often a part is sent whose upload the storage forgets."""
 GIVEN_UP = "the archive was given up: its worker was told to stop"
 Answer = TypeVar("Answer")
 
@@ -125,11 +127,19 @@ def stream_archive(
         return answer(lambda: read_and_put(place, members), "a part was sent")
 
     def read_and_put(place: int, members: Sequence[Member]) -> tuple[StoredPart, list[Written]]:
-        written: list[Written] = []
         size = sum(member.encoded_bytes for member in members)
-        # Closed here: a connection that an error keeps alive in its traceback would stay open until that is collected.
-        with closing(part_blocks(members, read, written.append)) as blocks:
-            return archives.put_part(f"{scratch}/{place:06}", blocks, size), written
+        for attempt in range(1, UPLOADS + 1):
+            written: list[Written] = []
+            # Closed here: a connection that an error keeps alive in its traceback would stay open for long.
+            with closing(part_blocks(members, read, written.append)) as blocks:
+                try:
+                    return archives.put_part(f"{scratch}/{place:06}", blocks, size), written
+                except UploadForgotten as error:
+                    if attempt == UPLOADS:
+                        raise
+                    logger.warning("%s; sending it again", error)
+            check()
+        raise AssertionError("the last attempt returns or raises")
 
     def give_up() -> None:
         if stop.is_set():

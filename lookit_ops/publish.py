@@ -39,7 +39,7 @@ from lookit_ops.deployments import (
     staging_of,
 )
 from lookit_ops.parallel import in_parallel
-from lookit_ops.storage.experiments import ExperimentBucket, NameTaken, StorageError, StoredFile
+from lookit_ops.storage.experiments import ExperimentBucket, NameTaken, PathTaken, StorageError, StoredFile
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 NAME_KEPT = (
@@ -243,6 +243,8 @@ class _Upload:
     def _send_fingerprinted(self, stored: PublishedFile) -> bool:
         try:
             return self._put(stored, stored.key, self.listed)
+        except PathTaken:
+            raise
         except NameTaken as error:
             raise NameTaken(f"{error}. {NAME_KEPT}") from error
 

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
-from lookit_ops.storage.experiments import StoredFile
+from lookit_ops.storage.experiments import StorageError, StoredFile
 
 PARTS = ".parts"
 """The folder of the bucket for what archives are made of; no link leads there."""
 ZIP = "application/zip"
 LONGEST_LINK = timedelta(days=7)
 """Google signs no link for longer."""
+
+
+class UploadForgotten(StorageError):
+    """The storage has forgotten an upload in its middle: send the part again from its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class ArchiveBucket(Protocol):
         """Store a part of exactly this size whole or not at all; an error of `blocks` leaves nothing and is passed on.
 
         The blocks are taken one after the other, and only a few megabytes of them are in memory at once.
+        Raises UploadForgotten, which nothing is left of, if it is to be sent again from the beginning.
         """
         ...
 

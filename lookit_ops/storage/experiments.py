@@ -8,6 +8,7 @@ StorageError             the storage failed or refused; worth another try unless
 ├── GenerationMismatch   somebody else wrote the page; this worker must not write it any more
 ├── NoAnswer             the page may or may not have been written, now or at any later moment: fence before giving up
 ├── NameTaken            the name holds other contents already; another try will not help
+│   └── PathTaken        a folder cannot have a file and a folder of one name
 ├── NoSuchObject         nothing has this name
 └── WrongEnvironment     the bucket is another environment's; another try will not help
 """
@@ -41,6 +42,10 @@ class NoAnswer(StorageError):
 
 class NameTaken(StorageError):
     """An object of this name has other contents, and may not be replaced."""
+
+
+class PathTaken(NameTaken):
+    """A file is where a folder is needed, or the other way round, which a bucket that is a folder cannot have."""
 
 
 class NoSuchObject(StorageError):

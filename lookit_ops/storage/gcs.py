@@ -39,7 +39,7 @@ from lookit_ops.storage.experiments import (
     WrongEnvironment,
     check_key,
 )
-from lookit_ops.storage.gcs_client import GcsAccess, is_passing, said_by, translated
+from lookit_ops.storage.gcs_client import UPLOAD_FORGOTTEN, GcsAccess, is_passing, said_by, translated
 
 ENVIRONMENT_KEY = f"{HIDDEN}/environment"
 ATTEMPTS = 5
@@ -352,6 +352,11 @@ class GcsExperimentBucket:
                     trouble, generation = error, _generation_in(error)
                 except google_errors.BadRequest as error:  # what arrived had not the checksum that we sent along
                     trouble = error
+                    continue
+                except google_errors.GoogleAPICallError as error:  # Google's library has no class for 410
+                    if error.code not in UPLOAD_FORGOTTEN or sums.size_bytes <= CHUNK_BYTES:
+                        raise
+                    trouble = error  # of an upload in chunks: begin a new one
                     continue
                 else:
                     if _Listed.of(blob).has(sums):

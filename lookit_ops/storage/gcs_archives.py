@@ -21,10 +21,10 @@ from google.auth import exceptions as auth_errors
 from google.auth.credentials import Signing
 from google.cloud import storage
 
-from lookit_ops.storage.archives import LONGEST_LINK, ZIP, StoredPart
+from lookit_ops.storage.archives import LONGEST_LINK, ZIP, StoredPart, UploadForgotten
 from lookit_ops.storage.experiments import StorageError, StoredFile, check_key
 from lookit_ops.storage.gcs import GcsExperimentBucket
-from lookit_ops.storage.gcs_client import GcsAccess, translated
+from lookit_ops.storage.gcs_client import UPLOAD_FORGOTTEN, GcsAccess, said_by, translated
 
 CHUNK_BYTES = 2 * 2**20
 """What one part has in memory, twice. Each chunk is one request; a dozen parts at once make up for the waiting."""
@@ -80,6 +80,12 @@ class GcsArchiveBucket:
                 )
             except google_errors.PreconditionFailed:  # our own, whose answer was lost
                 blob.reload(**self._patiently)
+            except google_errors.GoogleAPICallError as error:  # Google's library has no class for 410
+                if error.code not in UPLOAD_FORGOTTEN or stream.tell() == 0:  # then there is no such bucket
+                    raise
+                raise UploadForgotten(
+                    f"Google Cloud Storage has forgotten the upload of {key} to {self.name}: {said_by(error)}"
+                ) from error
             except ValueError as error:  # what the client says of a stream that ends early
                 raise StorageError(f"{key} should have {size_bytes} bytes: {error}") from error
         if stream.has_more() or (blob.size, blob.crc32c) != (size_bytes, stream.crc32c):

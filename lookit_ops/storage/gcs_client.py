@@ -112,6 +112,10 @@ def _read_error(response: requests.Response, **_options: Any) -> None:
         _ = response.content
 
 
+UPLOAD_FORGOTTEN = frozenset({404, 410})
+"""What a resumable upload is answered whose session is not known any more (Google, "Resumable uploads")."""
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether this is trouble of the moment, after which nobody knows if the request was carried out."""
     if isinstance(error, google_errors.RetryError):

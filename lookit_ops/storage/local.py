@@ -40,6 +40,7 @@ from lookit_ops.storage.experiments import (
     GenerationMismatch,
     NameTaken,
     NoSuchObject,
+    PathTaken,
     StorageError,
     StoredFile,
     StoredPage,
@@ -108,6 +109,13 @@ class LocalExperimentBucket:
             stack.enter_context(self._alone(key))
             if (now := _identity(path)) != seen:  # put, replaced or deleted since
                 present = now is not None and _is(path, digest)
+            if not present and not replace and (taken := self._file_above(path)):
+                raise PathTaken(
+                    f"{key} in {self.name} needs a folder where {taken.relative_to(self.root)} is a file of the"
+                    " deployment that is live; name one of them otherwise"
+                )
+            if not present and not replace and path.is_dir():
+                raise PathTaken(f"{key} in {self.name} is a folder of the deployment that is live; name it otherwise")
             if not present and not replace and os.path.lexists(path):
                 raise NameTaken(
                     f"{key} in {self.name} already has other contents and is never replaced, since a page in use may "
@@ -330,9 +338,23 @@ class LocalExperimentBucket:
                 if temporary.lstat().st_mtime < before:
                     temporary.unlink()
 
+    def _file_above(self, path: Path) -> Path | None:
+        """The file that stands where a folder above `path` should be: an object storage may have both."""
+        above = [parent for parent in path.parents if parent != self.root and self.root in parent.parents]
+        return next((parent for parent in above if parent.is_file()), None)
+
     def _place(self, arrived: Path, target: Path) -> None:
-        """Put a file or link in place by a rename."""
+        """Put a file or link in place by a rename.
+
+        A file of an earlier deployment gives way to a folder of its name, and a folder to a file.
+        """
+        if taken := self._file_above(target):
+            taken.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() and not target.is_symlink():
+            with self._incoming() as aside:
+                target.rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
         arrived.replace(target)
         self._sync(target.parent)
 

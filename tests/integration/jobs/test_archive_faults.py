@@ -147,7 +147,12 @@ def gcs_loses_answers(clouds: Clouds, keys: list[str]) -> None:
     clouds.gcs.fault("lost", "POST", "/compose")
 
 
-@pytest.mark.parametrize("plan", [s3_cut, s3_refuses, gcs_cut, gcs_refuses, gcs_loses_answers])
+def gcs_forgets_uploads(clouds: Clouds, keys: list[str]) -> None:
+    clouds.gcs.fault("status", "PUT", "/upload/", status=410, after=3)
+    clouds.gcs.fault("status", "PUT", "/upload/", status=404, after=9)
+
+
+@pytest.mark.parametrize("plan", [s3_cut, s3_refuses, gcs_cut, gcs_refuses, gcs_loses_answers, gcs_forgets_uploads])
 def test_what_passes_stops_nothing(clouds: Clouds, plan: Callable[[Clouds, list[str]], None]) -> None:
     plan(clouds, clouds.film())
     request = clouds.reels.archive()

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from lookit_ops.archive_server import ArchiveServer
-from lookit_ops.storage.archives import PARTS, ArchiveBucket, StoredPart
+from lookit_ops.storage.archives import PARTS, ArchiveBucket, StoredPart, UploadForgotten
 from lookit_ops.storage.experiments import StorageError, WrongEnvironment
 from lookit_ops.storage.gcs_archives import GcsArchiveBucket
 from lookit_ops.storage.gcs_client import GcsAccess
@@ -270,6 +270,19 @@ def test_a_part_arrives_whole_over_a_bad_network(
     strict.fault(kind, "", "/upload/", after=after, **options)
     part = put(google, 1, contents)
     assert contents_in(google, part.key) == contents
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_part_whose_upload_was_forgotten_is_to_be_sent_again(
+    google: GcsArchiveBucket, strict: StrictGcs, status: int
+) -> None:
+    contents = contents_of(1, 20_000_000)
+    google.size_of(KEY)
+    strict.fault("status", "PUT", "/upload/", after=2, status=status)
+    with pytest.raises(UploadForgotten, match=f"has forgotten .*{status}"):
+        put(google, 1, contents)
+    assert list(google.files()) == []
+    assert contents_in(google, put(google, 1, contents).key) == contents
 
 
 def test_a_small_part_whose_answer_is_lost_is_not_sent_twice(google: GcsArchiveBucket, strict: StrictGcs) -> None:

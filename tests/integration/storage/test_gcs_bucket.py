@@ -122,6 +122,19 @@ class TestLargeFiles:
         assert gcs.objects(BUCKET)["large.mp4"].content == large.read_bytes()
         assert gcs.open_sessions == 0
 
+    @pytest.mark.parametrize("status", [404, 410])
+    @pytest.mark.parametrize("after", [0, 1, 2], ids=["first", "middle", "last"])
+    def test_a_session_that_google_has_forgotten_begins_anew(self, bucket, gcs, large, status, after):
+        gcs.fault("status", "PUT", after=after, status=status)
+        assert bucket.put("large.mp4", large, **JS)
+        assert gcs.objects(BUCKET)["large.mp4"].content == large.read_bytes()
+
+    def test_sessions_that_are_always_forgotten_end_within_the_usual_attempts(self, bucket, gcs, large):
+        gcs.fault("status", "PUT", status=410, times=100)
+        with pytest.raises(StorageError, match="410"):
+            bucket.put("large.mp4", large, **JS)
+        assert gcs.objects(BUCKET) == {}
+
     def test_nothing_is_visible_of_an_upload_that_never_got_through(self, bucket, gcs, large):
         gcs.fault("cut", "PUT", after=1, times=10**6, bytes=CHUNK_MULTIPLE)
         with pytest.raises(StorageError):

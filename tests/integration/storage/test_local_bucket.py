@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from lookit_ops.storage import local
-from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, StorageError
+from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, PathTaken, StorageError
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
 
 HEADERS = {"content_type": "text/html", "cache_control": "no-cache"}
@@ -240,3 +240,14 @@ def test_what_killed_processes_were_writing_goes_after_a_day(bucket):
         os.utime(incoming / name, (time.time() - hours * 3600,) * 2)
     bucket.claim_environment("development")
     assert [path.name for path in incoming.iterdir()] == ["new"]
+
+
+def test_a_fingerprinted_name_in_a_folder_that_is_a_file_of_the_live_deployment_is_refused_with_the_reason(bucket):
+    bucket.put("study/audio", b"one", **HEADERS)
+    with pytest.raises(PathTaken, match="needs a folder where study/audio is a file of the deployment that is live"):
+        bucket.put("study/audio/star-0.mp3", b"two", **HEADERS)
+    bucket.put("study/sounds/star.mp3", b"three", **HEADERS)
+    with pytest.raises(PathTaken, match=r"study/sounds in .* is a folder"):
+        bucket.put("study/sounds", b"four", **HEADERS)
+    assert bucket.read("study/audio") == b"one"
+    assert bucket.read("study/sounds/star.mp3") == b"three"

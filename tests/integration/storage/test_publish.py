@@ -13,6 +13,7 @@ from ember_build.errors import PlayerBuildFailed
 from lookit_ops.commit_point import finish_public_files
 from lookit_ops.deployments import REVALIDATED, Manifest, folder_of, live_deployment
 from lookit_ops.publish import IMMUTABLE, content_type_of
+from lookit_ops.rollback import rollback
 from lookit_ops.storage.experiments import (
     ExperimentBucket,
     GenerationMismatch,
@@ -53,6 +54,19 @@ def test_the_folders():
         ("a.webm", "video/webm"),
         ("a.wasm", "application/wasm"),
         ("a.tar.gz", "application/octet-stream"),
+        ("a.m4a", "audio/mp4"),
+        ("a.flac", "audio/flac"),
+        ("a.oga", "audio/ogg"),
+        ("a.ogv", "video/ogg"),
+        ("a.m4v", "video/mp4"),
+        ("a.MOV", "video/quicktime"),
+        ("a.ttf", "font/ttf"),
+        ("a.otf", "font/otf"),
+        ("a.avif", "image/avif"),
+        ("a.wav", "audio/wav"),
+        ("a.vtt", "text/vtt; charset=utf-8"),
+        ("a.srt", "application/x-subrip; charset=utf-8"),
+        ("a.pdf", "application/pdf"),
         ("LICENSE", "application/octet-stream"),
     ],
 )
@@ -118,6 +132,26 @@ def test_a_fingerprinted_name_with_other_contents_is_an_error(bucket, bundle_of)
     with pytest.raises(NameTaken, match="vendor"):
         deploy(bucket, second, 2)
     assert_live(bucket, first)
+
+
+def test_a_file_may_become_a_folder_and_a_folder_a_file(bucket, bundle_of):
+    """A bucket that is a folder cannot have both at once; a deployment that waits for neither can."""
+    file, folder = bundle_of("1", extra={"audio": b"one"}), bundle_of("2", extra={"audio/star.mp3": b"two"})
+    deploy(bucket, file, 1)
+    deploy(bucket, folder, 2, before_commit=lambda: assert_live(bucket, file))
+    assert_live(bucket, folder)
+    again = bundle_of("3", extra={"audio": b"three"})
+    deploy(bucket, again, 3, before_commit=lambda: assert_live(bucket, folder))
+    assert_live(bucket, again)
+    rollback(
+        bucket,
+        FOLDER,
+        request_id="r2",
+        fencing_token=4,
+        seen_generation=live_deployment(bucket, FOLDER).generation,
+        before_commit=lambda: None,
+    )
+    assert_live(bucket, folder)
 
 
 def test_nothing_that_families_see_changes_before_the_claim_is_confirmed(bucket, bundle_of):
