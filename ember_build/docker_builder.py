@@ -30,7 +30,7 @@ from ember_build.container import run_in
 from ember_build.course import BUILD, INSTALLATION, Course
 from ember_build.dependencies import inputs_of
 from ember_build.egress import Egress, egress
-from ember_build.engine import connect, engine_errors, filters_for, labels_for, sweep_orphans
+from ember_build.engine import connect, engine_errors, expected_answers, filters_for, labels_for, sweep_orphans
 from ember_build.engine_cleanup import EngineUsage, engine_usage, remove_images, remove_stores
 from ember_build.engine_host import EngineHost, look_at_engine_host
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
@@ -115,7 +115,7 @@ class DockerBuilder:
 
     def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
         """Remove what builds have left that do not run any more."""
-        with self._client() as client:
+        with self._client() as client, expected_answers("list what builds have left"):
             return sweep_orphans(client, self._deployment, is_running)
 
     def clean_images(
@@ -124,18 +124,21 @@ class DockerBuilder:
         """Remove the images of earlier builds; those that the next build would take stay."""
         context = self._context()
         current = {image_tag(self._deployment, profile, context) for profile in PROFILES}
-        with self._client() as client:
+        with self._client() as client, expected_answers("list its images"):
             return remove_images(client, self._deployment, older_than, current, is_running, dry_run=dry_run)
 
     def clean_stores(self, older_than: datetime, *, dry_run: bool) -> Removal:
         """Remove shared dependencies and downloads that are that old."""
         longest_fill = datetime.now(UTC) - 2 * self._time_limit
-        with self._client() as client:
+        with self._client() as client, expected_answers("list its volumes"):
             return remove_stores(client, self._deployment, older_than, longest_fill, dry_run=dry_run)
 
-    def usage(self) -> tuple[EngineUsage, EngineHost | None]:
-        """Say how much room our things take on the engine, and what its host has; None without any image of ours."""
-        with self._client() as client:
+    def usage(self) -> tuple[EngineUsage | None, EngineHost | None]:
+        """Say how much room our things take on the engine, and what its host has.
+
+        None for the first if the engine does not say, for the second without any image of ours.
+        """
+        with self._client() as client, expected_answers("say how much room it has"):
             used = engine_usage(client, self._deployment)
             with engine_errors("list its images"):
                 images = client.api.images(filters=filters_for(self._deployment, role="image"))

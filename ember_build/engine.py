@@ -19,6 +19,10 @@ SYSTEM = "lookit-ops"
 LABEL = "lookit-ops"
 """Where the names of our labels begin: lookit-ops.system, .deployment, .study, .request, .role."""
 
+NEWEST_API = "1.44"
+"""The newest version of the engine's API that is spoken: a newer one may leave out what is read here. Engines of today
+still answer in this one."""
+
 _ANSWER_SECONDS = 120
 _USUAL = "unix:///var/run/docker.sock"
 
@@ -31,15 +35,25 @@ def connect(engine_url: str | None = None) -> docker.DockerClient:
     """
     try:
         _knock(engine_url or os.environ.get("DOCKER_HOST") or _USUAL)
-        if engine_url:
-            client = docker.DockerClient(base_url=engine_url, timeout=_ANSWER_SECONDS)
-        else:
-            client = docker.from_env(timeout=_ANSWER_SECONDS)
+        client = _open(engine_url, "auto")
+        if _number_of(client.api.api_version) > _number_of(NEWEST_API):
+            client.close()
+            client = _open(engine_url, NEWEST_API)
         client.ping()
     except (DockerException, requests.RequestException, OSError) as error:
         where = engine_url or "DOCKER_HOST, or the usual socket"
         raise BuildPlatformError(f"The Docker engine at {where} does not answer: {first_line(error)}") from error
     return client
+
+
+def _open(engine_url: str | None, version: str) -> docker.DockerClient:
+    if engine_url:
+        return docker.DockerClient(base_url=engine_url, timeout=_ANSWER_SECONDS, version=version)
+    return docker.from_env(timeout=_ANSWER_SECONDS, version=version)
+
+
+def _number_of(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
 
 
 def _knock(engine_url: str) -> None:
@@ -63,6 +77,18 @@ def engine_errors(doing: str) -> Generator[None]:
         raise BuildPlatformError(f"The Docker engine could not {doing}: {first_line(error)}") from error
     except (DockerException, requests.RequestException) as error:
         raise BuildPlatformError(f"The Docker engine went away and could not {doing}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def expected_answers(doing: str) -> Generator[None]:
+    """Tell an answer that lacks what is read from it as the engine's error; only around code that reads answers."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BuildPlatformError(
+            f"The Docker engine gave an answer that is not understood ({type(error).__name__}: {error}), and could not"
+            f" {doing}; its version may be too new or too old."
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

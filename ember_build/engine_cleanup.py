@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,11 +14,17 @@ import docker
 import requests
 from docker.errors import DockerException, NotFound
 
-from ember_build.engine import engine_errors, filters_for, first_line, labels_of
+from ember_build.engine import engine_errors, expected_answers, filters_for, first_line, labels_of
+from ember_build.errors import BuildPlatformError
 from ember_build.removal import Removal
 from ember_build.store import CACHE, CONTENTS, STORE
 
+logger = logging.getLogger(__name__)
+
 _CONFLICT = 409
+_ASKS = 15
+_PAUSE_SECONDS = 2.0
+"""Between two questions, while the engine answers somebody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +37,51 @@ class EngineUsage:
     volume_bytes: int
 
 
-def engine_usage(client: docker.DockerClient, deployment: str) -> EngineUsage:
-    """Ask the engine what is ours and how large it is."""
-    with engine_errors("say how much room it uses"):
-        told = client.api.df()
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """What the engine tells of the room that things take, in the shape of either of its APIs. None: it did not say."""
+
+    images: Sequence[Mapping[str, Any]] | None
+    volumes: Sequence[Mapping[str, Any]] | None
+    layers_bytes: int | None
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> DiskUsage:
+        """Read an answer: since API 1.52 the lists may stand one level deeper, or be left out."""
+        image_usage = told.get("ImageUsage") or told.get("ImagesDiskUsage") or {}
+        volume_usage = told.get("VolumeUsage") or told.get("VolumesDiskUsage") or {}
+        # An engine without any image or volume gives null for an empty list.
+        images = (told["Images"] or []) if "Images" in told else image_usage.get("Items")
+        volumes = (told["Volumes"] or []) if "Volumes" in told else volume_usage.get("Items")
+        return cls(images, volumes, told.get("LayersSize", image_usage.get("TotalSize")))
+
+
+def disk_usage(client: docker.DockerClient, sleep: Callable[[float], None] = time.sleep) -> DiskUsage | None:
+    """Ask the engine how much room things take; None if it cannot say now.
+
+    It answers one such question at a time, so another installation may be asking.
+    """
+    for _ in range(_ASKS):
+        try:
+            with engine_errors("say how much room it uses"), expected_answers("say how much room it uses"):
+                return DiskUsage.of(client.api.df())
+        except BuildPlatformError as error:
+            if "already running" not in str(error):
+                logger.warning("%s Sizes are not known now.", error)
+                return None
+        sleep(_PAUSE_SECONDS)
+    logger.warning("The Docker engine was busy with other questions about its disk. Sizes are not known now.")
+    return None
+
+
+def engine_usage(client: docker.DockerClient, deployment: str) -> EngineUsage | None:
+    """Ask the engine what is ours and how large it is; None if it does not say."""
+    told = disk_usage(client)
+    if told is None or told.images is None or told.volumes is None:
+        return None
     wanted = set(filters_for(deployment)["label"])
-    images = [image for image in told["Images"] or [] if _is_ours(image, wanted)]
-    volumes = [volume for volume in told["Volumes"] or [] if _is_ours(volume, wanted)]
+    images = [image for image in told.images if _is_ours(image, wanted)]
+    volumes = [volume for volume in told.volumes if _is_ours(volume, wanted)]
     # Images of ours share their layers with each other, so the largest counts once and of the others what they add.
     sizes = sorted((image["Size"] for image in images), reverse=True)
     own = sum(max(0, image["Size"] - max(0, image.get("SharedSize", 0))) for image in images)
@@ -61,11 +107,12 @@ def remove_images(
     What stays: the newest ones (the tags in `current`), those of running builds, those that a container uses.
     """
     removal = Removal()
+    before = disk_usage(client)
     with engine_errors("list its images"):
-        before = client.api.df()
         images = client.api.images(filters=filters_for(deployment))
         used = {found["ImageID"] for found in client.api.containers(all=True)}
-    shared = {image["Id"]: max(0, image.get("SharedSize", 0)) for image in before["Images"] or []}
+    known = before.images if before else None
+    shared = {image["Id"]: max(0, image.get("SharedSize", 0)) for image in known or []}
     for image in images:
         tags = [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"]
         if image["Created"] >= older_than.timestamp() or set(tags) & set(current):
@@ -79,9 +126,14 @@ def remove_images(
         else:
             # By its tags, one by one: an image with two of them cannot be removed by its id without force.
             _attempt(removal, name, [lambda tag=tag: client.api.remove_image(tag) for tag in tags or [image["Id"]]])
-    if not dry_run:
-        with engine_errors("say how much room it uses"):
-            removal.freed_bytes = max(0, before["LayersSize"] - client.api.df()["LayersSize"])
+    if removal.removed and not dry_run:
+        after = disk_usage(client)
+        if before is None or after is None or before.layers_bytes is None or after.layers_bytes is None:
+            removal.size_is_known = False
+        else:
+            removal.freed_bytes = max(0, before.layers_bytes - after.layers_bytes)
+    elif removal.removed and known is None:
+        removal.size_is_known = False
     return removal
 
 
@@ -95,8 +147,10 @@ def remove_stores(
     remove what a container has mounted.
     """
     removal = Removal()
+    told = disk_usage(client)
+    known = told.volumes if told else None
+    usage = {volume["Name"]: volume.get("UsageData") or {} for volume in known or []}
     with engine_errors("list its volumes"):
-        usage = {volume["Name"]: volume.get("UsageData") or {} for volume in client.api.df()["Volumes"] or []}
         volumes = client.api.volumes(filters=filters_for(deployment)).get("Volumes") or []
     by_role: dict[str, list[Any]] = {}
     for volume in volumes:
@@ -117,6 +171,8 @@ def remove_stores(
             removal.freed_bytes += size_bytes
         elif _attempt(removal, name, [lambda name=name: client.api.remove_volume(name)]):
             removal.freed_bytes += size_bytes
+    if removal.removed and known is None:
+        removal.size_is_known = False
     return removal
 
 

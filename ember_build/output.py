@@ -43,8 +43,15 @@ class Lines:
         self._on_line = on_line
         self._rest = b""
         self._skipping = False
+        self._ended_by_return = False
 
     def add(self, data: bytes) -> None:
+        # A return at the end of one piece and a line feed at the beginning of the next are one line break.
+        if self._ended_by_return and data.startswith(b"\n"):
+            data = data[1:]
+            self._ended_by_return = False
+        if data:
+            self._ended_by_return = data.endswith(b"\r")
         *lines, rest = (self._rest + data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).split(b"\n")
         for line in lines:
             if not self._skipping:

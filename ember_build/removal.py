@@ -22,6 +22,8 @@ class Removal:
     freed_bytes: int = 0
     in_use: int = 0
     """Old enough, but something that runs or waits uses it."""
+    size_is_known: bool = True
+    """False if `freed_bytes` counts less than was removed, since the engine did not say how large it was."""
     failed: dict[str, str] = field(default_factory=dict)
     """What could not be removed, and why; the next cleanup tries again."""
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from uuid import UUID
 
 from domain.errors import InvalidRequest
 from domain.exports.archive_name import MANIFEST_NAME, archive_key, member_names
@@ -12,12 +17,14 @@ from domain.exports.ledger import ArchiveClaim, ArchiveFacts, MissingVideo
 from domain.exports.manifest import ManifestRow, manifest_csv
 from domain.exports.selection import Basis, SelectedVideo, basis_of, select_videos
 from domain.models import Study, User
+from lookit_ops.parallel import in_parallel
 from lookit_ops.platform import Platform
-from lookit_ops.storage.videos import ListedVideo
+from lookit_ops.storage.videos import COLD, ListedVideo, VideoBucket, VideoUnreadable
 from lookit_ops.zip_stream import Member
 
 NOT_LISTED = "the bucket of videos did not have it when the archive was made"
 GONE_BEFORE = "the catalogue had found it gone from the bucket of videos before"
+LOOKS_AT_ONCE = 16
 _MANIFEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 """Always the same: two archives of the same videos are the same bytes."""
 
@@ -82,15 +89,67 @@ class ArchivePlan:
         )
 
 
-def plan_archive(platform: Platform, claim: ArchiveClaim) -> ArchivePlan:
-    """Select the person's videos and list the bucket. Raises InvalidRequest or PermissionDenied if nothing is left."""
+def _list(bucket: VideoBucket, study_uuid: UUID, keys: Sequence[str]) -> dict[str, ListedVideo]:
+    """What the bucket has of the study's videos, by key: also those whose names are not as the recorder gives them."""
+    prefixes = prefixes_of(study_uuid)
+    listed = {video.key: video for prefix in prefixes for video in bucket.videos(prefix)}
+    elsewhere = [key for key in keys if not key.startswith(tuple(prefixes))]
+
+    def look(key: str) -> ListedVideo | None:
+        return next((video for video in bucket.videos(key) if video.key == key), None)
+
+    for _, video in in_parallel([partial(look, key) for key in elsewhere], LOOKS_AT_ONCE):
+        if video is not None:
+            listed[video.key] = video
+    return listed
+
+
+def probe(platform: Platform, plan: ArchivePlan) -> dict[str, str]:
+    """Ask for the beginning of each video; returns those that cannot be read, by key, with the reason.
+
+    Raises StorageError if none can be: then it is not the videos.
+    """
+
+    def refused(video: PlannedVideo) -> VideoUnreadable | None:
+        try:
+            with closing(platform.videos.blocks(video.listed, 0)) as blocks:
+                next(blocks, b"")
+        except VideoUnreadable as error:
+            return error
+        return None
+
+    acts = [partial(refused, video) for video in plan.videos]
+    errors = {plan.videos[place].listed.key: error for place, error in in_parallel(acts, LOOKS_AT_ONCE) if error}
+    if len(errors) == len(plan.videos):
+        raise next(iter(errors.values()))
+    return {key: error.reason for key, error in errors.items()}
+
+
+def plan_archive(platform: Platform, claim: ArchiveClaim, unreadable: Mapping[str, str] | None = None) -> ArchivePlan:
+    """Select the person's videos and list the bucket.
+
+    `unreadable` are objects, by key, that could not be read, with the reason: they count as missing. Raises
+    InvalidRequest or PermissionDenied if nothing is left.
+    """
     with platform.sessions.begin() as session:
         study, user = session.get_one(Study, claim.study_id), session.get_one(User, claim.requested_by_id)
         selection = select_videos(session, user, study, claim.kind, claim.name_contains)
-    listed = {video.key: video for prefix in prefixes_of(claim.study_uuid) for video in platform.videos.videos(prefix)}
-    found = [video for video in selection.videos if video.object_key in listed]
-    absent = [(video, NOT_LISTED) for video in selection.videos if video.object_key not in listed]
+    listed = _list(platform.videos, claim.study_uuid, [video.object_key for video in selection.videos])
+    why = {key: COLD for key, video in listed.items() if video.is_cold} | dict(unreadable or {})
+    found = [video for video in selection.videos if video.object_key in listed and video.object_key not in why]
+    absent = [
+        (video, why.get(video.object_key, NOT_LISTED))
+        for video in selection.videos
+        if video.object_key not in listed or video.object_key in why
+    ]
     gone = [(video, GONE_BEFORE) for video in selection.gone]
+    if not found and why:
+        reasons = Counter(reason for video, reason in absent)
+        told = "; ".join(f"of {count}: {reason}" for reason, count in reasons.most_common())
+        raise InvalidRequest(
+            f"none of the {len(selection.videos)} videos of {claim.study_name!r} in {platform.videos.name} can be read"
+            f" now ({told})"
+        )
     if not found:
         raise InvalidRequest(
             f"none of the {len(selection.videos)} videos that the catalogue has of {claim.study_name!r} is in"

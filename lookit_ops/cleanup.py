@@ -75,6 +75,7 @@ def clean_dependencies(platform: Platform, older_than: datetime, *, dry_run: boo
         on_engine = platform.docker_builder.clean_stores(older_than, dry_run=dry_run)
         removal.removed += on_engine.removed
         removal.freed_bytes += on_engine.freed_bytes
+        removal.size_is_known = on_engine.size_is_known
         removal.in_use += on_engine.in_use
         removal.failed |= on_engine.failed
     return removal

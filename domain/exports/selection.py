@@ -238,7 +238,7 @@ def _newest_ruling() -> ColumnElement[str]:
     newest = (
         select(ConsentRuling.ruling)
         .where(ConsentRuling.response_id == Response.id)
-        .order_by(ConsentRuling.id.desc())
+        .order_by(ConsentRuling.created_at.desc(), ConsentRuling.id.desc())  # imported ones may come in any order
         .limit(1)
         .scalar_subquery()
     )

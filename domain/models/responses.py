@@ -33,12 +33,12 @@ class Response(Base):
 
 
 class ConsentRuling(Base):
-    """A ruling on a response's consent; the newest counts."""
+    """A ruling on a response's consent; the newest by `created_at` counts, and of two at one time the later row."""
 
     __tablename__ = "consent_ruling"
     __table_args__ = (
         CheckConstraint(one_of("ruling", Ruling), name="ruling"),
-        Index("ix_consent_ruling_response", "response_id", "id"),
+        Index("ix_consent_ruling_response", "response_id", "created_at", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)

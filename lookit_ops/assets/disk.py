@@ -34,7 +34,7 @@ def facts(done: Removal) -> Mapping[str, Any]:
     """The numbers of one cleanup."""
     return {
         "removed": len(done.removed),
-        "freed MB": round(done.freed_bytes / MB, 1),
+        "freed MB": round(done.freed_bytes / MB, 1) if done.size_is_known else "unknown",
         "kept, being in use": done.in_use,
         "failures": len(done.failed),
     }
@@ -54,12 +54,13 @@ def usage(platform: Platform) -> dict[str, float]:
     told["home: free MB"] = min(free_mb(home), free_mb(home / "ember_build"))  # which may be a disk of its own
     if platform.settings.builder == "docker":
         used, host = platform.docker_builder.usage()
-        told |= {
-            "engine: images": used.images,
-            "engine: images MB": round(used.image_bytes / MB, 1),
-            "engine: volumes": used.volumes,
-            "engine: volumes MB": round(used.volume_bytes / MB, 1),
-        }
+        if used:
+            told |= {
+                "engine: images": used.images,
+                "engine: images MB": round(used.image_bytes / MB, 1),
+                "engine: volumes": used.volumes,
+                "engine: volumes MB": round(used.volume_bytes / MB, 1),
+            }
         if host:
             told |= {"engine: free MB": host.free_disk_mb, "engine: available memory MB": host.available_memory_mb}
     return told

@@ -74,6 +74,7 @@ def _clean(name: str, older_than_hours: float | None, *, dry_run: bool, json: bo
             {
                 "removed": done.removed,
                 "freed_bytes": done.freed_bytes,
+                "size_is_known": done.size_is_known,
                 "in_use": done.in_use,
                 "failed": done.failed,
                 "dry_run": dry_run,
@@ -89,8 +90,9 @@ def _show(done: Removal, *, dry_run: bool) -> None:
     verb = "would be removed" if dry_run else "removed"
     for name in done.removed:
         console.print(f"  {plain(name)}", soft_wrap=True, highlight=False)
+    size = f"{done.freed_bytes / MB:,.1f} MB" if done.size_is_known else "size unknown"
     console.print(
-        f"{len(done.removed)} {verb}, {done.freed_bytes / MB:,.1f} MB; {done.in_use} kept, being in use.",
+        f"{len(done.removed)} {verb}, {size}; {done.in_use} kept, being in use.",
         soft_wrap=True,
     )
     for name, reason in done.failed.items():

@@ -6,7 +6,9 @@ claim -> plan -> stream -> finish, one way. Each step takes what the one before 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import dagster as dg
@@ -16,14 +18,14 @@ from domain.errors import DomainError, InvalidRequest, QueueIsFull
 from domain.exports.ledger import ArchiveClaim
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind
-from lookit_ops.archive_plan import ArchivePlan, plan_archive
+from lookit_ops.archive_plan import ArchivePlan, plan_archive, probe
 from lookit_ops.archive_session import ArchiveSession
 from lookit_ops.archive_stream import Progress, stream_archive
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.storage.experiments import StorageError
-from lookit_ops.storage.videos import VideoChanged
+from lookit_ops.storage.videos import VideoChanged, VideoUnreadable
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +191,10 @@ def _launch(platform: Platform, session: ArchiveSession, config: BuildZipfileOfV
     return session.launch(study.id, user.id, ArchiveKind(config.kind), config.name_contains, origin)
 
 
-def _plan(platform: Platform, session: ArchiveSession, claimed: ArchiveClaim) -> FoundPlan:
-    made = session.answer_of(lambda: plan_archive(platform, claimed), "the videos were listed")
+def _plan(
+    platform: Platform, session: ArchiveSession, claimed: ArchiveClaim, unreadable: Mapping[str, str] | None = None
+) -> FoundPlan:
+    made = session.answer_of(lambda: plan_archive(platform, claimed, unreadable), "the videos were listed")
     size = session.answer_of(lambda: platform.archives.size_of(made.archive_key), "the archive was looked for")
     return FoundPlan(made, size)
 
@@ -198,8 +202,9 @@ def _plan(platform: Platform, session: ArchiveSession, claimed: ArchiveClaim) ->
 def _stream(
     platform: Platform, session: ArchiveSession, claimed: ArchiveClaim, found: FoundPlan
 ) -> tuple[Archive, Progress | None]:
-    """Make the archive, from a new listing whenever a video turns out to be no longer the listed one."""
+    """Make the archive, from a new listing whenever a video turns out to be no longer the listed one, or unreadable."""
     last: Progress | None = None
+    unreadable: dict[str, str] = {}
 
     def report(progress: Progress) -> None:
         nonlocal last
@@ -221,12 +226,14 @@ def _stream(
                 before_commit=session.check,
                 report=report,
             )
-        except VideoChanged as change:
+        except (VideoChanged, VideoUnreadable) as change:
             if listing == LISTINGS:
                 raise
             logger.warning("%s; beginning again from the listing", change)
             session.check()
-            found = _plan(platform, session, claimed)
+            if isinstance(change, VideoUnreadable):
+                unreadable |= session.answer_of(partial(probe, platform, found.plan), "the videos were tried")
+            found = _plan(platform, session, claimed, unreadable)
         else:
             return Archive(found.plan, size, was_there=False), last
     raise AssertionError("the last listing returns or raises")

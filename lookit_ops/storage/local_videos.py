@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lookit_ops.storage.experiments import StorageError, check_key
-from lookit_ops.storage.videos import BLOCK_BYTES, ListedVideo, VideoChanged
+from lookit_ops.storage.videos import BLOCK_BYTES, FORBIDDEN, ListedVideo, VideoChanged, VideoUnreadable
 
 
 class LocalVideoBucket:
@@ -49,6 +49,8 @@ class LocalVideoBucket:
                     yield block
         except FileNotFoundError as error:
             raise VideoChanged(f"{video.key} is no longer in {self.name}") from error
+        except PermissionError as error:
+            raise VideoUnreadable(f"{video.key} in {self.name} cannot be read: {error.strerror}", FORBIDDEN) from error
         except OSError as error:
             raise self._unreadable(video.key, error) from error
 

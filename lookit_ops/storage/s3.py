@@ -18,7 +18,7 @@ from urllib3.exceptions import HTTPError
 
 from domain.exports.keys import bare_etag
 from lookit_ops.storage.experiments import StorageError
-from lookit_ops.storage.videos import BLOCK_BYTES, ListedVideo, VideoChanged
+from lookit_ops.storage.videos import BLOCK_BYTES, COLD, FORBIDDEN, ListedVideo, VideoChanged, VideoUnreadable
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
@@ -28,9 +28,11 @@ ATTEMPTS = 4
 MOST_CONNECTIONS = 32
 _GONE = frozenset({"NoSuchKey", "404", "NotFound"})
 _CHANGED = frozenset({"PreconditionFailed", "412", "InvalidRange", "416"})
-_REFUSED = frozenset(
-    {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
-)
+_FORBIDDEN = frozenset({"AccessDenied", "403", "Forbidden", "KMS.DisabledException", "KMS.NotFoundException"})
+"""Perhaps of this object alone: it may be encrypted with a key that these credentials must not use."""
+_REFUSED = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}) | _FORBIDDEN
+_COLD = "InvalidObjectState"
+_COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,12 @@ class S3Access:
             raise StorageError(f"S3 cannot be used: {error}; check the settings of the videos' bucket") from error
 
 
+def _is_cold(item: dict[str, Any]) -> bool:
+    """Whether an object of a listing has to be restored before it can be read."""
+    restored = item.get("RestoreStatus", {}).get("RestoreExpiryDate") is not None
+    return item.get("StorageClass") in _COLD_CLASSES and not restored
+
+
 def _shown(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
@@ -94,7 +102,9 @@ class S3VideoBucket:
 
     def videos(self, prefix: str = "") -> Iterator[ListedVideo]:
         """See `VideoBucket.videos`."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=prefix)
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=prefix, OptionalObjectAttributes=["RestoreStatus"]
+        )
         try:
             for page in pages:
                 for item in page.get("Contents", ()):
@@ -103,6 +113,7 @@ class S3VideoBucket:
                         size_bytes=item["Size"],
                         etag=bare_etag(item["ETag"]),
                         updated_at=item["LastModified"],
+                        is_cold=_is_cold(item),
                     )
         except (ClientError, BotoCoreError, HTTPError, OSError) as error:
             raise self._translated(f"the listing of {prefix!r}", error) from error
@@ -121,7 +132,20 @@ class S3VideoBucket:
             finally:
                 body.close()
         except (ClientError, BotoCoreError, HTTPError, OSError) as error:
-            raise self._translated(video.key, error) from error
+            raise self._unreadable(video.key, error) or self._translated(video.key, error) from error
+
+    def _unreadable(self, key: str, error: Exception) -> VideoUnreadable | None:
+        """What the error says of this one object; None if it says more."""
+        code = str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+        if code == _COLD:
+            return VideoUnreadable(f"{key} in {self.name} is in cold storage; restore it first", COLD)
+        if code in _FORBIDDEN:
+            return VideoUnreadable(
+                f"{self.name} does not let these credentials read {key}; check the account, and its rights on the"
+                " bucket and on the key that encrypts the object",
+                FORBIDDEN,
+            )
+        return None
 
     def _check(self, video: ListedVideo, offset: int, answer: dict[str, Any]) -> None:
         """Whether the answer is the part of the object that was asked for. Raises VideoChanged or StorageError."""

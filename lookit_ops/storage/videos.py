@@ -1,7 +1,8 @@
 """The port to the bucket of study videos: list them, and read one as it was listed.
 
 StorageError
-└── VideoChanged   the video is no longer the one of the listing: gone, replaced, or of another length
+├── VideoChanged      the video is no longer the one of the listing: gone, replaced, or of another length
+└── VideoUnreadable   the storage has it, and does not give it out: cold, or forbidden
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ class VideoChanged(StorageError):
     """The video is not, or no longer, what the listing said; list again."""
 
 
+class VideoUnreadable(StorageError):
+    """This video cannot be read now, others may well be. `reason` says why, for the list of an archive's videos."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+COLD = "it is in cold storage: restore it first"
+FORBIDDEN = "it is not readable with these credentials"
+
+
 @dataclass(frozen=True, slots=True)
 class ListedVideo:
     """An object of the bucket. The ETag is without its quotation marks; it is another one when the bytes are others."""
@@ -36,6 +49,8 @@ class ListedVideo:
     etag: str
     updated_at: datetime
     """In UTC."""
+    is_cold: bool = False
+    """Whether it is in cold storage, and has to be restored before it can be read."""
 
 
 @runtime_checkable
@@ -55,7 +70,7 @@ class VideoBucket(Protocol):
         """The bytes of the video from `offset` on, once: what breaks off raises StorageError, or just ends.
 
         Closing it lets go of the connection. Raises VideoChanged if the object is gone or no longer has the ETag of the
-        listing.
+        listing, VideoUnreadable if the storage refuses it.
         """
         ...
 
@@ -69,8 +84,8 @@ def read_video(
 ) -> Generator[bytes]:
     """All bytes of the video, exactly as many as the listing said; read on where a read breaks off.
 
-    `check` is asked before each block and after each pause, and may raise. Raises VideoChanged, or StorageError when
-    the video gives no more bytes after MOST_FAILURES attempts.
+    `check` is asked before each block and after each pause, and may raise. Raises VideoChanged, or VideoUnreadable or
+    another StorageError when the video gives no more bytes after MOST_FAILURES attempts.
     """
     at = failures = 0
     while True:
@@ -94,6 +109,8 @@ def read_video(
             return
         failures += 1
         if failures >= MOST_FAILURES:
+            if isinstance(trouble, VideoUnreadable):
+                raise trouble
             raise StorageError(
                 f"{video.key} in {bucket.name} cannot be read beyond byte {at} of {video.size_bytes}: "
                 + (str(trouble) if trouble else "the connection ends there")

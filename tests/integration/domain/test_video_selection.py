@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from itertools import combinations
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import insert
 
 from domain.errors import InvalidRequest, PermissionDenied
 from domain.exports.selection import HeldVideo, Selection, Source, basis_of, require_videos, select_videos
-from domain.models import ArchiveKind, Study, User
+from domain.models import ArchiveKind, ConsentRuling, Study, User
 from domain.models.responses import Ruling
 from domain.permissions.codes import Permission
 from tests.support.footage import RECORDED_AT, Footage
@@ -82,6 +84,17 @@ def test_a_row_tells_all_that_the_manifest_needs(site: Site, footage: Footage) -
     assert (video.size_bytes, video.etag, video.ruling) == (None, None, Ruling.ACCEPTED)
     assert (video.source, video.is_consent_footage) == (Source.FAMILIES, False)
     assert str(video.response_uuid) in key
+
+
+def test_rulings_that_were_imported_in_another_order_count_by_their_time(site: Site, footage: Footage) -> None:
+    response = footage.response()
+    footage.video(response)
+    with site.sessions.begin() as session:
+        for ruling, day in (("rejected", 2), ("accepted", 1)):
+            made = insert(ConsentRuling).values(response_id=response, ruling=ruling)
+            session.execute(made.values(created_at=RECORDED_AT + timedelta(days=day)))
+    with pytest.raises(InvalidRequest, match="accepted"), site.sessions.begin() as session:
+        select_videos(session, session.get_one(User, site.study_admin), session.get_one(Study, site.study_id), ALL)
 
 
 @pytest.mark.parametrize(

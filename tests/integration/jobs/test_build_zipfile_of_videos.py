@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 import urllib.request
+from collections.abc import Generator, Iterator
+from dataclasses import replace
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
 
 import dagster as dg
+import pytest
 from sqlalchemy import select
 
-from domain.models import ArchiveKind, RequestStatus, Response
+from domain.models import ArchiveKind, RequestStatus, Response, Video
 from domain.permissions.codes import Permission
 from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.storage.local_archives import LocalArchiveBucket
+from lookit_ops.storage.videos import COLD, FORBIDDEN, ListedVideo, VideoBucket, VideoUnreadable
 from tests.integration.jobs.test_build_experiment import metadata_of, what_failed
+from tests.support.footage import RECORDED_AT
 from tests.support.reels import Reels, opened
 
 
@@ -216,3 +221,85 @@ def test_the_same_run_is_never_made_twice(reels: Reels) -> None:
     assert reels.run(request_id=request_id).success
     assert isinstance(reels.run(request_id=request_id), dg.ExecuteInProcessResult)
     assert len(mails_of(reels)) == 1
+
+
+# -- single videos that cannot be had ---------------------------------------------------------------------------------
+
+
+class Refusing:
+    """The folder of videos, some of which are cold, or refused."""
+
+    def __init__(self, real: VideoBucket, cold: set[str] = frozenset(), refused: set[str] = frozenset()) -> None:
+        self.real, self.cold, self.refused = real, cold, refused
+        self.name = real.name
+
+    def videos(self, prefix: str = "") -> Iterator[ListedVideo]:
+        for video in self.real.videos(prefix):
+            yield replace(video, is_cold=video.key in self.cold)
+
+    def blocks(self, video: ListedVideo, offset: int) -> Generator[bytes]:
+        if video.key in self.refused | self.cold:
+            raise VideoUnreadable(f"{video.key} is refused", FORBIDDEN)
+        return self.real.blocks(video, offset)
+
+
+def test_what_is_cold_or_refused_is_missing_with_its_reason_and_the_rest_is_delivered(
+    reels: Reels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lookit_ops.storage.videos.FIRST_PAUSE", 0.001)
+    keys = reels.film(5)
+    reels.videos_bucket = Refusing(reels.platform.videos, {keys[0]}, {keys[2], keys[3]})
+    del reels.platform
+    request = reels.archive()
+    assert request.status == RequestStatus.SUCCEEDED, request.error
+    assert (request.video_count, request.missing_count) == (2, 3)
+    members, rows = opened(bytes_of(reels, request.archive_key))
+    assert set(members) == {keys[1], keys[4]}
+    missing = {row["object_key"]: row["reason"] for row in rows if row["status"] == "missing"}
+    assert missing == {keys[0]: COLD, keys[2]: FORBIDDEN, keys[3]: FORBIDDEN}
+    (mail,) = mails_of(reels)
+    assert keys[0] in text_of(mail)
+    assert COLD in text_of(mail)
+    again = reels.run(request_id=reels.request())
+    assert metadata_of(again, "stream")["was there already"] is True, "it is found, once that is known"
+
+
+def test_where_everything_is_refused_it_is_not_the_videos(reels: Reels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lookit_ops.storage.videos.FIRST_PAUSE", 0.001)
+    keys = reels.film(3)
+    reels.settings["attempts"] = 1
+    reels.videos_bucket = Refusing(reels.platform.videos, refused=set(keys))
+    del reels.platform
+    request = reels.archive()
+    assert (request.status, request.error_code) == (RequestStatus.FAILED, "storage_error")
+    assert reels.visible() == []
+
+
+def test_where_everything_is_cold_that_is_said(reels: Reels) -> None:
+    keys = reels.film(2)
+    reels.videos_bucket = Refusing(reels.platform.videos, cold=set(keys))
+    del reels.platform
+    request = reels.archive()
+    assert request.error_code == "invalid_request"
+    assert f"of 2: {COLD}" in str(request.error)
+
+
+@pytest.mark.parametrize("key", ["raw.mp4", "lab/2026/Film.MP4", "VIDEOSTREAM_x.mp4"])
+def test_a_video_outside_of_the_studys_names_is_found_by_its_key(reels: Reels, key: str) -> None:
+    (other,) = reels.film(1)
+    response = reels.footage.response("accepted")
+    reels.put(key, b"found")
+    with reels.site.sessions.begin() as session:
+        session.add(
+            Video(
+                study_id=reels.site.study_id,
+                response_id=response,
+                object_key=key,
+                frame_id="1-frame",
+                recorded_at=RECORDED_AT,
+            )
+        )
+    request = reels.archive()
+    assert (request.video_count, request.missing_count) == (2, 0)
+    members, _ = opened(bytes_of(reels, request.archive_key))
+    assert sorted(members.values()) == sorted([b"found", reels.written[other]])
