@@ -19,6 +19,8 @@ from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
     from lookit_ops.jobs.end_dead_work import DeadWork
 
 app = typer.Typer(
@@ -117,8 +119,10 @@ def reconcile() -> None:
     from lookit_ops.jobs.end_dead_work import NOTHING, end_dead_work  # Dagster takes seconds to import
 
     outside = platform()
-    done = end_dead_work(outside)
-    dead_runs = _told_to_dagster(outside, done)
+    _ = outside.engine  # before a home for Dagster is made: a database that is not there is named
+    instance = _dagster(outside)
+    done = end_dead_work(outside, instance)
+    dead_runs = _told_to_dagster(instance, outside, done) if instance else 0
     told = [*done.told(), *([f"dead runs: {dead_runs}"] if dead_runs else [])]
     console.print("\n".join(plain(line[:1].upper() + line[1:]) + "." for line in told or [NOTHING]), soft_wrap=True)
     if done.failed:
@@ -127,17 +131,30 @@ def reconcile() -> None:
         )
 
 
-def _told_to_dagster(outside: Platform, done: DeadWork) -> int:
-    """How many runs were dead. Without Dagster the requests have their end all the same."""
+def _dagster(outside: Platform) -> DagsterInstance | None:
+    """Dagster's storage; None, with a word to the operator, if it cannot be opened."""
     from dagster import DagsterInstance
-
-    from lookit_ops.jobs.end_dead_work import tell_dagster
 
     prepare_dagster_home(outside.settings)
     try:
-        with DagsterInstance.get() as instance:
-            return tell_dagster(instance, outside, done)
+        return DagsterInstance.get()
     except Exception as error:  # whatever its storage, or somebody's own dagster.yaml, raises
-        why = outside.redact(str(error).strip().partition("\n")[0])
-        errors.print(f"Dagster cannot be told: {plain(why)}", soft_wrap=True, highlight=False)
+        _say_that_dagster_is_away(outside, error)
+        return None
+
+
+def _told_to_dagster(instance: DagsterInstance, outside: Platform, done: DeadWork) -> int:
+    """How many runs were dead. The requests have their end whatever Dagster says."""
+    from lookit_ops.jobs.end_dead_work import tell_dagster
+
+    try:
+        with instance:
+            return tell_dagster(instance, outside, done)
+    except Exception as error:
+        _say_that_dagster_is_away(outside, error)
         return 0
+
+
+def _say_that_dagster_is_away(outside: Platform, error: Exception) -> None:
+    why = outside.redact(str(error).strip().partition("\n")[0])
+    errors.print(f"Dagster cannot be told: {plain(why)}", soft_wrap=True, highlight=False)

@@ -11,12 +11,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from domain.queue import START_WITHIN, TOO_LONG, WORKER_DIED, Failure
 from lookit_ops.assets.experiments import report_build
+from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.platform import Platform
@@ -27,6 +29,7 @@ from lookit_ops.running import remove_dead_outputs
 
 logger = logging.getLogger(__name__)
 
+IN_DAGSTER = "an operator, in Dagster"
 NOTHING = "no lease has run out"
 DEAD = "the worker of this run stopped answering; its request has been ended, or is tried again by another run"
 NOT_STARTED = "the run that was to work on this request ended before it began: its page in Dagster ({run_id}) says why"
@@ -56,7 +59,7 @@ def end_dead_work_op(context: dg.OpExecutionContext, config: EndDeadWork) -> Non
             failure = TOO_LONG if config.too_long else WORKER_DIED
             context.log.info(end_requests_of(context.instance, platform, run, config.cancelled_by or None, failure))
         return
-    done = end_dead_work(platform)
+    done = end_dead_work(platform, context.instance)
     dead_runs = tell_dagster(context.instance, platform, done)
     told = [*done.told(), *([f"dead runs: {dead_runs}"] if dead_runs else [])]
     context.log.info("; ".join(told) or NOTHING)
@@ -107,10 +110,32 @@ class DeadWork:
         return told + [f"{count} {what}" for what, count in counts.items() if count]
 
 
-def end_dead_work(platform: Platform) -> DeadWork:
-    """End what dead workers left open in database, buckets and home; what cannot be ended never stops the rest."""
+def end_dead_work(platform: Platform, instance: dg.DagsterInstance | None) -> DeadWork:
+    """End what dead workers left open in database, buckets and home; what cannot be ended never stops the rest.
+
+    Without Dagster, what a person has cancelled there is tried again like the rest.
+    """
+    if instance is not None:
+        note_cancellations(platform, instance)
     builds, archives = reconcile_builds(platform), reconcile_archives(platform, look_for_parts=False)
     return DeadWork(builds, archives, remove_dead_outputs(platform))
+
+
+def note_cancellations(platform: Platform, instance: dg.DagsterInstance) -> None:
+    """Remember which of the dead workers' runs a person has cancelled, so that their requests are not tried again.
+
+    The sensor `cancelled_runs` reacts once: where the database was away just then, only the run's status tells.
+    """
+    ledgers: tuple[Any, ...] = (platform.ledger, platform.archive_ledger)
+    for ledger in ledgers:
+        for claim in ledger.running(expired_only=True):
+            try:
+                run_id = ledger.run_of(claim)
+                record = instance.get_run_record_by_id(run_id) if run_id else None
+                if record and interruption_of(record) is Interruption.OPERATOR:
+                    ledger.note_wish(claim)
+            except Exception:  # of one of them; without an answer it is tried again, as that of any dead worker
+                logger.exception("whether the run of request %s was cancelled cannot be found out", claim.request_id)
 
 
 def tell_dagster(instance: dg.DagsterInstance, platform: Platform, done: DeadWork) -> int:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import dagster as dg
 
 from domain.queue import QueueState, RequestQueue, Submission
+from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
+from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_submission_of
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG, number_in
 from lookit_ops.sensors.under_way import UNFINISHED
@@ -66,7 +68,7 @@ def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
         platform: Platform = context.resources.platform
         queue, at_once = kind.queue(platform), kind.at_once(platform)
         _cancel_those_not_awaited(context.instance, kind, queue)
-        _look_after_those_that_do_not_come(context.instance, kind, queue)
+        _look_after_those_that_do_not_come(context.instance, platform, kind, queue)
         submissions = queue.submit(limit=A_TICK, at_once=at_once)
         if not submissions:
             return dg.SkipReason(_why_nothing(kind, queue.state(), at_once))
@@ -106,13 +108,17 @@ def _cancel_those_not_awaited(instance: dg.DagsterInstance, kind: Kind, queue: R
             logger.exception("run %s cannot be taken out of Dagster's queue", runs[request_id].run_id)
 
 
-def _look_after_those_that_do_not_come(instance: dg.DagsterInstance, kind: Kind, queue: RequestQueue) -> None:
+def _look_after_those_that_do_not_come(
+    instance: dg.DagsterInstance, platform: Platform, kind: Kind, queue: RequestQueue
+) -> None:
     """A run may sit in Dagster's queue for long, and is not asked for twice. Any other is dead, whatever it is called.
 
     Between a run's start and its claim there is no lease that could run out, and Dagster does not always notice; such
     a run would hold a place among those that may run at once for as long as a run may take.
     """
     for request_id in queue.overdue():
+        if _was_cancelled(instance, platform, kind, request_id):
+            continue
         tags = {KIND_TAG: kind.name, REQUEST_TAG: str(request_id)}
         runs = instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED))
         if any(run.status == dg.DagsterRunStatus.QUEUED for run in runs):
@@ -125,6 +131,21 @@ def _look_after_those_that_do_not_come(instance: dg.DagsterInstance, kind: Kind,
                 instance.report_run_failed(run, NEVER_BEGAN)
             except Exception:  # of one of them: the others' requests must not wait for it
                 logger.exception("Dagster cannot be told that run %s is dead", run.run_id)
+
+
+def _was_cancelled(instance: dg.DagsterInstance, platform: Platform, kind: Kind, request_id: int) -> bool:
+    """End the request if a person has cancelled the run that was to claim it, which the status sensor may have missed.
+
+    That sensor reacts to each run once, and fails where the database is away.
+    """
+    cancelled = dg.RunsFilter(
+        tags={KIND_TAG: kind.name, REQUEST_TAG: str(request_id)}, statuses=[dg.DagsterRunStatus.CANCELED]
+    )
+    for record in instance.get_run_records(cancelled, limit=1):  # the newest
+        if interruption_of(record) is Interruption.OPERATOR:
+            logger.info("%s", end_submission_of(platform, record.dagster_run, IN_DAGSTER))
+            return request_id not in kind.queue(platform).overdue()
+    return False
 
 
 def _why_nothing(kind: Kind, state: QueueState, at_once: int) -> str:

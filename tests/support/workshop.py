@@ -145,7 +145,7 @@ class Workshop:
 
     def end_dead_work(self) -> list[str]:
         """End what dead workers left open, as a run of `end_dead_work` does; says what was done."""
-        done = end_dead_work(self.platform)
+        done = end_dead_work(self.platform, self.instance)
         dead_runs = tell_dagster(self.instance, self.platform, done)
         return [*done.told(), *([f"dead runs: {dead_runs}"] if dead_runs else [])]
 

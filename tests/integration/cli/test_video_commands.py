@@ -66,7 +66,9 @@ def test_what_is_tried_again_says_for_which_attempt_it_waits(key: str, site: Sit
     run("videos", "zip", "Apples and oranges", "--as", ADMIN, "--kind", "all")
     ledger = ArchiveLedger(site.sessions)
     ledger.retry(ledger.claim(1, "a run", timedelta(minutes=1)), Failure("stream", "storage_error", "away"), {})
-    assert "queued (place 1, attempt 2)" in " ".join(run("videos", "list").out.split())
+    listed = run("videos", "list").out
+    assert "(place 1, attempt 2 from" in listed
+    assert "away" in listed
 
 
 def test_a_link_is_refused_to_others_and_when_the_archive_is_gone(key: str, run: Run, home: Path) -> None:

@@ -34,15 +34,15 @@ from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.deliver_mails import deliver_mails
-from lookit_ops.jobs.end_dead_work import end_dead_work_job, end_requests_of, idle_runs
+from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_dead_work_job, end_requests_of, idle_runs
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
 from lookit_ops.running import output_folder
 from lookit_ops.sensors.leases import leases
 from lookit_ops.sensors.outbox import outbox
-from lookit_ops.sensors.requests import build_requests
-from lookit_ops.sensors.runs import IN_DAGSTER, end_of
+from lookit_ops.sensors.requests import archive_requests, build_requests
+from lookit_ops.sensors.runs import end_of
 from lookit_ops.sensors.watch import watch
 from lookit_ops.storage.experiments import StorageError
 from tests.support.footage import Footage
@@ -413,6 +413,72 @@ def test_what_took_too_long_says_so_and_is_tried_again(workshop: Workshop, kind:
     with workshop.site.sessions.begin() as session:
         request = session.get_one(BuildRequest if kind == "build" else ArchiveRequest, request_id)
         assert (request.status, request.failed_attempts[0]["code"]) == (RequestStatus.QUEUED, "run_too_long")
+
+
+# -- runs that a person has cancelled, while the one reaction to that failed ------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["build", "archive"])
+def test_before_what_was_claimed_is_tried_again_dagster_is_asked_whether_it_was_cancelled(
+    workshop: Workshop, kind: str
+) -> None:
+    workshop.settings["attempts"] = 3
+    job = build_experiment if kind == "build" else build_zipfile_of_videos
+    model = BuildRequest if kind == "build" else ArchiveRequest
+    request_id = waiting(workshop, kind)
+    ledger = workshop.platform.ledger if kind == "build" else workshop.platform.archive_ledger
+    run = workshop.instance.create_run_for_job(job, status=dg.DagsterRunStatus.CANCELED)
+    ledger.claim(request_id, run.run_id, timedelta(minutes=5))
+    move(workshop, model, claimed_at=timedelta(minutes=3), lease_expires_at=timedelta(minutes=2))
+    workshop.end_dead_work()
+    assert became(workshop, model, request_id) == RequestStatus.CANCELLED
+
+
+@pytest.mark.parametrize("kind", ["build", "archive"])
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_before_what_was_submitted_is_submitted_again_dagster_is_asked_whether_it_was_cancelled(
+    workshop: Workshop, kind: str, cancelled: bool
+) -> None:
+    sensor, job, model = {
+        "build": (build_requests, build_experiment, BuildRequest),
+        "archive": (archive_requests, build_zipfile_of_videos, ArchiveRequest),
+    }[kind]
+    request_id = waiting(workshop, kind)
+    (asked,) = requests_of(workshop.tick(sensor))
+    status = dg.DagsterRunStatus.CANCELED if cancelled else dg.DagsterRunStatus.FAILURE
+    workshop.instance.create_run_for_job(job, tags=asked.tags, status=status)
+    move(workshop, model, submitted_at=timedelta(minutes=10))
+    again = workshop.tick(sensor)
+    if cancelled:
+        assert requests_of(again) == []
+        assert became(workshop, model, request_id) == RequestStatus.CANCELLED
+    else:
+        assert len(requests_of(again)) == 1
+
+
+def test_a_run_that_was_cancelled_for_an_earlier_submission_ends_no_later_one(workshop: Workshop) -> None:
+    request_id = waiting(workshop, "build")
+    (asked,) = requests_of(workshop.tick(build_requests))
+    move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
+    assert len(requests_of(workshop.tick(build_requests))) == 1
+    workshop.instance.create_run_for_job(build_experiment, tags=asked.tags, status=dg.DagsterRunStatus.CANCELED)
+    move(workshop, BuildRequest, submitted_at=timedelta(minutes=10))
+    assert len(requests_of(workshop.tick(build_requests))) == 1
+    assert became(workshop, BuildRequest, request_id) == RequestStatus.QUEUED
+
+
+def waiting(workshop: Workshop, kind: str) -> int:
+    """A request of this kind that waits."""
+    if kind == "build":
+        return workshop.request()
+    footage = Footage(workshop.site)
+    footage.video(footage.response("accepted"))
+    return workshop.platform.archive_ledger.request(workshop.site.study_id, workshop.site.study_admin, ArchiveKind.ALL)
+
+
+def became(workshop: Workshop, model: type[BuildRequest | ArchiveRequest], request_id: int) -> str:
+    with workshop.site.sessions.begin() as session:
+        return session.get_one(model, request_id).status
 
 
 # -- mails ------------------------------------------------------------------------------------------------------------
