@@ -31,12 +31,16 @@ def _handler(bucket: LocalArchiveBucket) -> type[BaseHTTPRequestHandler]:
             path = bucket.opened(unquote(parts.path[1:]), asked.get("expires", ""), name, asked.get("signature", ""))
             if path is None:
                 self._begin(HTTPStatus.FORBIDDEN, "text/plain; charset=utf-8", len(_REFUSED))
-                self.wfile.write(_REFUSED)
+                if self.command != "HEAD":
+                    self.wfile.write(_REFUSED)
                 return
             with path.open("rb") as file:
                 disposition = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
                 self._begin(HTTPStatus.OK, ZIP, path.stat().st_size, **disposition)
-                shutil.copyfileobj(file, self.wfile, _CHUNK_BYTES)
+                if self.command != "HEAD":
+                    shutil.copyfileobj(file, self.wfile, _CHUNK_BYTES)
+
+        do_HEAD = do_GET  # noqa: N815 - the base class calls it so
 
         def _begin(self, status: HTTPStatus, content_type: str, length: int, **headers: str) -> None:
             self.send_response(status)

@@ -60,6 +60,8 @@ class StudyServer(LocalServer):
                 else:
                     self._file(folder_of(kind, found["uuid"].lower()), found["path"][1:] or INDEX)
 
+            do_HEAD = do_GET  # noqa: N815 - the base class calls it so
+
             def _own_address(self, uuid: str) -> str | None:
                 """Return the address of this path under the study's own name, if it was asked for under another one."""
                 if per_study is None:
@@ -93,7 +95,8 @@ class StudyServer(LocalServer):
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command != "HEAD":
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
                 pass

@@ -6,7 +6,10 @@ once, from a box that says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -79,7 +82,29 @@ def draw(form: Format, path: Path | None = None, *, region_of_interest: bool = F
 
     The region of interest is where the study has been, where it is, and where it can go from there.
     """
-    return layout(path, region_of_interest=region_of_interest).draw(None, format=form)
+    with _quiet_fontconfig():
+        return layout(path, region_of_interest=region_of_interest).draw(None, format=form)
+
+
+@contextlib.contextmanager
+def _quiet_fontconfig() -> Generator[None]:
+    """Keep what Fontconfig says of this machine's files off standard error; all else that is written there stays.
+
+    Graphviz brings a Fontconfig of its own, which reads the machine's templates whatever its settings say, and warns of
+    what it does not know in newer ones.
+    """
+    with tempfile.TemporaryFile() as said:
+        real = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(real, 2)
+            os.close(real)
+            said.seek(0)
+            others = [line for line in said if not line.startswith(b"Fontconfig ")]
+            if others:
+                os.write(2, b"".join(others))
 
 
 def layout(path: Path | None = None, *, region_of_interest: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""The sensor `study_partitions`: a partition for each study, so that its diagram can be asked for in Dagster's UI."""
+"""The sensor `study_partitions`: a partition for each study, and for no other, so that its diagram can be asked for."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
 
@@ -14,7 +14,7 @@ AT_ONCE = 500
 
 @dg.sensor(
     name="study_partitions",
-    description="Adds a partition for each new study.",
+    description="Adds a partition for each new study, and removes those of studies that were deleted.",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     required_resource_keys={"platform"},
@@ -26,9 +26,12 @@ def study_partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SensorRes
         found = [str(uuid) for uuid in session.scalars(select(Study.uuid).order_by(Study.id))]
     there = set(context.instance.get_dynamic_partitions(studies.name or ""))
     missing = [uuid for uuid in found if uuid not in there][:AT_ONCE]
-    if not missing:
-        return dg.SkipReason("no new study")
+    gone = sorted(there - set(found))[:AT_ONCE]
+    if not missing and not gone:
+        return dg.SkipReason("no new study, and none deleted")
+    requests = [*([studies.build_add_request(missing)] if missing else [])]
+    requests += [*([studies.build_delete_request(gone)] if gone else [])]
     return dg.SensorResult(
-        dynamic_partitions_requests=[studies.build_add_request(missing)],
-        skip_reason=f"{len(missing)} partitions added; no run needed",
+        dynamic_partitions_requests=requests,
+        skip_reason=f"{len(missing)} partitions added, {len(gone)} removed; no run needed",
     )

@@ -61,4 +61,14 @@ def test_each_new_study_gets_a_partition_once(workshop: Workshop, instance: dg.D
     (request,) = second.dynamic_partitions_requests
     assert list(request.partition_keys) == [str(workshop.site.study(other).uuid)]
     instance.add_dynamic_partitions(studies.name or "", list(request.partition_keys))
-    assert tick().skip_message == "no new study"
+    assert tick().skip_message == "no new study, and none deleted"
+
+
+def test_the_partition_of_a_deleted_study_goes(workshop: Workshop, instance: dg.DagsterInstance) -> None:
+    deleted = "0c5f5dd7-0000-4000-8000-00000000dead"
+    instance.add_dynamic_partitions(studies.name or "", [deleted, str(workshop.site.study().uuid)])
+    with dg.build_sensor_context(instance=instance, resources={"platform": workshop.platform}) as context:
+        ticked = study_partitions_sensor.evaluate_tick(context)
+    (request,) = ticked.dynamic_partitions_requests or []
+    assert isinstance(request, dg.DeleteDynamicPartitionsRequest)
+    assert list(request.partition_keys) == [deleted]

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+import requests
 
 from domain.models import BuildKind
 from lookit_ops.deployments import folder_of
@@ -69,6 +70,16 @@ def served(tmp_path: Path) -> Iterator[Served]:
             )
     with StudyServer(bucket, BuildKind.DEPLOYMENT) as server:
         yield Served(bucket, server)
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/app.js", "/assets/missing.js", ""])
+def test_a_question_for_the_headers_is_answered_as_by_any_web_server(served: Served, path: str) -> None:
+    address = f"{served.server.url}studies/{STUDY}{path}"
+    whole = requests.get(address, timeout=10, allow_redirects=False)
+    headers = requests.head(address, timeout=10, allow_redirects=False)
+    assert (headers.status_code, headers.content) == (whole.status_code, b"")
+    for name in ("Content-Type", "Content-Length", "Cache-Control", "Location"):
+        assert headers.headers.get(name) == whole.headers.get(name)
 
 
 def test_page_and_files_come_with_the_headers_that_they_were_stored_with(served: Served) -> None:

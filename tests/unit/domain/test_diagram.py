@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import struct
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path as FilePath
@@ -14,7 +17,7 @@ import pytest
 
 from domain.models import State
 from domain.models.studies import WORKFLOW_STATES
-from domain.studies.diagram import ANY_OTHER, Path, Step, draw, layout, mermaid
+from domain.studies.diagram import ANY_OTHER, Path, Step, _quiet_fontconfig, draw, layout, mermaid
 from domain.studies.workflow import TABLE
 
 S = State
@@ -156,3 +159,12 @@ def test_the_architecture_page_holds_todays_mermaid() -> None:
     page = (FilePath(__file__).parents[3] / "ARCHITECTURE.md").read_text()
     blocks = re.findall(r"```mermaid\n(stateDiagram.*?)\n```", page, re.DOTALL)
     assert blocks == [mermaid()], "write it anew: lookit-ops workflow diagram -o workflow.mmd"
+
+
+def test_nothing_is_said_on_standard_error_but_what_others_say(capfd: pytest.CaptureFixture[str]) -> None:
+    command = "from domain.studies.diagram import draw; draw('png')"
+    drawn = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert drawn.stderr == ""
+    with _quiet_fontconfig():
+        os.write(2, b"Fontconfig warning: it is old\nanother thread's words\n")
+    assert capfd.readouterr().err == "another thread's words\n"
