@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import warnings
 from typing import NoReturn
 
 import typer
@@ -29,6 +30,7 @@ from lookit_ops.cli import (
 )
 from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import ToErrors, errors, plain
+from lookit_ops.dagster_processes import NO_NEWS
 from lookit_ops.redaction import Redactor
 from lookit_ops.settings import load_settings
 from lookit_ops.storage.experiments import StorageError
@@ -59,6 +61,7 @@ app.command("serve")(serve.serve)
 def main() -> None:
     """Run a command. A person's mistake ends with status 1 and one sentence; a bug with its traceback."""
     logging.lastResort = ToErrors(logging.WARNING)
+    warnings.filterwarnings("ignore", NO_NEWS)
     try:
         _check_arguments(sys.argv[1:])
         with open_until_the_end:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -19,7 +18,6 @@ from domain.queue import last_error
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.dagster_processes import NO_NEWS
 from lookit_ops.demo.example import example_commits, example_port, example_server, keep_example_settings
 from lookit_ops.demo.footage import film
 from lookit_ops.demo.people import RESEARCHER, Cast, new_study, populate
@@ -61,7 +59,6 @@ class Act:
 
 def tell(console: Console, port: int) -> None:
     """Run the demonstration. Raises InvalidRequest where the settings are not a playground's, or a build fails."""
-    warnings.filterwarnings("ignore", NO_NEWS)
     keep_example_settings(load_settings().home_folder, port)
     settings = load_settings()
     if settings.environment != "development":

@@ -29,9 +29,10 @@ def study_partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SensorRes
     gone = sorted(there - set(found))[:AT_ONCE]
     if not missing and not gone:
         return dg.SkipReason("no new study, and none deleted")
-    requests = [*([studies.build_add_request(missing)] if missing else [])]
-    requests += [*([studies.build_delete_request(gone)] if gone else [])]
     return dg.SensorResult(
-        dynamic_partitions_requests=requests,
+        dynamic_partitions_requests=[
+            *([studies.build_add_request(missing)] if missing else []),
+            *([studies.build_delete_request(gone)] if gone else []),
+        ],
         skip_reason=f"{len(missing)} partitions added, {len(gone)} removed; no run needed",
     )

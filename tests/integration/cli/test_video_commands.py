@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -81,6 +83,16 @@ def test_a_link_is_refused_to_others_and_when_the_archive_is_gone(key: str, run:
     gone = run("videos", "link", "1", "--as", ADMIN)
     assert gone.status == 1
     assert "ask for it again with `lookit-ops videos zip" in gone.err
+
+
+def test_who_waits_for_an_archive_reads_no_warnings(key: str, run: Run, home: Path) -> None:
+    """In a process of its own: a test's would have shown them before, or swallowed them."""
+    command = [str(Path(sys.executable).with_name("lookit-ops")), "videos", "zip", "Apples and oranges"]
+    done = subprocess.run(
+        [*command, "--as", ADMIN, "--kind", "all", "--wait"], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert "for the next 30 minutes" in done.stdout
 
 
 def test_what_waits_and_fails_says_why(key: str, run: Run, home: Path) -> None:
