@@ -184,6 +184,9 @@ def _json_checks(column: str, kind: str) -> tuple[CheckConstraint, CheckConstrai
     return on_sqlite.ddl_if(dialect="sqlite"), on_postgresql.ddl_if(dialect="postgresql")
 
 
+_READS = "reads_only"
+
+
 def engine_for(url: str) -> Engine:
     """An engine for `sqlite:///…` or `postgresql+psycopg://…` (a bare `postgresql://` means psycopg 3, too).
 
@@ -195,8 +198,13 @@ def engine_for(url: str) -> Engine:
     timeout = {"timeout": SQLITE_BUSY_TIMEOUT.total_seconds()}
     engine = create_engine(parsed, connect_args=timeout, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_immediate)
+    event.listen(engine, "begin", _begin_on_sqlite)
     return engine
+
+
+def reading(engine: Engine) -> Engine:
+    """The same database for transactions that read only: none waits for a writer. PostgreSQL refuses a write in one."""
+    return engine.execution_options(**{_READS: True, "postgresql_readonly": True})
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -207,8 +215,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin_on_sqlite(connection: Connection) -> None:
+    """Take the write lock at once, unless the transaction only reads: nothing is written between its read and write."""
+    connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get(_READS) else "BEGIN IMMEDIATE")
 
 
 def one_at_a_time(session: Session, what: str) -> None:

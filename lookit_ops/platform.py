@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from sqlalchemy import Engine
 
 from domain.builds.ledger import BuildLedger
-from domain.db import Sessions, engine_for, sessions_for
+from domain.db import Sessions, engine_for, reading, sessions_for
 from domain.errors import InvalidRequest
 from domain.exports.ledger import ArchiveLedger, ArchiveOffer, record_withdrawal
 from domain.mail.compose import Composer, Download, Links
@@ -81,6 +81,11 @@ class Platform:
     def sessions(self) -> Sessions:
         """Sessions on the database."""
         return sessions_for(self.engine)
+
+    @cached_property
+    def reading(self) -> Sessions:
+        """Sessions that read only, and so wait for no program that writes."""
+        return sessions_for(reading(self.engine))
 
     @cached_property
     def ledger(self) -> BuildLedger:

@@ -12,7 +12,7 @@ from domain.find import find_study, find_user
 from domain.models import BuildKind, BuildRequest
 from domain.queue import last_error
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
-from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of
+from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.platform import Platform
@@ -58,7 +58,7 @@ def list_builds(
 ) -> None:
     """List build requests, newest first, with their place in the queue."""
     outside = platform()
-    places = outside.build_queue.places()
+    places = places_in_queue(outside, BuildRequest)
     found = newest(outside, BuildRequest, status, last)
     if json:
         as_json(

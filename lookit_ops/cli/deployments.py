@@ -24,13 +24,13 @@ from lookit_ops.storage.experiments import StorageError
 def deployments(study: StudyName, json: Json = False) -> None:
     """Show which deployment of a study is live, and which can be put back."""
     outside = platform()
-    with outside.sessions.begin() as session:
+    with outside.reading.begin() as session:
         found = find_study(session, study)
         name, folder, study_id = found.name, folder_of(BuildKind.DEPLOYMENT, found.uuid), found.id
     live = history(outside.bucket, folder)[:1]
     shown = [(deployment, deployment in live) for deployment in (*live, *restorable(outside.bucket, folder))]
     ids = [deployment.manifest.request_id for deployment, _ in shown]
-    reasons = approvals_of(outside.sessions, study_id, [int(number) for number in ids if number.isdecimal()])
+    reasons = approvals_of(outside.reading, study_id, [int(number) for number in ids if number.isdecimal()])
     refused = {str(number): reason for number, reason in reasons.items()}
     if json:
         as_json(

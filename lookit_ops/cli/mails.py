@@ -40,7 +40,7 @@ def list_mails(
     last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many mails, the newest.")] = 20,
 ) -> None:
     """List the mails, newest first, and what became of them."""
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         mails = list(session.scalars(select(OutboxMail).order_by(OutboxMail.id.desc()).limit(last)))
         addresses = {mail.id: mail.recipient.email for mail in mails}
     if json:

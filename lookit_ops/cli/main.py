@@ -12,6 +12,7 @@ import typer
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
+from domain.db import SQLITE_BUSY_TIMEOUT
 from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
 from lookit_ops.cli import (
@@ -36,6 +37,7 @@ from lookit_ops.settings import load_settings
 from lookit_ops.storage.experiments import StorageError
 
 _NO_SCHEMA = re.compile(r"no such (table|column)|\b(relation|column) .* does not exist")
+_LOCKED = re.compile("database is locked|database table is locked")
 
 app = typer.Typer(
     help="Operate the studies of the platform: builds, videos, workflow, permissions, mails.",
@@ -97,6 +99,11 @@ def _about_the_database(error: DBAPIError) -> str:
     settings = load_settings()
     url = make_url(settings.database).render_as_string(hide_password=True)
     sentence = f"the database {url} cannot be used: {cause}; check LOOKIT_DATABASE_URL"
+    if _LOCKED.search(cause):
+        sentence = (
+            f"another program holds the write lock of the database {url} ({cause}), and kept it for longer than"
+            f" {SQLITE_BUSY_TIMEOUT.total_seconds():.0f} s; try again, or end that program"
+        )
     if _NO_SCHEMA.search(cause):
         sentence = (
             f"the database {url} does not have this version's schema ({cause}): run `lookit-ops db upgrade`, if it is"

@@ -155,7 +155,7 @@ def list_grants(study: OnStudy = None, lab: OnLab = None, person: OfPerson = Non
             raise InvalidRequest("give --person alone: it lists every role of the account, wherever it is held")
         _list_of_person(person, json=json)
         return
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         target = _target(session, study, lab)
         held = [(user.email, user.name, role.name) for user, role in roles_on(session, target)]
         where = describe(target)
@@ -166,7 +166,7 @@ def list_grants(study: OnStudy = None, lab: OnLab = None, person: OfPerson = Non
 
 
 def _list_of_person(email: str, *, json: bool) -> None:
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         user = find_user(session, email)
         held = roles_of(session, user)
     if json:
@@ -184,7 +184,7 @@ def _list_of_person(email: str, *, json: bool) -> None:
 @app.command()
 def explain(email: Person, permission: Code, study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
     """Say why somebody holds a permission, or what is missing and who could grant it."""
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         code = _permission(permission)
         explanation = explain_permission(session, find_user(session, email), code, _target(session, study, lab))
     if json:
@@ -196,7 +196,7 @@ def explain(email: Person, permission: Code, study: OnStudy = None, lab: OnLab =
 @app.command()
 def who(permission: Code, study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
     """List everyone who holds a permission, superusers among them."""
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         target = _target(session, study, lab)
         holders = [(user.email, user.name) for user in users_with_permission(session, _permission(permission), target)]
         where = describe(target)

@@ -14,6 +14,7 @@ from domain.errors import InvalidRequest
 from domain.exports.ledger import ArchiveLedger
 from domain.find import find_user
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study, User
+from domain.queue import RequestQueue
 from lookit_ops.cli.options import MOST_ROWS
 from lookit_ops.cli.show import coloured, console, plain, when
 from lookit_ops.platform import Platform
@@ -37,23 +38,25 @@ def newest(outside: Platform, model: type[Request], status: str, last: int) -> l
     )
     if status:
         query = query.where(model.status == status)
-    with outside.sessions.begin() as session:
+    with outside.reading.begin() as session:
         return [(row, name, email) for row, name, email in session.execute(query)]
+
+
+def places_in_queue(outside: Platform, model: type[BuildRequest] | type[ArchiveRequest]) -> dict[int, int]:
+    """The place in the queue, from 1, of each request that waits."""
+    return RequestQueue(outside.reading, model).places()
 
 
 def show_open(outside: Platform, study_id: int) -> bool:
     """Print the requests of a study that wait or run, with what went wrong in each attempt; False if there is none."""
     found = False
-    for model, queue, what in (
-        (BuildRequest, outside.build_queue, "build request"),
-        (ArchiveRequest, outside.archive_queue, "archive request"),
-    ):
+    for model, what in ((BuildRequest, "build request"), (ArchiveRequest, "archive request")):
         query = select(model).where(
             model.study_id == study_id, model.status.in_((RequestStatus.QUEUED, RequestStatus.RUNNING))
         )
-        with outside.sessions.begin() as session:
+        with outside.reading.begin() as session:
             requests = list(session.scalars(query.order_by(model.id)))
-        places = queue.places() if requests else {}
+        places = places_in_queue(outside, model) if requests else {}
         for request in requests:
             found = True
             title = f"{when(request.requested_at)} UTC · {what} {request.id}: {request.kind}"

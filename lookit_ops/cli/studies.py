@@ -47,7 +47,7 @@ def list_studies(
     query = select(Study, Lab.name).join(Lab, Lab.id == Study.lab_id).order_by(Study.state_changed_at.desc(), Study.id)
     if state:
         query = query.where(Study.state == state)
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         found = [(study, lab) for study, lab in session.execute(query)]
     if json:
         as_json([_facts(study, lab) for study, lab in found])
@@ -62,7 +62,7 @@ def list_studies(
 @app.command()
 def show(study: StudyName, json: Json = False) -> None:
     """Show one study: its state, what may come next, its player, its reviewed content."""
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         found = find_study(session, study)
         facts = _facts(found, found.lab.name)
         facts["logs"] = session.scalar(select(func.count(StudyLog.id)).where(StudyLog.study_id == found.id))
@@ -274,7 +274,7 @@ def diff(
     last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many changes, the newest.")] = 10,
 ) -> None:
     """Show what was changed in a study's content, oldest first, as a reviewer reads it."""
-    with platform().sessions.begin() as session:
+    with platform().reading.begin() as session:
         found = find_study(session, study)
         query = select(StudyLog).where(StudyLog.study_id == found.id).order_by(StudyLog.id.desc())
         changes = [entry for entry in session.scalars(query) if entry.extra.get("diff")][:last][::-1]
@@ -303,7 +303,7 @@ def log(
     Build output is printed as it was, line by line.
     """
     outside = platform()
-    with outside.sessions.begin() as session:
+    with outside.reading.begin() as session:
         found = find_study(session, study)
         query = select(StudyLog).where(StudyLog.study_id == found.id).order_by(StudyLog.id.desc()).limit(last)
         logs = list(session.scalars(query))[::-1]

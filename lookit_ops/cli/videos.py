@@ -13,7 +13,7 @@ from domain.find import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
 from domain.queue import last_error
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
-from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of
+from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 
@@ -98,7 +98,7 @@ def list_archives(
 ) -> None:
     """List archive requests, newest first, with their place in the queue."""
     outside = platform()
-    places = outside.archive_queue.places()
+    places = places_in_queue(outside, ArchiveRequest)
     found = newest(outside, ArchiveRequest, status, last)
     if json:
         as_json(

@@ -41,7 +41,7 @@ def diagram(
         raise InvalidRequest("Mermaid draws the whole workflow only: leave the study out, or write .png or .svg")
     path = None
     if study:
-        with platform().sessions.begin() as session:
+        with platform().reading.begin() as session:
             path = path_of(session, find_study(session, study))
     picture = draw(form, path, region_of_interest=roi) if form else f"{mermaid()}\n".encode()
     try:

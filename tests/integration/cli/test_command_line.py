@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
 from domain.builds.ledger import BuildLedger
+from domain.db import engine_for
 from domain.models import BuildKind, OutboxMail, State
 from domain.queue import Failure
 from lookit_ops.dagster_processes import dagster_programs
@@ -353,3 +355,46 @@ def test_what_is_kept_running_names_the_code_location_as_the_projects_own_worksp
     (written,) = yaml.safe_load((tmp_path / "workspace.yaml").read_text())["load_from"]
     assert written["grpc_server"]["location_name"] == project["python_module"]["location_name"] == "lookit_ops"
     assert all(str(tmp_path / "workspace.yaml") in program.command for program in others)
+
+
+READERS = (
+    ["study", "list"],
+    ["study", "show", STUDY],
+    ["study", "diff", STUDY],
+    ["study", "log", STUDY],
+    ["build", "list"],
+    ["videos", "list"],
+    ["mail", "list"],
+    ["permission", "list"],
+    ["permission", "list", "--person", ADMIN],
+    ["permission", "explain", ADMIN, "studies.change_study", "--study", STUDY],
+    ["permission", "who", "studies.change_study", "--study", STUDY],
+    ["build", "deployments", STUDY],
+)
+
+
+@pytest.mark.parametrize("command", READERS, ids=" ".join)
+def test_what_only_reads_waits_for_no_writer(run, site: Site, database_url: str, command: list[str]) -> None:
+    """On PostgreSQL it never did; there the transaction could not write, either."""
+    site.ledger.request(site.study_id, site.study_admin, BuildKind.PREVIEW)
+    writer = engine_for(database_url)
+    with writer.connect() as connection, connection.begin():
+        connection.execute(update(OutboxMail).values(last_error="held"))
+        began = time.monotonic()
+        shown = run(*command)
+    writer.dispose()
+    assert shown.status == 0, shown.err
+    assert time.monotonic() - began < 15
+
+
+def test_a_write_lock_that_another_program_holds_is_named(run, site: Site, database_url: str, monkeypatch) -> None:
+    if not database_url.startswith("sqlite"):
+        pytest.skip("PostgreSQL locks rows")
+    monkeypatch.setattr("domain.db.SQLITE_BUSY_TIMEOUT", timedelta(seconds=0.2))
+    writer = engine_for(database_url)
+    with writer.connect(), writer.connect() as connection, connection.begin():
+        shown = run("study", "edit", STUDY, "--as", ADMIN, "--purpose", "Another one")
+    writer.dispose()
+    assert shown.status == 1
+    assert "another program holds the write lock of the database" in shown.err
+    assert "LOOKIT_DATABASE_URL" not in shown.err
