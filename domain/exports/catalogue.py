@@ -200,9 +200,22 @@ class _Update:
                     }
                 )
         if rows:
+            marked = self._marked_frames(rows)
+            for row in rows:
+                row["is_consent_footage"] |= (row["study_id"], row["frame_id"]) in marked
             # The web application may have written the same row a moment ago: then it is its.
             insert = _INSERTS[self.session.get_bind().dialect.name](Video).on_conflict_do_nothing()
             self.added += len(self.session.scalars(insert.returning(Video.id), rows).all())
+
+    def _marked_frames(self, rows: Sequence[dict[str, Any]]) -> set[tuple[int, str]]:
+        """Which of these studies' frames film consent, whatever their names: somebody has marked earlier videos so."""
+        frames = select(Video.study_id, Video.frame_id).distinct()
+        frames = frames.where(
+            Video.is_consent_footage.is_(True),
+            self._is_among(Video.study_id, sorted({row["study_id"] for row in rows})),
+            self._is_among(Video.frame_id, sorted({row["frame_id"] for row in rows})),
+        )
+        return {(study_id, frame_id) for study_id, frame_id in self.session.execute(frames)}
 
     def _ids(
         self, uuids: set[UUID], column: InstrumentedAttribute[UUID], *columns: InstrumentedAttribute[Any]

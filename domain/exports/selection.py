@@ -20,6 +20,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 
 from domain.errors import DomainError, InvalidRequest, PermissionDenied
+from domain.exports.consent_marks import unmarked_frames
 from domain.exports.keys import DISREGARD
 from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, ConsentRuling, Response, Study, User, Video
 from domain.models.responses import Ruling
@@ -157,7 +158,7 @@ def select_videos(session: Session, user: User, study: Study, kind: ArchiveKind,
     rows = sorted(rows, key=lambda row: row.object_key)
     videos = tuple(_video(row) for row in rows if row.gone_at is None)
     if not videos:
-        raise _nothing_left(user, study, kind, name_contains, sources, census)
+        raise _nothing_left(session, user, study, kind, name_contains, sources, census)
     return Selection(
         study_uuid=study.uuid,
         kind=kind,
@@ -173,7 +174,7 @@ def require_videos(session: Session, user: User, study: Study, kind: ArchiveKind
     """Raises what `select_videos` would raise, without reading the rows."""
     sources, census = _look(session, user, study, kind, name_contains)
     if not census.count(is_open=True, is_let_out=True, is_gone=False):
-        raise _nothing_left(user, study, kind, name_contains, sources, census)
+        raise _nothing_left(session, user, study, kind, name_contains, sources, census)
 
 
 def require_basis(session: Session, user: User, study: Study, request: ArchiveRequest) -> None:
@@ -350,7 +351,13 @@ def _fates(
 
 
 def _nothing_left(
-    user: User, study: Study, kind: ArchiveKind, name_contains: str, sources: frozenset[Source], census: _Census
+    session: Session,
+    user: User,
+    study: Study,
+    kind: ArchiveKind,
+    name_contains: str,
+    sources: frozenset[Source],
+    census: _Census,
 ) -> DomainError:
     """Why there is nothing: permission that lacks comes first, since it is what somebody can do something about."""
     if census.count(is_open=False, is_let_out=True, is_gone=False):
@@ -367,6 +374,13 @@ def _nothing_left(
         return InvalidRequest(
             f"{the_study} has no {what} to give out: there are {count}, but none is of a response whose newest consent"
             " ruling is 'accepted'; rule on consent first"
+        )
+    unmarked, frames = unmarked_frames(session, study)
+    if kind is ArchiveKind.CONSENT and unmarked:
+        return InvalidRequest(
+            f"{the_study} has no {what}: {unmarked} of its videos carry no mark of consent footage, those of the frames"
+            f" {frames}. If one of these films consent, have a site admin mark it: `lookit-ops videos mark-consent"
+            f" {study.uuid} FRAME`"
         )
     return InvalidRequest(f"{the_study} has no {what}")
 

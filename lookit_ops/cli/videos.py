@@ -9,6 +9,7 @@ import typer
 
 from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
+from domain.exports.consent_marks import mark_consent_frame
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
 from domain.queue import last_error
@@ -130,6 +131,19 @@ def list_archives(
         ("id", "study", "videos", "status", "asked for by", "at (UTC)", "what is in it, or what went wrong"),
         rows,
     )
+
+
+@app.command()
+def mark_consent(
+    study: StudyName,
+    frame: Annotated[str, typer.Argument(help="The frame's id, as in the names of its videos.")],
+    acting: Acting,
+) -> None:
+    """Mark all videos of a study's frame as consent footage, where their names do not say so; later ones follow."""
+    with platform().sessions.begin() as session:
+        found, user = find_study(session, study), find_user(session, acting)
+        count = mark_consent_frame(session, found, user, frame)
+    console.print(f"{count} videos of {plain(found.name)} were marked as consent footage.", soft_wrap=True)
 
 
 @app.command()
