@@ -30,6 +30,11 @@ _ENTRY = re.compile(r"^(?P<names>\S.*):\n(?P<fields>(?:^[ \t]+\S.*\n?)+)", re.MU
 _RESOLVED = re.compile(r'^ +resolved "?(?P<where>[^"\s]+)"?$', re.MULTILINE)
 _HASH = re.compile(r"#[0-9a-f]{40}$")
 _INTEGRITY = re.compile(r"^ +integrity \S", re.MULTILINE)
+# GitHub's archive of a commit: its SHA is a hash of all that is in it.
+_GITHUB_ARCHIVE = re.compile(
+    r"^https://(codeload\.github\.com/[\w.-]+/[\w.-]+/tar\.gz/|github\.com/[\w.-]+/[\w.-]+/(archive|tarball)/)[0-9a-f]{40}"
+    r"(\.tar\.gz|\.tgz)?$"
+)
 _FETCHED_BY_GIT = re.compile(r"^(git[+:@]|ssh:)|\.git(#|$)")
 # Settings under which an installation is still what the other inputs say; any other makes it this build's own.
 _HARMLESS_SETTING = re.compile(
@@ -59,10 +64,21 @@ class Inputs:
     own_files_for_bower: bool
 
 
+@dataclass(frozen=True, slots=True)
+class NotShared:
+    """Why an installation is this build's own: something else decides about it, too."""
+
+    reason: str
+
+
+class _SomethingElseDecides(Exception):
+    """Why the inputs alone do not say what an installation brings."""
+
+
 def inputs_of(
     checkout: Path, *, deadline: float | None = None, cancelled: threading.Event | None = None
-) -> Inputs | None:
-    """Return the files that alone decide about the dependencies of a checkout; None where there are no such files.
+) -> Inputs | NotShared:
+    """Return the files that alone decide about the dependencies of a checkout, or what else does.
 
     They are read in a child process with limits. `deadline` is the build's, by time.monotonic().
 
@@ -73,37 +89,44 @@ def inputs_of(
     """
     subject = "what the player declares of its dependencies"
     found = run_bounded(read_inputs, str(checkout.absolute()), subject=subject, deadline=deadline, cancelled=cancelled)
-    if found is None:
-        return None
+    if "reason" in found:
+        return NotShared(found["reason"])
     inputs = Inputs(**found)
     return replace(inputs, files=tuple(inputs.files))
 
 
-def read_inputs(checkout: str) -> dict[str, Any] | None:
-    """Return the fields of `Inputs`, or None; reads a stranger's files in this process."""
+def read_inputs(checkout: str) -> dict[str, Any]:
+    """Return the fields of `Inputs` or of `NotShared`; reads a stranger's files in this process."""
     try:
-        inputs = _inputs(Path(checkout))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None  # yarn will say what is wrong with it
-    return None if inputs is None else asdict(inputs)
+        return asdict(_inputs(Path(checkout)))
+    except _SomethingElseDecides as error:
+        return asdict(NotShared(str(error)))
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # yarn will say what is wrong with it
+        return asdict(NotShared(f"its package.json, yarn.lock or settings cannot be read ({type(error).__name__})"))
 
 
-def _inputs(checkout: Path) -> Inputs | None:
+def _inputs(checkout: Path) -> Inputs:
     names = [name for name in _NAMES if (checkout / name).is_file()]
-    if "yarn.lock" not in names or "package.json" not in names or any((checkout / name).is_symlink() for name in names):
-        return None
+    if "yarn.lock" not in names or "package.json" not in names:
+        raise _SomethingElseDecides("it has no yarn.lock, or no package.json")
+    if any((checkout / name).is_symlink() for name in names):
+        raise _SomethingElseDecides("its lock file or a setting is a symbolic link")
     package: dict[str, Any] = _json_of(checkout / "package.json")
     # Without an own script, yarn compiles what binding.gyp describes.
-    if _INSTALL_SCRIPTS & set(package.get("scripts", {})) or (checkout / "binding.gyp").exists():
-        return None
+    if scripts := _INSTALL_SCRIPTS & set(package.get("scripts", {})):
+        raise _SomethingElseDecides(f"its package.json has an install script ({', '.join(sorted(scripts))})")
+    if (checkout / "binding.gyp").exists():
+        raise _SomethingElseDecides("it has a binding.gyp, which yarn compiles")
     if "workspaces" in package or (checkout / "node_modules").exists() or (checkout / "bower_components").exists():
-        return None
+        raise _SomethingElseDecides("it has workspaces, or brings node_modules or bower_components along")
     lock = read_limited(checkout / "yarn.lock", _MOST_BYTES).decode()
-    if not (_is_pinned(lock) and _settings_are_harmless(checkout)):
-        return None
+    if unpinned := _not_pinned(lock):
+        raise _SomethingElseDecides(f"yarn.lock does not pin {unpinned} by a hash")
+    if not _settings_are_harmless(checkout):
+        raise _SomethingElseDecides("its .yarnrc, .npmrc or .bowerrc sets more than where packages come from")
     own = list(_own_files(checkout, package))
     if None in own or (_OWN_FILES_IN_LOCK.search(lock) and not own):
-        return None
+        raise _SomethingElseDecides("it has dependencies of its own that lead elsewhere")
     files = (*names, *sorted({name for name in own if name is not None}))
     return Inputs(
         files=files,
@@ -131,16 +154,17 @@ def _digest(checkout: Path, names: tuple[str, ...] | list[str]) -> str:
     return digest.hexdigest()
 
 
-def _is_pinned(lock: str) -> bool:
-    """Whether each entry that is fetched has a hash, by which yarn's cache knows it and checks it."""
+def _not_pinned(lock: str) -> str | None:
+    """Return the first entry that is fetched and has no hash of its contents; None if each has."""
     for entry in _ENTRY.finditer(lock):
         if _OWN_FILES_IN_LOCK.search(entry["names"]):
             continue
         resolved = _RESOLVED.search(entry["fields"])
         where = resolved["where"] if resolved else ""
-        if _FETCHED_BY_GIT.search(where) or not (_INTEGRITY.search(entry["fields"]) or _HASH.search(where)):
-            return False
-    return True
+        has_hash = _INTEGRITY.search(entry["fields"]) or _HASH.search(where) or _GITHUB_ARCHIVE.search(where)
+        if _FETCHED_BY_GIT.search(where) or not has_hash:
+            return entry["names"].split(",")[0].strip('"')[:100]
+    return None
 
 
 def _settings_are_harmless(checkout: Path) -> bool:

@@ -28,7 +28,7 @@ from ember_build.child_process import Cancelled, TimeLimitReached
 from ember_build.confinement import MB, Limits, Mount
 from ember_build.container import run_in
 from ember_build.course import BUILD, INSTALLATION, Course
-from ember_build.dependencies import inputs_of
+from ember_build.dependencies import NotShared, inputs_of
 from ember_build.egress import Egress, egress
 from ember_build.engine import connect, engine_errors, expected_answers, filters_for, labels_for, sweep_orphans
 from ember_build.engine_cleanup import EngineUsage, engine_usage, remove_images, remove_stores
@@ -237,10 +237,14 @@ class DockerBuilder:
         """What this build may share with others, if it may: only builds of one trusted repository do."""
         repository = order.labels.get("repository")
         if not (order.trusted and repository):
-            return None
+            return self._share_nothing(
+                site, "only commits that a trusted repository's default branch contains share any"
+            )
         inputs = inputs_of(order.checkout, deadline=site.deadline, cancelled=site.cancelled)
-        if inputs is None or inputs.own_files_for_bower:
-            return None
+        if isinstance(inputs, NotShared):
+            return self._share_nothing(site, inputs.reason)
+        if inputs.own_files_for_bower:
+            return self._share_nothing(site, "its bower.json wants files of the repository")
         return SharedDependencies(
             deployment=self._deployment,
             repository=repository,
@@ -250,6 +254,10 @@ class DockerBuilder:
             registry=self._registry,
             way_out=lambda: self._egress(site, host),
         )
+
+    def _share_nothing(self, site: Site, reason: str) -> None:
+        """Say why the dependencies are installed anew."""
+        site.course.add(f"Dependencies are not shared with other builds: {reason}.")
 
     def _egress(self, site: Site, host: EngineHost) -> contextlib.AbstractContextManager[Egress]:
         return egress(site.client, site.image, site.name, site.limits, site.labels, host.addresses, self._open_networks)

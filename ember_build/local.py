@@ -27,7 +27,7 @@ from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder, Imag
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import Cancelled, TimeLimitReached, end_processes, run_child
 from ember_build.course import BUILD, INSTALLATION, Course
-from ember_build.dependencies import inputs_of
+from ember_build.dependencies import NotShared, inputs_of
 from ember_build.errors import BuildCancelled, BuildPlatformError
 from ember_build.local_toolchain import (
     Toolchain,
@@ -270,7 +270,7 @@ def _dependencies_key(
     Here the installation sees the whole repository, so files of it among the dependencies rule that out, too.
     """
     inputs = inputs_of(checkout, deadline=deadline, cancelled=cancelled)
-    if inputs is None or inputs.own_files:
+    if isinstance(inputs, NotShared) or inputs.own_files:
         return None
     return hashlib.sha256(f"{toolchain.key}\n{_KEPT}\n{inputs.digest}".encode()).hexdigest()[:32]
 

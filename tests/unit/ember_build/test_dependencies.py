@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ember_build.dependencies import Inputs, inputs_of
+from ember_build.dependencies import Inputs, NotShared, inputs_of
 
 LOCK = """# yarn lockfile v1
 
@@ -52,7 +52,7 @@ def own_package(checkout: Path, where: str = "file:./lib/ours") -> None:
 
 def found(checkout: Path) -> Inputs:
     inputs = inputs_of(checkout)
-    assert inputs is not None
+    assert isinstance(inputs, Inputs)
     return inputs
 
 
@@ -173,7 +173,42 @@ def _without(name: str) -> Callable[[Path], None]:
 )
 def test_what_something_else_decides_about_is_not_shared(checkout: Path, spoil: Callable[[Path], object]) -> None:
     spoil(checkout)
-    assert inputs_of(checkout) is None
+    found = inputs_of(checkout)
+    assert isinstance(found, NotShared)
+    assert len(found.reason) > 10
+
+
+SHA = "0123456789" * 4
+
+
+@pytest.mark.parametrize(
+    "resolved",
+    [
+        f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{SHA}",
+        f"https://github.com/eligrey/FileSaver.js/archive/{SHA}.tar.gz",
+        f"https://github.com/eligrey/FileSaver.js/tarball/{SHA}",
+    ],
+)
+def test_githubs_archive_of_a_full_sha_is_pinned_by_it(checkout: Path, resolved: str) -> None:
+    _in_lock(resolved)(checkout)
+    assert isinstance(inputs_of(checkout), Inputs)
+
+
+@pytest.mark.parametrize(
+    "resolved",
+    [
+        "https://codeload.github.com/eligrey/FileSaver.js/tar.gz/master",
+        f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{SHA[:10]}",
+        f"http://codeload.github.com/eligrey/FileSaver.js/tar.gz/{SHA}",
+        f"https://codeload.github.com.evil.example/eligrey/FileSaver.js/tar.gz/{SHA}",
+        f"https://evil.example/tar.gz/{SHA}",
+    ],
+)
+def test_no_other_archive_without_a_hash_is(checkout: Path, resolved: str) -> None:
+    _in_lock(resolved)(checkout)
+    found = inputs_of(checkout)
+    assert isinstance(found, NotShared)
+    assert "yarn.lock does not pin c@" in found.reason
 
 
 def test_a_lock_file_that_is_a_link_is_not_followed(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -181,7 +216,7 @@ def test_a_lock_file_that_is_a_link_is_not_followed(checkout: Path, tmp_path_fac
     elsewhere.write_text(LOCK)
     (checkout / "yarn.lock").unlink()
     (checkout / "yarn.lock").symlink_to(elsewhere)
-    assert inputs_of(checkout) is None
+    assert isinstance(inputs_of(checkout), NotShared)
 
 
 @pytest.mark.parametrize(
