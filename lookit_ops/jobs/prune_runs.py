@@ -7,7 +7,9 @@ Studies keep their logs: what a run did for one is told there, not here. Old tic
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
+import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 from pydantic import Field
@@ -35,9 +37,18 @@ def prune_op(context: dg.OpExecutionContext, config: PruneRuns) -> None:
     going = [run.run_id for run in context.instance.get_runs(old) if run.run_id not in kept]
     for run_id in going if not config.dry_run else []:
         context.instance.delete_run(run_id)
+        _remove_files_of(context.instance, run_id)
     pruned = len(going)
     context.log.info(f"{pruned} runs that ended before {before:%Y-%m-%d %H:%M} UTC")
     context.add_output_metadata({"runs": pruned, "dry run": config.dry_run})
+
+
+def _remove_files_of(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Remove what Dagster leaves of a run that it has deleted: the file of its events, and what its steps stored."""
+    root = Path(instance.root_directory)
+    for file in (root / "history" / "runs").glob(f"{run_id}.db*"):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(Path(instance.storage_directory()) / run_id, ignore_errors=True)
 
 
 def _runs_that_assets_stand_on(instance: dg.DagsterInstance) -> set[str]:

@@ -7,6 +7,7 @@ import time
 import unittest.mock
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -580,6 +581,22 @@ def test_old_runs_are_forgotten_and_new_and_running_ones_stay(workshop: Workshop
     statuses = {run.status for run in workshop.instance.get_runs()}
     assert dg.DagsterRunStatus.STARTED in statuses
     assert dg.DagsterRunStatus.FAILURE not in statuses
+
+
+def test_the_files_of_a_forgotten_run_go_with_it(tmp_path: Path) -> None:
+    prune = {"ops": {"prune": {"config": {"older_than_days": 1e-9}}}}
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        first = prune_runs.execute_in_process(instance=instance).run_id
+        stored = Path(instance.storage_directory()) / first
+        stored.mkdir(parents=True, exist_ok=True)
+        (stored / "a result").write_text("x")
+        events = tmp_path / "history" / "runs"
+        assert list(events.glob(f"{first}.db*"))
+        second = prune_runs.execute_in_process(instance=instance, run_config=prune)
+        assert second.success
+        assert not list(events.glob(f"{first}.db*"))
+        assert not stored.exists()
+        assert list(events.glob(f"{second.run_id}.db*")), "those of another run stay"
 
 
 # -- outages ----------------------------------------------------------------------------------------------------------
