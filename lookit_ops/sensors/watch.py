@@ -1,4 +1,4 @@
-"""The sensor `watch`: reports what an operator watches, when it changes and every ten minutes, without any run."""
+"""The sensor `watch`: reports what an operator watches, when it changes and once an hour, without any run."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
 
@@ -10,7 +10,7 @@ import dagster as dg
 from lookit_ops.assets.watch import WATCHED, Seen
 from lookit_ops.platform import Platform
 
-AT_LEAST_EVERY = 600.0
+AT_LEAST_EVERY = 3600.0
 """Seconds after which what has not changed is reported again."""
 
 
