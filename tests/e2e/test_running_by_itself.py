@@ -141,9 +141,26 @@ def test_everything_is_killed_and_started_anew(running: Live, step: str, attempt
     running.wait(is_dead, 60, "Dagster still takes the dead run for running")
 
 
-def test_a_storage_that_is_away_keeps_the_build_open_and_costs_an_attempt(running: Live) -> None:
+def test_a_storage_that_is_away_before_the_page_costs_an_attempt_and_frees_the_study(running: Live) -> None:
     away: Path = running.home / "storage-gone"
     running.hold("upload")
+    study_id = a_study(running, "Storage away before")
+    request_id = running.request(study_id)
+    running.wait_until_held()
+    away.touch()
+    running.let_go()
+    try:  # nothing of it can be live, and the bucket need not be asked for that
+        running.wait(lambda: running.site.request(request_id).failed_attempts, 60, lambda: running.told(request_id))
+    finally:
+        away.unlink()
+    assert running.site.request(request_id).failed_attempts[0]["code"] == "storage_error"
+    running.wait_for(request_id, "succeeded")
+    running.assert_ended_once(request_id, "succeeded")
+
+
+def test_a_storage_that_is_away_at_the_page_keeps_the_build_open_and_costs_an_attempt(running: Live) -> None:
+    away: Path = running.home / "storage-gone"
+    running.hold("page")
     study_id = a_study(running, "Storage away")
     request_id = running.request(study_id)
     running.wait_until_held()
