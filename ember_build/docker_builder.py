@@ -237,9 +237,7 @@ class DockerBuilder:
         """What this build may share with others, if it may: only builds of one trusted repository do."""
         repository = order.labels.get("repository")
         if not (order.trusted and repository):
-            return self._share_nothing(
-                site, "only commits that a trusted repository's default branch contains share any"
-            )
+            return None
         inputs = inputs_of(order.checkout, deadline=site.deadline, cancelled=site.cancelled)
         if isinstance(inputs, NotShared):
             return self._share_nothing(site, inputs.reason)

@@ -136,6 +136,7 @@ CALLS: list[tuple[str, ...]] = [
     ("videos", "cancel", "2", "--as", "ADMIN"),
     ("videos", "list"),
     ("videos", "list", "--json"),
+    ("videos", "mark-consent", "STUDY", EVIL, "--as", "SUPERUSER"),
     ("videos", "catalogue"),
     ("videos", "catalogue", "--json"),
     ("mail", "list"),
