@@ -13,11 +13,12 @@ from domain.models import BuildKind, Study, StudyLog
 from lookit_ops.demo.people import RESEARCHER
 from lookit_ops.deployments import folder_of
 from tests.e2e.conftest import Demonstration
+from tests.support.launchpad import fill_launchpad
 
 pytestmark = [pytest.mark.browser, pytest.mark.ember]
 
 STUDY = "The curious octopus"
-JOB = "locations/__repository__@lookit_ops/jobs/build_experiment"
+LOCATION = "locations/__repository__@lookit_ops"
 CONFIG = f"""ops:
   claim:
     config:
@@ -33,10 +34,7 @@ def test_a_run_launched_from_the_launchpad_succeeds(
     pictures = Path(os.environ.get("SCREENSHOTS", tmp_path))
     with demonstration.dev() as address, browser.new_context(viewport={"width": 1400, "height": 900}) as context:
         page = context.new_page()
-        page.goto(f"{address}/{JOB}/playground")
-        page.wait_for_selector(".CodeMirror", timeout=60_000)
-        page.evaluate("text => document.querySelector('.CodeMirror').CodeMirror.setValue(text)", CONFIG)
-        expect(page.get_by_text("No errors")).to_be_visible(timeout=30_000)
+        fill_launchpad(page, address, LOCATION, "build_experiment", CONFIG)
         page.screenshot(path=pictures / "launchpad.png")
         page.get_by_role("button", name="Launch run").click()
         page.wait_for_url("**/runs/**", timeout=60_000)

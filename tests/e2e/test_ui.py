@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from domain.models import State
 from tests.e2e.conftest import COMMAND, ROOT, free_port
+from tests.support.launchpad import fill_launchpad
 from tests.support.live import CODE, DAEMON, WEBSERVER, Live, live
 from tests.support.workshop import GOOD_BUILD
 
@@ -59,11 +60,8 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def launch(page: Page, running: Live, study: str) -> None:
-    page.goto(f"http://127.0.0.1:{running.port}/{LOCATION}/jobs/build_experiment/playground")
-    page.wait_for_selector(".CodeMirror", timeout=60_000)
-    text = CONFIG.format(study=study)
-    page.evaluate("text => document.querySelector('.CodeMirror').CodeMirror.setValue(text)", text)
-    expect(page.get_by_text("No errors")).to_be_visible(timeout=30_000)
+    address = f"http://127.0.0.1:{running.port}"
+    fill_launchpad(page, address, LOCATION, "build_experiment", CONFIG.format(study=study))
     page.get_by_role("button", name="Launch run").click()
     page.wait_for_url("**/runs/**", timeout=60_000)
 
