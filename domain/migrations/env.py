@@ -1,4 +1,7 @@
-"""Alembic's entry: runs the revisions on the engine that `domain.migrations` passes in."""
+"""Alembic's entry: runs the revisions on the engine that `domain.migrations` passes in, up or down.
+
+What follows from the models' types on SQLite is taken away before a change of the schema, and put in place at its head.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
 from domain import models as _all_models  # noqa: F401 - fills the metadata
+from domain import sqlite_types
 from domain.db import Base, CanonicalUuid, UtcDateTime, default_now, default_uuid
 
 RENDERED = (CanonicalUuid, UtcDateTime, default_now, default_uuid)
@@ -30,6 +34,13 @@ with context.config.attributes["engine"].connect() as connection:
         render_as_batch=connection.dialect.name == "sqlite",
         transaction_per_migration=True,
     )
+    head, target = context.get_head_revision(), context.get_revision_argument()
+    current = context.get_context().get_current_revision()
+    if current != target:
+        sqlite_types.take_away(connection)
+    connection.commit()
     with context.begin_transaction():
         context.run_migrations()
+    if target == head:
+        sqlite_types.put_in_place(connection, Base.metadata)
     connection.commit()

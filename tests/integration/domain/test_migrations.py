@@ -19,17 +19,18 @@ from sqlalchemy import Engine, func, insert, inspect, select, text
 from sqlalchemy import column as lightweight_column
 from sqlalchemy import table as lightweight
 
+from domain import sqlite_types
 from domain.db import Base, engine_for, sessions_for
 from domain.errors import InvalidRequest
 from domain.exports.ledger import ArchiveFacts, ArchiveLedger
 from domain.exports.selection import basis_of, select_videos
 from domain.migrations import config_for, upgrade
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, Lab, Role, Study, User
-from domain.permissions.grants import grant
 from domain.permissions.roles import BUILTIN_ROLES
 from tests.support.databases import POSTGRESQL, SQLITE, create_database
+from tests.support.every_table import fill_every_table
 from tests.support.footage import Footage
-from tests.support.site import Site, populate
+from tests.support.site import populate
 
 Schema = dict[str, dict[str, Any]]
 
@@ -109,7 +110,9 @@ def _postgresql_schema(engine: Engine) -> Schema:
 def test_the_upgraded_schema_is_the_one_of_the_models(blank: tuple[Engine, Engine]) -> None:
     upgraded, created = blank
     upgrade(upgraded)
-    Base.metadata.create_all(created)
+    with created.begin() as connection:
+        Base.metadata.create_all(connection)
+        sqlite_types.put_in_place(connection, Base.metadata)
     ours, theirs = schema_of(upgraded), schema_of(created)
     assert set(ours) == set(Base.metadata.tables)
     for table in Base.metadata.tables:
@@ -219,7 +222,7 @@ def test_the_upgrade_of_a_filled_database_loses_nothing(blank: tuple[Engine, Eng
     engine, old = blank
     upgrade(engine)
     site = populate(sessions_for(engine))
-    fill(site)
+    fill_every_table(site)
     # The same rows in a database of before, which is upgraded then.
     command.upgrade(config_for(old), "0002")
     found = inspect(old)
@@ -251,24 +254,6 @@ def test_the_upgrade_of_a_filled_database_loses_nothing(blank: tuple[Engine, Eng
     request_id = upgraded.ledger.request(site.study_id, site.study_admin, BuildKind.DEPLOYMENT)
     claim = upgraded.ledger.claim(request_id, "run-9", timedelta(minutes=1))
     assert claim.player_sha == upgraded.study().study_metadata["last_known_player_sha"]
-
-
-def fill(site: Site) -> None:
-    """Put rows into every table, by the domain's own acts."""
-    footage, archives = Footage(site), ArchiveLedger(site.sessions)
-    footage.video(footage.response("rejected", "accepted"))
-    request_id = archives.request(site.study_id, site.study_admin, ArchiveKind.ALL)
-    claim = archives.claim(request_id, "run-1", timedelta(minutes=1))
-    with site.sessions.begin() as session:
-        user, study = session.get_one(User, site.study_admin), session.get_one(Study, site.study_id)
-        basis = basis_of(select_videos(session, user, study, ArchiveKind.ALL).videos)
-        grant(session, user, session.get_one(User, site.stranger), "preview", study)
-    archives.finish(claim, ArchiveFacts("u/a.zip", 3, (), 0, 0, basis, was_there=False), {})
-    for kind in BuildKind:
-        build = site.ledger.request(site.study_id, site.study_admin, kind)
-        held = site.ledger.claim(build, f"run of {build}", timedelta(minutes=1))
-        site.ledger.note_commit(held, repository="lookit/player", sha="a" * 40, reason="it is the newest")
-        site.ledger.finish(held, {"facts": {"files": 3}})
 
 
 def upgrade_when_all_are_there(url: str, together: Any) -> None:
