@@ -19,10 +19,12 @@ from domain.exports.selection import Basis, SelectedVideo, basis_of, select_vide
 from domain.models import Study, User
 from lookit_ops.parallel import in_parallel
 from lookit_ops.platform import Platform
+from lookit_ops.storage.video_buckets import VideoBuckets
 from lookit_ops.storage.videos import COLD, ListedVideo, VideoBucket, VideoUnreadable
 from lookit_ops.zip_stream import Member
 
 NOT_LISTED = "the bucket of videos did not have it when the archive was made"
+NOT_READ = "its bucket, {bucket}, is not among those that this platform reads"
 GONE_BEFORE = "the catalogue had found it gone from the bucket of videos before"
 LOOKS_AT_ONCE = 16
 _MANIFEST_TIME = datetime(2000, 1, 1, tzinfo=UTC)
@@ -89,19 +91,34 @@ class ArchivePlan:
         )
 
 
-def _list(bucket: VideoBucket, study_uuid: UUID, keys: Sequence[str]) -> dict[str, ListedVideo]:
-    """What the bucket has of the study's videos, by key: also those whose names are not as the recorder gives them."""
+def _list(buckets: VideoBucket, study_uuid: UUID, videos: Sequence[SelectedVideo]) -> dict[str, ListedVideo]:
+    """What the buckets have of the videos, by key: also those whose names are not as the recorder gives them.
+
+    A video that several buckets have is taken from the one that its row names.
+    """
     prefixes = prefixes_of(study_uuid)
-    listed = {video.key: video for prefix in prefixes for video in bucket.videos(prefix)}
-    elsewhere = [key for key in keys if not key.startswith(tuple(prefixes))]
+    places = {video.object_key: video.bucket for video in videos}
+    listed: dict[str, ListedVideo] = {}
 
-    def look(key: str) -> ListedVideo | None:
-        return next((video for video in bucket.videos(key) if video.key == key), None)
-
-    for _, video in in_parallel([partial(look, key) for key in elsewhere], LOOKS_AT_ONCE):
-        if video is not None:
+    def take(video: ListedVideo) -> None:
+        if video.key not in listed or video.bucket == places.get(video.key):
             listed[video.key] = video
+
+    def look(key: str) -> list[ListedVideo]:
+        return [video for video in buckets.videos(key) if video.key == key]
+
+    for prefix in prefixes:
+        for video in buckets.videos(prefix):
+            take(video)
+    elsewhere = [key for key in places if not key.startswith(tuple(prefixes))]
+    for _, found in in_parallel([partial(look, key) for key in elsewhere], LOOKS_AT_ONCE):
+        for video in found:
+            take(video)
     return listed
+
+
+def _why_not_listed(video: SelectedVideo, buckets: VideoBuckets) -> str:
+    return NOT_LISTED if video.bucket in buckets.names else NOT_READ.format(bucket=video.bucket)
 
 
 def probe(platform: Platform, plan: ArchivePlan) -> dict[str, str]:
@@ -134,11 +151,11 @@ def plan_archive(platform: Platform, claim: ArchiveClaim, unreadable: Mapping[st
     with platform.sessions.begin() as session:
         study, user = session.get_one(Study, claim.study_id), session.get_one(User, claim.requested_by_id)
         selection = select_videos(session, user, study, claim.kind, claim.name_contains)
-    listed = _list(platform.videos, claim.study_uuid, [video.object_key for video in selection.videos])
+    listed = _list(platform.videos, claim.study_uuid, selection.videos)
     why = {key: COLD for key, video in listed.items() if video.is_cold} | dict(unreadable or {})
     found = [video for video in selection.videos if video.object_key in listed and video.object_key not in why]
     absent = [
-        (video, why.get(video.object_key, NOT_LISTED))
+        (video, why.get(video.object_key) or _why_not_listed(video, platform.videos))
         for video in selection.videos
         if video.object_key not in listed or video.object_key in why
     ]

@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import Engine
@@ -34,6 +35,7 @@ from lookit_ops.storage.experiments import ExperimentBucket, StorageError
 from lookit_ops.storage.local import LocalExperimentBucket
 from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.storage.local_videos import LocalVideoBucket
+from lookit_ops.storage.video_buckets import VideoBuckets
 from lookit_ops.storage.videos import VideoBucket
 
 LINK_VALID_FOR = timedelta(minutes=30)
@@ -128,11 +130,17 @@ class Platform:
         return ArchiveLedger(self.sessions, self.settings.retry_by)
 
     @cached_property
-    def videos(self) -> VideoBucket:
-        """The bucket of study videos."""
+    def videos(self) -> VideoBuckets:
+        """The buckets of study videos."""
         settings = self.settings
-        if settings.s3_videos is None:
-            return LocalVideoBucket(settings.local_videos)
+        first = settings.videos_bucket or str(settings.local_videos)
+        others = {address: self._video_bucket(address) for address in settings.videos_other_buckets}
+        return VideoBuckets(self._video_bucket(first), others)
+
+    def _video_bucket(self, address: str) -> VideoBucket:
+        settings = self.settings
+        if not address.startswith("s3://"):
+            return LocalVideoBucket(Path(address))
         from lookit_ops.storage.s3 import S3Access, S3VideoBucket  # loads Amazon's library
 
         access = S3Access(
@@ -141,7 +149,7 @@ class Platform:
             access_key_id=settings.videos_access_key_id,
             secret_access_key=settings.videos_secret_access_key,
         )
-        return self._closing(S3VideoBucket(settings.s3_videos, access))
+        return self._closing(S3VideoBucket(address.removeprefix("s3://"), access))
 
     @cached_property
     def archives(self) -> ArchiveBucket:

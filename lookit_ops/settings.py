@@ -106,6 +106,11 @@ class Settings(BaseSettings):
     videos_folder: Folder = Field(
         None, description="Folder that is the bucket of study videos; empty: `videos/{environment}` in the home."
     )
+    videos_other_buckets: CommaSeparated = Field(
+        [],
+        description="Other buckets that have videos, as in `s3://one,s3://two`, with the same credentials; a folder by"
+        " its absolute path.",
+    )
     videos_region: str = Field("", description="Region of the videos' bucket in Amazon S3, such as `us-east-1`.")
     videos_endpoint: str = Field("", description="Base URL of another server that speaks S3.")
     videos_access_key_id: SecretStr | None = Field(
@@ -274,6 +279,17 @@ class Settings(BaseSettings):
             raise ValueError("must be the address of a bucket in Amazon S3 such as s3://name, without a path")
         return value
 
+    @field_validator("videos_other_buckets")
+    @classmethod
+    def _are_buckets_of_videos(cls, value: list[str]) -> list[str]:
+        for address in value:
+            if not (_S3_BUCKET.fullmatch(address) or address.startswith("/")) or value.count(address) > 1:
+                raise ValueError(
+                    "must be addresses of buckets in Amazon S3 such as s3://name, or absolute paths of folders, each"
+                    f" once; {address!r} is not"
+                )
+        return value
+
     @field_validator("gcs_credentials_file")
     @classmethod
     def _is_a_file(cls, value: Path | None) -> Path | None:
@@ -398,6 +414,9 @@ class Settings(BaseSettings):
         ):
             if bucket and folder is not None:
                 raise ValueError(f"{PREFIX}{name[0]} ({bucket}) and {PREFIX}{name[1]} ({folder}) are both set; set one")
+        first = self.videos_bucket or str(self.local_videos)
+        if first in self.videos_other_buckets:
+            raise ValueError(f"{PREFIX}VIDEOS_OTHER_BUCKETS names {first}, which is the first bucket of videos already")
         if (self.videos_access_key_id is None) != (self.videos_secret_access_key is None):
             raise ValueError(
                 f"{PREFIX}VIDEOS_ACCESS_KEY_ID and {PREFIX}VIDEOS_SECRET_ACCESS_KEY belong together; set both or none"

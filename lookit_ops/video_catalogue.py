@@ -1,4 +1,4 @@
-"""Brings the table `video` up to date from a listing of the bucket; the rules are in `domain/exports/catalogue.py`."""
+"""Brings the table `video` up to date from a listing of its buckets; the rules are in `domain/exports/catalogue.py`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TO_REPORT = tuple(finding for finding in Finding if finding is not Finding.DISRE
 def refresh_catalogue(
     platform: Platform, study: Study | None = None, *, plausible_share: float = PLAUSIBLE_SHARE
 ) -> CatalogueReport:
-    """List the bucket, or the videos of one study, and write what is new, changed, gone or back.
+    """List the buckets, or the videos of one study in them, and write what is new, changed, gone or back.
 
     Raises StorageError, and InvalidRequest, with nothing changed, if an implausible share would be marked as gone.
     """
@@ -29,7 +29,14 @@ def refresh_catalogue(
         now = session.scalars(select(database_now())).one()
     listing = [video for prefix in prefixes for video in platform.videos.videos(prefix)]
     with platform.sessions.begin() as session:
-        return update_catalogue(session, listing, now=now, study=study, plausible_share=plausible_share)
+        return update_catalogue(
+            session,
+            listing,
+            now=now,
+            buckets=platform.videos.names,
+            study=study,
+            plausible_share=plausible_share,
+        )
 
 
 def without_row(report: CatalogueReport) -> int:

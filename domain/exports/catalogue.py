@@ -1,17 +1,18 @@
-"""The video catalogue: brings the table `video` up to date from a listing of the bucket.
+"""The video catalogue: brings the table `video` up to date from a listing of the buckets of videos.
 
 Rows come from object names that say what they are; whatever else is found is reported, never guessed. A row whose
 object is not in the listing is marked as gone, not deleted, unless so many would be marked that the listing is not to
-be believed.
+be believed. Each bucket is judged by itself, and a video that only another bucket has is found there from then on.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -41,6 +42,8 @@ class ListedVideo(Protocol):
     def size_bytes(self) -> int: ...
     @property
     def etag(self) -> str: ...
+    @property
+    def bucket(self) -> str: ...
 
 
 class Finding(StrEnum):
@@ -66,14 +69,19 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueReport:
-    """What one update did, in numbers of videos. `gone` names rows, `without_row` objects."""
+    """What one update did, in numbers of videos. `gone` names rows, `without_row` objects.
+
+    `moved` were found in another bucket than their row's; `not_read` counts the rows of buckets that were not listed.
+    """
 
     listed: int
     added: int
     changed: int
     returned: int
+    moved: int
     gone: Found
     without_row: Mapping[Finding, Found]
+    not_read: Mapping[str, int]
 
 
 class _Tally:
@@ -97,56 +105,72 @@ def update_catalogue(
     listing: Iterable[ListedVideo],
     *,
     now: datetime,
+    buckets: Mapping[str, str] | None = None,
     study: Study | None = None,
     plausible_share: float = 0.2,
 ) -> CatalogueReport:
     """Bring the table up to date: new rows, new sizes and ETags, rows whose object is gone or has come back.
 
-    `listing` is complete: all of the bucket, or with `study` all under `prefixes_of` its UUID; only rows of such names
-    can be found to be gone then. `now` is when the listing began, by the database's clock or earlier: rows that were
+    `listing` is complete: all of `buckets`, or with `study` all in them under `prefixes_of` its UUID; only rows of such
+    names can be found to be gone then. `buckets` are names by address, as rows have it; by default the first bucket is
+    the only one. `now` is when the listing began, by the database's clock or earlier: rows that were
     written after that are never found to be gone. The transaction is open while the listing is read, so a listing that
     comes over the network is better read before.
 
-    Raises InvalidRequest, with nothing changed, when more than `plausible_share` of the rows would be marked as gone
-    and these are more than ALWAYS_PLAUSIBLE, or when the last of several would; a share of 1 allows everything.
+    Raises InvalidRequest, with nothing changed, when more than `plausible_share` of a bucket's rows would be marked
+    as gone and these are more than ALWAYS_PLAUSIBLE, or when the last of several would; a share of 1 allows everything.
     """
     with session.begin_nested():
-        return _Update(session, now, study).run(listing, plausible_share)
+        return _Update(session, now, study, buckets or {"": "the bucket of videos"}).run(listing, plausible_share)
 
 
 class _Update:
-    """One update, in batches: the memory that it takes grows only by a bit for each row of the table."""
+    """One update, in batches.
 
-    def __init__(self, session: Session, now: datetime, study: Study | None) -> None:
+    The memory that it takes grows only by a bit for each row of the table, and by the videos in other buckets than
+    their rows'.
+    """
+
+    def __init__(self, session: Session, now: datetime, study: Study | None, buckets: Mapping[str, str]) -> None:
         self.session = session
         self.now = now
         self.study = study
+        self.buckets = buckets
         self.added = self.changed = self.returned = 0
+        self.elsewhere: dict[int, ListedVideo] = {}
         self.without_row = {finding: _Tally() for finding in Finding}
         self.highest_id = session.scalar(select(func.max(Video.id))) or 0
         self.seen = bytearray(self.highest_id // 8 + 1)
 
     def run(self, listing: Iterable[ListedVideo], plausible_share: float) -> CatalogueReport:
         listed = 0
-        for batch in _batches(listing):
-            listed += len(batch)
-            self._take_in({video.key: video for video in batch})
+        for bucket, videos in groupby(listing, key=lambda video: video.bucket):
+            for batch in _batches(videos):
+                listed += len(batch)
+                self._take_in(bucket, {video.key: video for video in batch})
+        moved = self._move()
         return CatalogueReport(
             listed=listed,
             added=self.added,
             changed=self.changed,
             returned=self.returned,
+            moved=moved,
             gone=self._mark_gone(plausible_share),
             without_row={finding: tally.found() for finding, tally in self.without_row.items() if tally.count},
+            not_read=self._not_read(),
         )
 
-    def _take_in(self, batch: dict[str, ListedVideo]) -> None:
-        columns = (Video.id, Video.object_key, Video.size_bytes, Video.etag, Video.gone_at)
+    def _take_in(self, bucket: str, batch: dict[str, ListedVideo]) -> None:
+        columns = (Video.id, Video.object_key, Video.bucket, Video.size_bytes, Video.etag, Video.gone_at)
         # A name that no row could hold is not asked for either: PostgreSQL refuses NUL and halves of characters.
         keys = [key for key in batch if _can_be_stored(key)]
         changes, unknown = [], dict(batch)
         for row in self.session.execute(select(*columns).where(self._is_among(Video.object_key, keys))):
             video = unknown.pop(row.object_key)
+            if row.bucket != bucket:
+                if row.id <= self.highest_id:
+                    self.elsewhere.setdefault(row.id, video)
+                continue
             self._see(row.id)
             now_known = {"size_bytes": video.size_bytes, "etag": _etag(video)}
             is_changed = now_known != {"size_bytes": row.size_bytes, "etag": row.etag}
@@ -157,6 +181,25 @@ class _Update:
         if changes:
             self.session.execute(update(Video), changes)
         self._add(list(unknown.values()))
+
+    def _move(self) -> int:
+        """Name another bucket in the rows whose own does not have the video, or was not listed."""
+        moved = {video_id: video for video_id, video in self.elsewhere.items() if not self._is_seen(video_id)}
+        rows = []
+        for video_id, video in moved.items():
+            self._see(video_id)
+            known = {"bucket": video.bucket, "size_bytes": video.size_bytes, "etag": _etag(video)}
+            rows.append({"id": video_id, **known, "gone_at": None})
+        if rows:
+            self.session.execute(update(Video), rows)
+        return len(rows)
+
+    def _not_read(self) -> dict[str, int]:
+        conditions = [Video.bucket.not_in(self.buckets), Video.gone_at.is_(None)]
+        if self.study is not None:
+            conditions.append(Video.study_id == self.study.id)
+        counts = select(Video.bucket, func.count()).where(*conditions).group_by(Video.bucket).order_by(Video.bucket)
+        return dict(row for row in self.session.execute(counts))
 
     def _see(self, video_id: int) -> None:
         if video_id <= self.highest_id:  # else the row is younger than this update
@@ -192,6 +235,7 @@ class _Update:
                         "study_id": study.id,
                         "response_id": response.id,
                         "object_key": video.key,
+                        "bucket": video.bucket,
                         "frame_id": key.frame_id,
                         "recorded_at": key.recorded_at,
                         "size_bytes": video.size_bytes,
@@ -233,23 +277,25 @@ class _Update:
 
     def _mark_gone(self, plausible_share: float) -> Found:
         """Mark the rows whose object was not seen, unless they are too many to be believed."""
-        here, gone = 0, _Tally()
+        here, missing_from, gone = Counter[str](), Counter[str](), _Tally()
         for page in self._rows_here():
-            here += len(page)
-            missing = {row.id: row.object_key for row in page if not self._is_seen(row.id)}
-            for object_key in missing.values():
-                gone.add(object_key)
+            here.update(row.bucket for row in page)
+            missing = {row.id: row for row in page if not self._is_seen(row.id)}
+            for row in missing.values():
+                missing_from[row.bucket] += 1
+                gone.add(row.object_key)
             if missing:
                 marked = update(Video).where(Video.id.in_(missing)).values(gone_at=self.now)
                 self.session.execute(marked.execution_options(synchronize_session=False))
-        is_too_many = gone.count > max(ALWAYS_PLAUSIBLE, plausible_share * here) or 1 < here == gone.count
-        if is_too_many and plausible_share < 1:
-            whose = f"of the study {self.study.name!r}" if self.study else "of the catalogue"
-            raise InvalidRequest(
-                f"{gone.count} of {here} videos {whose} are not in the listing, more than is plausible: nothing was"
-                " changed; check that this is the right bucket, whole and readable, and if they really are gone, say a"
-                f" larger plausible share than {plausible_share:g}"
-            )
+        for bucket, count in missing_from.items():
+            is_too_many = count > max(ALWAYS_PLAUSIBLE, plausible_share * here[bucket]) or 1 < here[bucket] == count
+            if is_too_many and plausible_share < 1:
+                whose = f"of the study {self.study.name!r}" if self.study else "of the catalogue"
+                raise InvalidRequest(
+                    f"{count} of {here[bucket]} videos {whose} are not in the listing of {self.buckets[bucket]}, more"
+                    " than is plausible: nothing was changed; check that this is the right bucket, whole and readable,"
+                    f" and if they really are gone, say a larger plausible share than {plausible_share:g}"
+                )
         return gone.found()
 
     def _rows_here(self) -> Iterator[list[Any]]:
@@ -258,11 +304,12 @@ class _Update:
             Video.id <= self.highest_id,
             Video.created_at <= self.now,
             Video.gone_at.is_(None),
+            Video.bucket.in_(self.buckets),
         ]
         if self.study is not None:
             conditions.append(Video.study_id == self.study.id)
         prefixes = prefixes_of(self.study.uuid) if self.study is not None else ("",)
-        rows_by_id = select(Video.id, Video.object_key).where(*conditions).order_by(Video.id).limit(BATCH)
+        rows_by_id = select(Video.id, Video.object_key, Video.bucket).where(*conditions).order_by(Video.id).limit(BATCH)
         last = 0
         while rows := self.session.execute(rows_by_id.where(Video.id > last)).all():
             last = rows[-1].id

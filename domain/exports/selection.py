@@ -66,6 +66,7 @@ class SelectedVideo:
     etag: str | None
     is_consent_footage: bool
     ruling: Ruling
+    bucket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ def select_videos(session: Session, user: User, study: Study, kind: ArchiveKind,
             Video.id,
             Video.response_id,
             Video.object_key,
+            Video.bucket,
             Video.frame_id,
             Response.uuid.label("response_uuid"),
             Response.is_preview,
@@ -319,6 +321,7 @@ def _video(row: Row[*tuple[Any, ...]]) -> SelectedVideo:
         etag=row.etag,
         is_consent_footage=row.is_consent_footage,
         ruling=Ruling(row.ruling),
+        bucket=row.bucket,
     )
 
 

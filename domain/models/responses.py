@@ -50,7 +50,10 @@ class ConsentRuling(Base):
 
 
 class Video(Base):
-    """A video in S3, by the name of its object. `gone_at`: when the object was found to be missing."""
+    """A video in S3, by the name of its object. `gone_at`: when the object was found to be missing.
+
+    `bucket` is empty for the first bucket of videos, and else the address of another one, as the settings have it.
+    """
 
     __tablename__ = "video"
     __table_args__ = (
@@ -69,4 +72,5 @@ class Video(Base):
     etag: Mapped[str | None] = mapped_column(String(128), default=None)
     is_consent_footage: Mapped[bool] = mapped_column(server_default=false(), default=False)
     gone_at: Mapped[datetime | None] = mapped_column(default=None)
+    bucket: Mapped[str] = mapped_column(String(255), server_default="", default="")
     created_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)

@@ -15,6 +15,7 @@ from lookit_ops.storage.experiments import StorageError
 from lookit_ops.video_catalogue import refresh_catalogue, without_row
 
 EVERY_VIDEO_HAS_A_ROW = "every_video_has_a_row"
+EVERY_BUCKET_IS_READ = "every_bucket_is_read"
 
 
 def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
@@ -29,16 +30,18 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
         "added": report.added,
         "changed": report.changed,
         "came back": report.returned,
+        "found in another bucket": report.moved,
         "gone": report.gone.count,
         "gone, for example": ", ".join(report.gone.examples),
         "without row": without_row(report),
+        "in buckets that are not read": ", ".join(f"{count} in {name}" for name, count in report.not_read.items()),
         "objects without a row": dg.MetadataValue.md("\n".join(lines) or "none"),
     }
 
 
 @dg.asset(
     name="video_catalogue",
-    description="The table of videos, brought up to date from a listing of the bucket. What no row can be made for is"
+    description="The table of videos, brought up to date from a listing of the buckets. What no row can be made for is"
     " reported, never guessed; if implausibly many videos are gone, nothing is changed.",
     group_name="videos",
     kinds={"table"},
@@ -48,7 +51,12 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
             EVERY_VIDEO_HAS_A_ROW,
             asset="video_catalogue",
             description="Warns of objects in the bucket that are nobody's test and belong to no known response.",
-        )
+        ),
+        dg.AssetCheckSpec(
+            EVERY_BUCKET_IS_READ,
+            asset="video_catalogue",
+            description="Warns of rows whose bucket is not among LOOKIT_VIDEOS_BUCKET and LOOKIT_VIDEOS_OTHER_BUCKETS.",
+        ),
     ],
 )
 def video_catalogue_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
@@ -68,7 +76,13 @@ def video_catalogue_asset(context: dg.AssetExecutionContext) -> dg.MaterializeRe
                 severity=dg.AssetCheckSeverity.WARN,
                 description=f"{count} objects of {report.listed} have no row" if count else "every video has a row",
                 metadata={"objects without a row": found["objects without a row"]},
-            )
+            ),
+            dg.AssetCheckResult(
+                passed=not report.not_read,
+                check_name=EVERY_BUCKET_IS_READ,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=found["in buckets that are not read"] or "every row names a bucket that is read",
+            ),
         ],
     )
 
@@ -76,7 +90,7 @@ def video_catalogue_asset(context: dg.AssetExecutionContext) -> dg.MaterializeRe
 refresh_video_catalogue = dg.define_asset_job(
     "refresh_video_catalogue",
     selection=[video_catalogue_asset],
-    description="Compare the table of videos with the bucket.",
+    description="Compare the table of videos with the buckets.",
     executor_def=dg.in_process_executor,
     tags={"dagster/max_runtime": 3600},
 )

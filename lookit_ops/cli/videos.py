@@ -161,7 +161,7 @@ def catalogue(
     ] = PLAUSIBLE_SHARE,
     json: Json = False,
 ) -> None:
-    """Bring the table of videos up to date from the bucket, and say what has no row and what is gone."""
+    """Bring the table of videos up to date from the buckets, and say what has no row and what is gone."""
     outside = platform()
     with outside.sessions.begin() as session:
         found = find_study(session, study) if study else None
@@ -171,11 +171,13 @@ def catalogue(
         return
     console.print(
         f"{report.listed} objects in {plain(outside.videos.name)}: {report.added} videos are new, {report.changed}"
-        f" changed, {report.returned} came back, {report.gone.count} are gone.",
+        f" changed, {report.returned} came back, {report.moved} are in another bucket than before, {report.gone.count}"
+        " are gone.",
         soft_wrap=True,
     )
     rows = [("gone", report.gone), *((finding.value, found) for finding, found in report.without_row.items())]
     shown = [(what, str(found.count), plain("\n".join(found.examples))) for what, found in rows if found.count]
+    shown += [("its bucket is not read", str(count), plain(bucket)) for bucket, count in report.not_read.items()]
     if shown:
         table("What to look at", ("why", "how many", "for example"), shown)
 

@@ -174,7 +174,9 @@ class S3VideoBucket:
             if code in _CHANGED:
                 return VideoChanged(f"{what} in {self.name} was changed since it was listed")
             if code == "NoSuchBucket":
-                return StorageError(f"there is no bucket {self.name}; check LOOKIT_VIDEOS_BUCKET")
+                return StorageError(
+                    f"there is no bucket {self.name}; check LOOKIT_VIDEOS_BUCKET and LOOKIT_VIDEOS_OTHER_BUCKETS"
+                )
             if code in _REFUSED:
                 return StorageError(
                     f"{self.name} does not let these credentials read {what}: {code} {text}; check the account and its"

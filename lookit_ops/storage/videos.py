@@ -51,6 +51,8 @@ class ListedVideo:
     """In UTC."""
     is_cold: bool = False
     """Whether it is in cold storage, and has to be restored before it can be read."""
+    bucket: str = ""
+    """The address of the bucket that has it, where there are several; empty for the first."""
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from lookit_ops.platform import Platform
 from lookit_ops.resources import archive_session_resource
 from lookit_ops.settings import Settings
 from lookit_ops.storage.archives import ArchiveBucket
+from lookit_ops.storage.video_buckets import VideoBuckets
 from lookit_ops.storage.videos import VideoBucket
 from tests.support.footage import Footage
 from tests.support.site import Site
@@ -39,8 +40,8 @@ class ReelsPlatform(Platform):
         return self.database_engine
 
     @cached_property
-    def videos(self) -> VideoBucket:
-        return self.videos_instead or Platform.videos.func(self)
+    def videos(self) -> VideoBuckets:
+        return VideoBuckets(self.videos_instead) if self.videos_instead else Platform.videos.func(self)
 
     def _archives(self) -> ArchiveBucket:
         return self.archives_instead or super()._archives()

@@ -11,9 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from sqlalchemy import update
 
 from domain.exports.ledger import ArchiveLedger
-from domain.models import ArchiveKind
+from domain.models import ArchiveKind, Video
 from domain.queue import Failure
 from tests.integration.cli.conftest import Shown
 from tests.support.footage import Footage
@@ -139,6 +140,16 @@ def test_the_catalogue_tells_what_is_new_and_what_has_no_row(key: str, site: Sit
     assert set(footage.videos()) == {key, new}
     report = json.loads(run("videos", "catalogue", "--study", "Apples and oranges", "--json").out)
     assert (report["listed"], report["added"]) == (2, 0)
+
+
+def test_the_catalogue_names_buckets_that_are_not_read(key: str, site: Site, run: Run, home: Path) -> None:
+    with site.sessions.begin() as session:
+        session.execute(update(Video).values(bucket="s3://closed"))
+    (home / "videos" / "development" / key).unlink()
+    shown = run("videos", "catalogue")
+    assert (shown.status, shown.err) == (0, "")
+    assert "its bucket is not read" in shown.out
+    assert "s3://closed" in shown.out
 
 
 def test_an_implausible_listing_changes_nothing(site: Site, run: Run, home: Path) -> None:

@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from domain.db import database_now
 from domain.errors import InvalidRequest
 from domain.exports import catalogue
 from domain.exports.catalogue import ALWAYS_PLAUSIBLE, EXAMPLES, CatalogueReport, Finding, Found, update_catalogue
-from domain.models import Response, Study
+from domain.models import Response, Study, Video
 from tests.support.footage import RECORDED_AT, RECORDED_MS, Footage
 from tests.support.site import Site
 from tests.support.statements import statements_of
@@ -31,6 +31,7 @@ class Listed:
     key: str
     size_bytes: int = 10
     etag: str = '"e"'
+    bucket: str = ""
 
 
 @pytest.fixture
@@ -39,16 +40,21 @@ def footage(site: Site) -> Footage:
 
 
 def run(
-    site: Site, listing: Iterable[Listed], study_id: int | None = None, share: float = 0.2, now: datetime | None = None
+    site: Site,
+    listing: Iterable[Listed],
+    study_id: int | None = None,
+    share: float = 0.2,
+    now: datetime | None = None,
+    buckets: dict[str, str] | None = None,
 ) -> CatalogueReport:
     with site.sessions.begin() as session:
         study = session.get_one(Study, study_id) if study_id else None
         moment = now or session.scalar(database_now().select())
-        return update_catalogue(session, listing, now=moment, study=study, plausible_share=share)
+        return update_catalogue(session, listing, now=moment, buckets=buckets, study=study, plausible_share=share)
 
 
 def report(listed: int, **changes: object) -> CatalogueReport:
-    nothing = {"added": 0, "changed": 0, "returned": 0, "gone": NOTHING, "without_row": {}}
+    nothing = {"added": 0, "changed": 0, "returned": 0, "moved": 0, "gone": NOTHING, "without_row": {}, "not_read": {}}
     return CatalogueReport(listed=listed, **{**nothing, **changes})  # ty: ignore[invalid-argument-type]
 
 
@@ -183,6 +189,75 @@ def test_the_listing_of_one_study_says_nothing_about_others_and_about_other_name
     assert done.gone == Found(2, tuple(sorted([away, consent], key=list(footage.videos()).index)))
     assert gone(footage) == {away, consent}
     assert odd not in gone(footage)
+
+
+# -- several buckets ----------------------------------------------------------------------------------------------
+
+SECOND = "s3://second"
+BOTH = {"": "s3://first", SECOND: SECOND}
+
+
+def put_into(site: Site, bucket: str, *keys: str) -> None:
+    """Name this bucket in the rows of these keys, as the application does."""
+    with site.sessions.begin() as session:
+        session.execute(update(Video).where(Video.object_key.in_(keys)).values(bucket=bucket))
+
+
+def test_each_bucket_has_its_videos_new_ones_and_gone_ones(site: Site, footage: Footage) -> None:
+    response = footage.response()
+    first, second, lost = footage.video(response), footage.video(response), footage.video(response)
+    put_into(site, SECOND, second, lost)
+    new = footage.key(response)
+    listing = [Listed(first), Listed(second, bucket=SECOND), Listed(new, bucket=SECOND)]
+    assert run(site, listing, buckets=BOTH) == report(3, added=1, gone=Found(1, (lost,)))
+    assert {key: video.bucket for key, video in footage.videos().items()} == {
+        first: "",
+        second: SECOND,
+        lost: SECOND,
+        new: SECOND,
+    }
+    assert run(site, listing, buckets=BOTH) == report(3)
+
+
+def test_a_video_that_several_buckets_have_stays_where_its_row_says(site: Site, footage: Footage) -> None:
+    response = footage.response()
+    first, second, new = footage.video(response), footage.video(response), footage.key(response)
+    put_into(site, SECOND, second)
+    keys = (first, second, new)
+    both = [*(Listed(key, 10) for key in keys), *(Listed(key, 99, bucket=SECOND) for key in keys)]
+    assert run(site, both, buckets=BOTH) == report(6, added=1, changed=1)
+    rows = {key: (video.bucket, video.size_bytes) for key, video in footage.videos().items()}
+    assert rows == {first: ("", 10), second: (SECOND, 99), new: ("", 10)}
+    assert run(site, both, buckets=BOTH) == report(6)
+
+
+def test_a_video_that_only_another_bucket_has_is_found_there(site: Site, footage: Footage) -> None:
+    response = footage.response()
+    moved, back, gone_before = footage.video(response), footage.video(response), footage.video(response, is_gone=True)
+    put_into(site, "s3://closed", back)
+    listing = [Listed(back, 7), Listed(moved, 8, bucket=SECOND), Listed(gone_before, 9, bucket=SECOND)]
+    assert run(site, listing, buckets=BOTH) == report(3, moved=3)
+    rows = {key: (video.bucket, video.size_bytes, video.gone_at) for key, video in footage.videos().items()}
+    assert rows == {moved: (SECOND, 8, None), back: ("", 7, None), gone_before: (SECOND, 9, None)}
+
+
+def test_a_row_of_a_bucket_that_is_not_listed_is_counted_and_never_gone(site: Site, footage: Footage) -> None:
+    keys = some(footage, 8)
+    put_into(site, "s3://closed", *keys[:6])
+    listing = listing_of(keys[6:])
+    assert run(site, listing, buckets=BOTH) == report(2, not_read={"s3://closed": 6})
+    assert run(site, listing, site.study_id, buckets=BOTH) == report(2, not_read={"s3://closed": 6})
+    assert run(site, listing, site.another_study("Other"), buckets=BOTH) == report(2)
+    assert gone(footage) == set()
+
+
+def test_an_implausible_loss_in_one_bucket_is_not_hidden_by_the_others(site: Site, footage: Footage) -> None:
+    keys = some(footage, 60)
+    put_into(site, SECOND, *keys[:8])
+    with pytest.raises(InvalidRequest, match=r"8 of 8 videos of the catalogue are not in the listing of s3://second"):
+        run(site, listing_of(keys[8:]), buckets=BOTH)
+    assert gone(footage) == set()
+    assert run(site, listing_of(keys[8:]), buckets=BOTH, share=1).gone.count == 8
 
 
 # -- what is not believed -----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from sqlalchemy import select
 
 from domain.models import ArchiveKind, RequestStatus, Response, Video
 from domain.permissions.codes import Permission
+from lookit_ops.archive_plan import NOT_READ
 from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.storage.videos import COLD, FORBIDDEN, ListedVideo, VideoBucket, VideoUnreadable
@@ -282,6 +283,30 @@ def test_where_everything_is_cold_that_is_said(reels: Reels) -> None:
     request = reels.archive()
     assert request.error_code == "invalid_request"
     assert f"of 2: {COLD}" in str(request.error)
+
+
+def test_videos_of_several_buckets_come_in_one_archive_and_an_unread_bucket_is_named(reels: Reels) -> None:
+    keys = reels.film(20)
+    first, second = reels.platform.settings.local_videos, reels.root / "second"
+    second.mkdir()
+    reels.settings["videos_other_buckets"] = [str(second)]
+    del reels.platform
+    for key in keys[:8]:
+        (first / key).rename(second / key)
+    (second / keys[9]).write_bytes(b"an older copy")
+    with reels.site.sessions.begin() as session:
+        rows = {video.object_key: video for video in session.scalars(select(Video))}
+        for key in keys[:7]:  # of the eighth the catalogue does not know yet where it is
+            rows[key].bucket = str(second)
+        rows[keys[19]].bucket = "s3://closed"
+    (first / keys[19]).unlink()
+    request = reels.archive()
+    assert (request.status, request.video_count, request.missing_count) == (RequestStatus.SUCCEEDED, 19, 1)
+    members, rows_of_manifest = opened(bytes_of(reels, request.archive_key))
+    assert members == {key: reels.written[key] for key in keys[:19]}
+    (missing,) = [row for row in rows_of_manifest if row["status"] == "missing"]
+    assert missing["object_key"] == keys[19]
+    assert missing["reason"] == NOT_READ.format(bucket="s3://closed")
 
 
 @pytest.mark.parametrize("key", ["raw.mp4", "lab/2026/Film.MP4", "VIDEOSTREAM_x.mp4"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 import pytest
+from sqlalchemy import update
 
-from lookit_ops.assets.video_catalogue import EVERY_VIDEO_HAS_A_ROW, video_catalogue_asset
+from domain.models import Video
+from lookit_ops.assets.video_catalogue import EVERY_BUCKET_IS_READ, EVERY_VIDEO_HAS_A_ROW, video_catalogue_asset
 from lookit_ops.definitions import defs
 from tests.support.reels import Reels
 
@@ -26,8 +28,8 @@ def materialize(reels: Reels) -> dg.ExecuteInProcessResult:
     )
 
 
-def check_of(run: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
-    (evaluation,) = run.get_asset_check_evaluations()
+def check_of(run: dg.ExecuteInProcessResult, name: str = EVERY_VIDEO_HAS_A_ROW) -> dg.AssetCheckEvaluation:
+    (evaluation,) = [one for one in run.get_asset_check_evaluations() if one.check_name == name]
     return evaluation
 
 
@@ -50,8 +52,18 @@ def test_the_check_warns_of_what_no_row_knows_and_not_of_what_is_to_be_disregard
     evaluation = check_of(materialize(catalogue))
     assert not evaluation.passed
     assert evaluation.severity is dg.AssetCheckSeverity.WARN
-    assert evaluation.check_name == EVERY_VIDEO_HAS_A_ROW
     assert "holiday.mp4" in str(evaluation.metadata["objects without a row"].value)
+
+
+def test_the_check_of_buckets_warns_of_rows_in_one_that_is_not_read(catalogue: Reels) -> None:
+    (key,) = catalogue.film(1)
+    assert check_of(materialize(catalogue), EVERY_BUCKET_IS_READ).passed
+    with catalogue.site.sessions.begin() as session:
+        session.execute(update(Video).values(bucket="s3://closed"))
+    (catalogue.platform.settings.local_videos / key).unlink()
+    evaluation = check_of(materialize(catalogue), EVERY_BUCKET_IS_READ)
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert evaluation.description == "1 in s3://closed"
 
 
 def test_a_listing_that_lacks_too_much_changes_nothing_and_fails_the_run(catalogue: Reels) -> None:

@@ -1,4 +1,4 @@
-"""The contract of a bucket of videos, on each adapter: a folder, and Amazon's client against a real S3 server."""
+"""The contract of a bucket of videos, on each adapter: a folder, Amazon's client against a real S3 server, several."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.local_videos import LocalVideoBucket
 from lookit_ops.storage.s3 import S3VideoBucket
+from lookit_ops.storage.video_buckets import VideoBuckets
 from lookit_ops.storage.videos import ListedVideo, VideoBucket, VideoChanged, read_video
 from tests.support.faulty_s3 import FaultyS3
 from tests.support.reels import contents_of
@@ -21,14 +22,16 @@ from tests.support.s3_server import S3Server
 Put = Callable[[str, bytes], None]
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", "second of two"])
 def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[VideoBucket, Put, Callable[[str], None]]]:
     """A bucket, how something gets into it, and how it goes."""
-    if request.param == "folder":
+    if request.param != "s3":
         folder = tmp_path / "videos"
         folder.mkdir()
+        here = LocalVideoBucket(folder)
+        both = VideoBuckets(LocalVideoBucket(tmp_path / "first"), {str(folder): here})
         yield (
-            LocalVideoBucket(folder),
+            here if request.param == "folder" else both,
             lambda key, contents: (folder / key).write_bytes(contents) and None,
             lambda key: (folder / key).unlink(),
         )
