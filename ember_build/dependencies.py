@@ -53,13 +53,15 @@ _MOST_BYTES_OF_SETTINGS = 100_000
 class Inputs:
     """`files` are their names below the checkout; `digest` names their contents, `settings` those that say from where.
 
-    `own_files` says that folders or archives of the repository itself are among them; `own_files_for_bower`, that
-    bower wants some, which are not among them.
+    `archives` are the addresses of GitHub's archives of full SHAs that have no other hash in the lock file. `own_files`
+    says that folders or archives of the repository itself are among the files; `own_files_for_bower`, that bower wants
+    some, which are not among them.
     """
 
     files: tuple[str, ...]
     digest: str
     settings: str
+    archives: tuple[str, ...]
     own_files: bool
     own_files_for_bower: bool
 
@@ -92,7 +94,7 @@ def inputs_of(
     if "reason" in found:
         return NotShared(found["reason"])
     inputs = Inputs(**found)
-    return replace(inputs, files=tuple(inputs.files))
+    return replace(inputs, files=tuple(inputs.files), archives=tuple(inputs.archives))
 
 
 def read_inputs(checkout: str) -> dict[str, Any]:
@@ -120,8 +122,7 @@ def _inputs(checkout: Path) -> Inputs:
     if "workspaces" in package or (checkout / "node_modules").exists() or (checkout / "bower_components").exists():
         raise _SomethingElseDecides("it has workspaces, or brings node_modules or bower_components along")
     lock = read_limited(checkout / "yarn.lock", _MOST_BYTES).decode()
-    if unpinned := _not_pinned(lock):
-        raise _SomethingElseDecides(f"yarn.lock does not pin {unpinned} by a hash")
+    archives = _archives_without_hash(lock)
     if not _settings_are_harmless(checkout):
         raise _SomethingElseDecides("its .yarnrc, .npmrc or .bowerrc sets more than where packages come from")
     own = list(_own_files(checkout, package))
@@ -132,6 +133,7 @@ def _inputs(checkout: Path) -> Inputs:
         files=files,
         digest=_digest(checkout, files),
         settings=_digest(checkout, [name for name in SETTINGS if name in names]),
+        archives=archives,
         own_files=bool(own),
         own_files_for_bower="bower.json" in names and not _bower_is_remote(checkout),
     )
@@ -154,17 +156,21 @@ def _digest(checkout: Path, names: tuple[str, ...] | list[str]) -> str:
     return digest.hexdigest()
 
 
-def _not_pinned(lock: str) -> str | None:
-    """Return the first entry that is fetched and has no hash of its contents; None if each has."""
+def _archives_without_hash(lock: str) -> tuple[str, ...]:
+    """Return GitHub's archives of full SHAs that have no other hash; another entry without one decides by itself."""
+    archives = set()
     for entry in _ENTRY.finditer(lock):
         if _OWN_FILES_IN_LOCK.search(entry["names"]):
             continue
         resolved = _RESOLVED.search(entry["fields"])
         where = resolved["where"] if resolved else ""
-        has_hash = _INTEGRITY.search(entry["fields"]) or _HASH.search(where) or _GITHUB_ARCHIVE.search(where)
-        if _FETCHED_BY_GIT.search(where) or not has_hash:
-            return entry["names"].split(",")[0].strip('"')[:100]
-    return None
+        has_hash = _INTEGRITY.search(entry["fields"]) or _HASH.search(where)
+        if _FETCHED_BY_GIT.search(where) or not (has_hash or _GITHUB_ARCHIVE.search(where)):
+            unpinned = entry["names"].split(",")[0].strip('"')[:100]
+            raise _SomethingElseDecides(f"yarn.lock does not pin {unpinned} by a hash")
+        if not has_hash:
+            archives.add(where)
+    return tuple(sorted(archives))
 
 
 def _settings_are_harmless(checkout: Path) -> bool:

@@ -27,7 +27,7 @@ from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder, Imag
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import Cancelled, TimeLimitReached, end_processes, run_child
 from ember_build.course import BUILD, INSTALLATION, Course
-from ember_build.dependencies import NotShared, inputs_of
+from ember_build.dependencies import Inputs, NotShared, inputs_of
 from ember_build.errors import BuildCancelled, BuildPlatformError
 from ember_build.local_toolchain import (
     Toolchain,
@@ -122,12 +122,14 @@ class LocalBuilder:
         cancelled: threading.Event | None,
     ) -> Bundle:
         deadline = time.monotonic() + self._time_limit.total_seconds()
-        key = _dependencies_key(order.checkout, toolchain, deadline, cancelled)
+        inputs = inputs_of(order.checkout, deadline=deadline, cancelled=cancelled)
+        key = _dependencies_key(inputs, toolchain)
         stored = self._home / "dependencies" / key if key else None
         order.output.parent.mkdir(parents=True, exist_ok=True)
         unfinished = order.output.with_name(f".{order.output.name}.{scratch.name}")
         try:
-            self._run_script(scratch, order, unfinished, stored, toolchain, on_output, deadline, cancelled)
+            yarn_cache = self._yarn_cache(scratch, inputs)
+            self._run_script(scratch, order, unfinished, stored, yarn_cache, toolchain, on_output, deadline, cancelled)
             check = _script_check(find_node(toolchain), deadline, cancelled)
             bundle = check_bundle(
                 unfinished, order.prefix, check, checkout=order.checkout, deadline=deadline, cancelled=cancelled
@@ -146,13 +148,12 @@ class LocalBuilder:
         order: BuildOrder,
         output: Path,
         stored: Path | None,
+        yarn_cache: Path,
         toolchain: Toolchain,
         on_output: OutputLine,
         deadline: float,
         cancelled: threading.Event | None,
     ) -> None:
-        yarn_cache = self._home / "cache" / "yarn"
-        yarn_cache.mkdir(parents=True, exist_ok=True)
         for name in ("home", "tmp"):
             (scratch / name).mkdir()
         common = {
@@ -202,6 +203,15 @@ class LocalBuilder:
                 bounded.close()
                 raise course.error(phase, status)
         bounded.close()
+
+    def _yarn_cache(self, scratch: Path, inputs: Inputs | NotShared) -> Path:
+        """The downloads that builds share, or this build's own: where an entry of the lock file has no hash, yarn would
+        take what another commit has fetched of the same version.
+        """
+        is_hashed = isinstance(inputs, Inputs) and not inputs.archives
+        cache = (self._home / "cache" if is_hashed else scratch) / "yarn"
+        cache.mkdir(parents=True, exist_ok=True)
+        return cache
 
     def _store_dependencies(self, work: Path, stored: Path) -> None:
         """Move what yarn installed to where the next build with the same lock file finds it; the first one wins."""
@@ -262,14 +272,11 @@ class LocalBuilder:
         return removed
 
 
-def _dependencies_key(
-    checkout: Path, toolchain: Toolchain, deadline: float, cancelled: threading.Event | None
-) -> str | None:
+def _dependencies_key(inputs: Inputs | NotShared, toolchain: Toolchain) -> str | None:
     """Name the node_modules after all that decides about them; None where a build must not reuse another's.
 
     Here the installation sees the whole repository, so files of it among the dependencies rule that out, too.
     """
-    inputs = inputs_of(checkout, deadline=deadline, cancelled=cancelled)
     if isinstance(inputs, NotShared) or inputs.own_files:
         return None
     return hashlib.sha256(f"{toolchain.key}\n{_KEPT}\n{inputs.digest}".encode()).hexdigest()[:32]

@@ -21,8 +21,8 @@ from ember_build.engine import engine_errors
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
 from ember_build.output import Lines
 
-CHECKOUTS, WORK, DEPLOYMENTS, DEPENDENCIES, YARN_CACHE, TEMPORARY = (
-    *("/checkouts", "/work", "/deployments", "/dependencies", "/yarn-cache"),
+CHECKOUTS, WORK, DEPLOYMENTS, DEPENDENCIES, YARN_CACHE, FIRST_SEEN_FOLDER, TEMPORARY = (
+    *("/checkouts", "/work", "/deployments", "/dependencies", "/yarn-cache", "/first-seen"),
     "/tmp",  # noqa: S108 - the container's own
 )
 """The folders of a container."""

@@ -3,6 +3,9 @@
 On the engine a store is a volume with node_modules and bower_components, and a second, empty one whose name is the key
 and whose label names the first. Making that one is a single act of the engine, so a store is there complete or not at
 all, and of two builds that fill one at once the first wins. docs/adr/0012 says what this guards against.
+
+A third kind of volume, one for a deployment, remembers what GitHub's archives held when they came for the first time:
+a lock file names them by their commit, and has no hash of what arrives.
 """
 
 from __future__ import annotations
@@ -26,9 +29,9 @@ from ember_build.dependencies import Inputs
 from ember_build.egress import Egress
 from ember_build.engine import engine_errors, labels_for, labels_of
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
-from ember_build.site import CHECKOUTS, DEPENDENCIES, WORK, YARN_CACHE, Site
+from ember_build.site import CHECKOUTS, DEPENDENCIES, FIRST_SEEN_FOLDER, WORK, YARN_CACHE, Site
 
-STORE, CONTENTS, CACHE = "store", "store-contents", "yarn-cache"
+STORE, CONTENTS, CACHE, FIRST_SEEN = "store", "store-contents", "yarn-cache", "first-seen"
 """The roles of their volumes."""
 SHARED_FOLDER = "shared"
 """The folder in a volume: it can belong to the user of builds, which the volume itself cannot."""
@@ -53,8 +56,11 @@ class SharedDependencies:
 
     @property
     def cache_key(self) -> str:
-        """Name the downloads: of one repository, from one place, by one yarn."""
-        return self._digest(self.inputs.settings)
+        """Name the downloads: of one repository, from one place, by one yarn.
+
+        In its cache yarn names a package without a hash after its version alone, and would take that of another commit.
+        """
+        return self._digest("\n".join([self.inputs.settings, *self.inputs.archives]))
 
     def _digest(self, inputs: str) -> str:
         told = [self.repository.lower(), self.layers, sorted(self.registry.items()), inputs]
@@ -116,10 +122,12 @@ def _fill(site: Site, shared: SharedDependencies) -> str:
     client = site.client
     contents = shared.volume(f"store-contents-{secrets.token_hex(6)}")
     cache = shared.volume(f"yarn-cache-{shared.cache_key}")
+    first_seen = shared.volume(FIRST_SEEN)
     with contextlib.ExitStack() as stack:
         with engine_errors("make a volume"):
             client.api.create_volume(cache, driver="local", labels=shared.labels(CACHE))
             client.api.create_volume(contents, driver="local", labels=shared.labels(CONTENTS))
+            client.api.create_volume(first_seen, driver="local", labels=labels_for(shared.deployment, FIRST_SEEN))
         given_up = stack.enter_context(contextlib.ExitStack())
         given_up.callback(remove_volume, client, contents)
         source = stack.enter_context(site.disk("inputs"))
@@ -129,10 +137,11 @@ def _fill(site: Site, shared: SharedDependencies) -> str:
             WORK: Mount(work, WORK, writable=True, size_mb=limits.work_mb),
             DEPENDENCIES: Mount(contents, DEPENDENCIES, writable=True),
             YARN_CACHE: Mount(cache, YARN_CACHE, writable=True),
+            FIRST_SEEN_FOLDER: Mount(first_seen, FIRST_SEEN_FOLDER, writable=True),
         }
         with site.keeper("fill-keeper", list(mounts.values())) as keeper:
             site.send(keeper, CHECKOUTS, pack(shared.checkout, shared.inputs.files))
-            for folder in (DEPENDENCIES, YARN_CACHE):
+            for folder in (DEPENDENCIES, YARN_CACHE, FIRST_SEEN_FOLDER):
                 site.send(keeper, folder, own_folder(SHARED_FOLDER, BUILDER_USER))
             _install(site, shared, keeper, mounts)
         given_up.pop_all()
@@ -149,6 +158,8 @@ def _install(site: Site, shared: SharedDependencies, keeper: str, mounts: Mappin
             "WORK_DIR": WORK,
             "STORE_DIR": f"{DEPENDENCIES}/{SHARED_FOLDER}",
             "YARN_CACHE_FOLDER": f"{YARN_CACHE}/{SHARED_FOLDER}",
+            "FIRST_SEEN_DIR": f"{FIRST_SEEN_FOLDER}/{SHARED_FOLDER}",
+            "GITHUB_ARCHIVES": " ".join(shared.inputs.archives),
         }
         command = ["/bin/bash", "/opt/lookit/install.sh", part]
         site.run(keeper, part, INSTALLATION, command, mounted, fixed, way_out=way_out)
@@ -156,6 +167,8 @@ def _install(site: Site, shared: SharedDependencies, keeper: str, mounts: Mappin
     with shared.way_out() as way_out:
         # Nobody's code runs while the downloads are written; nobody can write them while packages' scripts run.
         run("fetch", [source, mounts[WORK], mounts[YARN_CACHE]], way_out)
+        if shared.inputs.archives:
+            run("compare", [mounts[WORK], cache, mounts[FIRST_SEEN_FOLDER]], None)
         run("install", [source, mounts[WORK], cache], way_out)
     run("keep", [work, mounts[DEPENDENCIES]], None)
 

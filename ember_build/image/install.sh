@@ -4,9 +4,11 @@
 #   CHECKOUT_DIR      package.json, yarn.lock, bower.json and the settings of their tools; is only read
 #   WORK_DIR          scratch
 #   YARN_CACHE_FOLDER yarn's downloads; written by `fetch`, only read by `install`
+#   GITHUB_ARCHIVES   addresses of archives that the lock file names by their commits, without a hash
+#   FIRST_SEEN_DIR    what they held when they came for the first time; written by `compare`
 #   STORE_DIR         receives the result in `keep`
 #
-# usage: install.sh fetch|install|keep     each in a container of its own
+# usage: install.sh fetch|compare|install|keep     each in a container of its own
 set -euo pipefail
 
 step() {
@@ -22,6 +24,34 @@ case $1 in
         yarn install --pure-lockfile --non-interactive --ignore-scripts --mutex "file:$YARN_CACHE_FOLDER/.mutex"
         # What follows has to come from the downloads, in the order and with the scripts of an ordinary installation.
         rm -rf node_modules
+        ;;
+    compare)
+        step "compare GitHub's archives with what came at the first time"
+        for address in $GITHUB_ARCHIVES; do
+            metadata=$(grep -rlF --include=.yarn-metadata.json "\"resolved\": \"$address\"" "$YARN_CACHE_FOLDER" || true)
+            if [ ! -f "$metadata" ]; then
+                echo "error: yarn has not fetched $address, or more than once, so it cannot be compared"
+                exit 1
+            fi
+            cd "$(dirname "$metadata")"
+            # Names, modes and links of all that was in it, and the bytes of its files; not of the archive, since what
+            # GitHub packs anew may be compressed in another way.
+            files=(. -type f -not -path ./.yarn-metadata.json -not -path ./.yarn-tarball.tgz)
+            held=$({
+                find . -mindepth 1 -not -path ./.yarn-metadata.json -not -path ./.yarn-tarball.tgz \
+                    -printf '%y %m %l %P\n' | LC_ALL=C sort
+                find "${files[@]}" -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum
+            } | sha256sum | cut -c 1-64)
+            first=$FIRST_SEEN_DIR/$(printf '%s' "$address" | sha256sum | cut -c 1-64)
+            mine=$(mktemp "$FIRST_SEEN_DIR/.XXXXXXXX")
+            printf '%s %s\n' "$held" "$address" > "$mine"
+            ln "$mine" "$first" 2> /dev/null || true # of two builds at the same time the first one counts
+            rm "$mine"
+            if [ "$(cut -d ' ' -f 1 "$first")" != "$held" ]; then
+                echo "error: $address holds something else than at the first time, which was $(date -u -r "$first" '+%F %H:%M') UTC"
+                exit 1
+            fi
+        done
         ;;
     install)
         cd "$WORK_DIR"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import threading
@@ -10,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 
 from ember_build.builder import BuildCancelled
+from ember_build.dependencies import Inputs, NotShared, inputs_of
 from ember_build.engine import filters_for, labels_of
 from tests.support.docker_engine import GOOD_DIST, Engine, Yard
 
@@ -190,6 +193,55 @@ def test_a_store_goes_by_its_age_its_contents_after_its_name_and_is_made_anew(
     assert last.removed == [contents]
     assert last.freed_bytes > 0
     assert "==> yarn install --pure-lockfile, from the downloads" in build(yard)
+
+
+def test_an_archive_without_a_hash_is_held_to_what_came_first(
+    yard: Yard, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive of the registry in the place of one of GitHub's, which cannot be reached from a test."""
+    registry = (yard.engine.registry or "https://registry.npmjs.org/").rstrip("/")
+    address = f"{registry}/inherits/-/inherits-2.0.3.tgz"
+    lock = yard.player.folder / "yarn.lock"
+    lock.write_text(f'{lock.read_text()}inherits@2.0.3:\n  version "2.0.3"\n  resolved "{address}"\n')
+    described = yard.player.folder / "package.json"
+    package = json.loads(described.read_text())
+    described.write_text(json.dumps({**package, "dependencies": {"inherits": "2.0.3"}}))
+    assert isinstance(inputs_of(yard.player.folder), NotShared)
+
+    def as_if_of_github(checkout: Path, **limits: Any) -> Inputs:
+        (checkout / "yarn.lock").write_text(lock.read_text().replace(address, f"{address}#{'a' * 40}"))
+        inputs = inputs_of(checkout, **limits)
+        (checkout / "yarn.lock").write_text(lock.read_text().replace(f"#{'a' * 40}", ""))
+        assert isinstance(inputs, Inputs)
+        return replace(inputs, archives=(address,))
+
+    monkeypatch.setattr("ember_build.docker_builder.inputs_of", as_if_of_github)
+    compared = "==> compare GitHub's archives with what came at the first time"
+    first = build(yard)
+    assert compared in first
+    assert TAKEN in first, "\n".join(first)
+    (remembered,) = volumes(client, yard, "first-seen")
+
+    def forget_downloads() -> None:
+        for role in ("store", "store-contents", "yarn-cache"):
+            for volume in volumes(client, yard, role):
+                client.api.remove_volume(volume)
+
+    forget_downloads()
+    assert TAKEN in build(yard), "it is what it was"
+    forget_downloads()
+    change = ["/bin/sh", "-c", "for file in /seen/shared/*; do sed -i 's/^[0-9a-f]*/0/' $file; done"]
+    assert yard.image is not None
+    client.containers.run(
+        yard.image, change, remove=True, user="root", volumes={remembered: {"bind": "/seen", "mode": "rw"}}
+    )
+    told = build(yard)
+    assert any(f"error: {address} holds something else than at the first time" in line for line in told)
+    assert any(line.startswith("The dependencies cannot be shared (") for line in told)
+    assert TAKEN not in told
+    assert volumes(client, yard, "store") == []
+    assert yard.builder().clean_stores(datetime.now(UTC) + timedelta(days=1), dry_run=False)
+    assert volumes(client, yard, "first-seen") == [remembered], "what is remembered outlives what is shared"
 
 
 def test_contents_that_somebody_removed_by_hand_are_made_anew(yard: Yard, client: docker.DockerClient) -> None:

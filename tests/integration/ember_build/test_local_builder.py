@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,7 @@ class Bench:
         phase: str = "build",
         grace: timedelta = timedelta(seconds=0.5),
         ca_file: Path | None = None,
+        toolchain: Toolchain | None = None,
     ) -> LocalBuilder:
         """One that runs the script in this phase, and nothing in the other."""
         if isinstance(script, str):
@@ -71,7 +74,7 @@ class Bench:
             timedelta(seconds=seconds),
             max_output_bytes,
             script=script,
-            toolchain=Toolchain(key="stub", bin=self.tools),
+            toolchain=toolchain or Toolchain(key="stub", bin=self.tools),
             grace=grace,
             ca_file=ca_file,
         )
@@ -189,6 +192,21 @@ def test_an_installation_sees_how_to_reach_the_registry_and_nothing_else_of_the_
     assert NETWORK.items() <= seen.items()
     assert seen["npm_config_userconfig"] == str(bench.root / "operator" / ".npmrc")
     assert Path(seen["YARN_CACHE_FOLDER"]).is_relative_to(bench.home)
+
+
+def test_downloads_are_shared_only_where_each_has_a_hash(bench: Bench) -> None:
+    def cache() -> Path:
+        said: list[str] = []
+        with pytest.raises(PlayerBuildFailed, match="left no folder"):
+            bench.builder("env", phase="dependencies").build(bench.order(), said.append)
+        return Path(seen_by(said)["YARN_CACHE_FOLDER"])
+
+    lock = "# yarn lockfile v1\n\n\n" + 'a@1:\n  version "1.0.0"\n  resolved "{}"\n'
+    (bench.checkout / "yarn.lock").write_text(lock.format("https://registry.example/a-1.0.0.tgz#" + "a" * 40))
+    assert cache() == bench.home / "cache" / "yarn"
+    for where in (f"https://codeload.github.com/lab/a/tar.gz/{'a' * 40}", "https://registry.example/a-1.0.0.tgz"):
+        (bench.checkout / "yarn.lock").write_text(lock.format(where))
+        assert cache().is_relative_to(bench.home / "scratch")
 
 
 @pytest.mark.usefixtures("operators_environment")
@@ -983,6 +1001,38 @@ def test_no_lock_file_names_a_registry_and_all_packages_are_pinned() -> None:
 def ember_home() -> Path:
     """Tools and caches that outlive the test run: fetching them takes a minute or two."""
     return REPOSITORY / ".lookit" / "test-builder"
+
+
+@pytest.mark.ember
+def test_yarn_does_not_take_another_commits_archive_of_the_same_version(bench: Bench, ember_home: Path) -> None:
+    LocalBuilder(ember_home, timedelta(minutes=15)).prepare(bench.said.append)
+    toolchain = local_toolchain.installed_toolchain(ember_home)
+    assert toolchain is not None
+    served = bench.root / "served"
+    served.mkdir()
+    for commit in ("a" * 40, "b" * 40):
+        folder = bench.root / commit / "package"
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text('{"name": "sounds", "version": "1.0.0"}')
+        (folder / "index.js").write_text(f"of {commit[0]}\n")
+        subprocess.run(["/bin/tar", "-czf", served / commit, "-C", folder.parent, "package"], check=True)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(served))
+    script = 'cp "$CHECKOUT_DIR"/* . && yarn install --pure-lockfile && cat node_modules/sounds/index.js'
+    builder = bench.builder(script, phase="dependencies", toolchain=toolchain)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for commit in ("a" * 40, "b" * 40):
+            address = f"http://127.0.0.1:{server.server_port}/{commit}"
+            package = {"name": "player", "version": "1.0.0", "dependencies": {"sounds": address}}
+            (bench.checkout / "package.json").write_text(json.dumps(package))
+            (bench.checkout / "yarn.lock").write_text(
+                f'# yarn lockfile v1\n\n\n"sounds@{address}":\n  version "1.0.0"\n  resolved "{address}"\n'
+            )
+            said: list[str] = []
+            with pytest.raises(PlayerBuildFailed, match="left no folder"):
+                builder.build(bench.order(), said.append)
+            assert f"of {commit[0]}" in said, said
+        server.shutdown()
 
 
 @pytest.mark.ember

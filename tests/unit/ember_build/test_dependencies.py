@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from ember_build.dependencies import Inputs, NotShared, inputs_of
+from ember_build.store import SharedDependencies
 
 LOCK = """# yarn lockfile v1
 
@@ -190,8 +192,29 @@ SHA = "0123456789" * 4
     ],
 )
 def test_githubs_archive_of_a_full_sha_is_pinned_by_it(checkout: Path, resolved: str) -> None:
+    assert found(checkout).archives == ()
     _in_lock(resolved)(checkout)
-    assert isinstance(inputs_of(checkout), Inputs)
+    assert found(checkout).archives == (resolved,)
+
+
+def test_an_archive_with_a_hash_of_its_own_needs_no_comparison(checkout: Path) -> None:
+    _in_lock(f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{SHA}#{SHA}")(checkout)
+    assert found(checkout).archives == ()
+
+
+def shared(inputs: Inputs) -> SharedDependencies:
+    return SharedDependencies("test", "lab/player", Path("/nowhere"), inputs, "layers", {}, nullcontext)
+
+
+def test_downloads_with_other_archives_are_kept_apart_and_those_with_hashes_together(checkout: Path) -> None:
+    without = shared(found(checkout))
+    package(checkout, version="2.0.0")
+    assert shared(found(checkout)).cache_key == without.cache_key
+    keys = {without.cache_key}
+    for sha in ("a" * 40, "b" * 40):
+        _in_lock(f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{sha}")(checkout)
+        keys.add(shared(found(checkout)).cache_key)
+    assert len(keys) == 3, "yarn would take the one for the other: it names them after their version"
 
 
 @pytest.mark.parametrize(
@@ -206,9 +229,9 @@ def test_githubs_archive_of_a_full_sha_is_pinned_by_it(checkout: Path, resolved:
 )
 def test_no_other_archive_without_a_hash_is(checkout: Path, resolved: str) -> None:
     _in_lock(resolved)(checkout)
-    found = inputs_of(checkout)
-    assert isinstance(found, NotShared)
-    assert "yarn.lock does not pin c@" in found.reason
+    refused = inputs_of(checkout)
+    assert isinstance(refused, NotShared)
+    assert "yarn.lock does not pin c@" in refused.reason
 
 
 def test_a_lock_file_that_is_a_link_is_not_followed(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
