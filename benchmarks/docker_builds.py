@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import docker
 
 from benchmarks.frame import Result, benchmark, compare
 from ember_build.builder import BuildOrder
@@ -62,6 +64,71 @@ def image_unchanged(quick: bool) -> Iterator[Result]:
             runs=QUICK_RUNS if quick else IMAGE_RUNS,
             note="all layers from the engine's cache; the target is about 1 s",
         )
+
+
+SIZE_OF_THE_REAL_PLAYER = (1500, 50, 10_333)
+"""Packages, files of each, bytes of each: 75,000 files and 775 MB, as `node_modules` of today's frame player."""
+MADE_UP = """
+mkdir -p /store/node_modules && cd /store/node_modules
+head -c {bytes} /dev/urandom > /tmp/one
+for package in $(seq {packages}); do
+    mkdir -p $package/lib && for file in $(seq {files}); do cp /tmp/one $package/lib/$file.js; done
+done
+"""
+CHECKOUT = "mkdir -p /checkouts && echo \"fingerprint: { prepend: '' }\" > /checkouts/ember-cli-build.js"
+
+
+@benchmark("build.take_dependencies")
+def take_dependencies(quick: bool) -> Iterator[Result]:
+    """Take the dependencies of a player of the real size into a build's memory, beside `cp -a`."""
+    with bench() as found:
+        if found is None:
+            return
+        packages, files, size = (50, 50, 10_333) if quick else SIZE_OF_THE_REAL_PLAYER
+        engine = start_engine()
+        image = found.builder.prepare(lambda _line: None, PLAYER).name
+        with closing(docker.DockerClient(base_url=engine.url, timeout=600)) as client, _volume(client) as store:
+
+            def seconds(script: str, *, writable: bool = False) -> float:
+                began = time.monotonic()
+                client.containers.run(
+                    image,
+                    ["/bin/bash", "-euc", script],
+                    remove=True,
+                    user="root",
+                    volumes={store: {"bind": "/store", "mode": "rw" if writable else "ro"}},
+                    tmpfs={"/work": "size=3g"},
+                    environment={
+                        "CHECKOUT_DIR": "/checkouts",
+                        "WORK_DIR": "/work",
+                        "OUTPUT_DIR": "/output",
+                        "STUDY_PREFIX": "/studies/benchmark/",
+                        "ENVIRONMENT_FILE": "/environment",
+                        "DEPENDENCIES_DIR": "/store",
+                        "INSTALLED": "yes",
+                    },
+                )
+                return time.monotonic() - began
+
+            seconds(MADE_UP.format(packages=packages, files=files, bytes=size), writable=True)
+            yield compare(
+                "build.take_dependencies",
+                "s",
+                lambda: seconds(f"{CHECKOUT} && /bin/bash /build.sh dependencies"),
+                lambda: seconds("cp -a /store/node_modules /work/node_modules"),
+                runs=QUICK_RUNS if quick else RUNS,
+                peer_name="cp -a",
+                note=f"{packages * files:,} files, {packages * files * size / 1e6:,.0f} MB into memory, in a container",
+            )
+
+
+@contextmanager
+def _volume(client: docker.DockerClient) -> Generator[str]:
+    volume = client.volumes.create(f"lookit-benchmark-{secrets.token_hex(4)}")
+    try:
+        yield str(volume.name)
+    finally:
+        volume.remove(force=True)
 
 
 @dataclass(slots=True)

@@ -127,7 +127,8 @@ def _fill(site: Site, shared: SharedDependencies) -> str:
         with engine_errors("make a volume"):
             client.api.create_volume(cache, driver="local", labels=shared.labels(CACHE))
             client.api.create_volume(contents, driver="local", labels=shared.labels(CONTENTS))
-            client.api.create_volume(first_seen, driver="local", labels=labels_for(shared.deployment, FIRST_SEEN))
+            if shared.inputs.archives:
+                client.api.create_volume(first_seen, driver="local", labels=labels_for(shared.deployment, FIRST_SEEN))
         given_up = stack.enter_context(contextlib.ExitStack())
         given_up.callback(remove_volume, client, contents)
         source = stack.enter_context(site.disk("inputs"))
@@ -137,11 +138,12 @@ def _fill(site: Site, shared: SharedDependencies) -> str:
             WORK: Mount(work, WORK, writable=True, size_mb=limits.work_mb),
             DEPENDENCIES: Mount(contents, DEPENDENCIES, writable=True),
             YARN_CACHE: Mount(cache, YARN_CACHE, writable=True),
-            FIRST_SEEN_FOLDER: Mount(first_seen, FIRST_SEEN_FOLDER, writable=True),
         }
+        if shared.inputs.archives:
+            mounts[FIRST_SEEN_FOLDER] = Mount(first_seen, FIRST_SEEN_FOLDER, writable=True)
         with site.keeper("fill-keeper", list(mounts.values())) as keeper:
             site.send(keeper, CHECKOUTS, pack(shared.checkout, shared.inputs.files))
-            for folder in (DEPENDENCIES, YARN_CACHE, FIRST_SEEN_FOLDER):
+            for folder in mounts.keys() - {CHECKOUTS, WORK}:
                 site.send(keeper, folder, own_folder(SHARED_FOLDER, BUILDER_USER))
             _install(site, shared, keeper, mounts)
         given_up.pop_all()
