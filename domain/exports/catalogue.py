@@ -16,7 +16,7 @@ from itertools import groupby, islice
 from typing import Any, Protocol
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, any_, func, literal, select, update
+from sqlalchemy import ColumnElement, any_, case, func, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -72,6 +72,7 @@ class CatalogueReport:
     """What one update did, in numbers of videos. `gone` names rows, `without_row` objects.
 
     `moved` were found in another bucket than their row's; `not_read` counts the rows of buckets that were not listed.
+    `unmarked` names studies that have videos and no consent footage among them.
     """
 
     listed: int
@@ -82,6 +83,7 @@ class CatalogueReport:
     gone: Found
     without_row: Mapping[Finding, Found]
     not_read: Mapping[str, int]
+    unmarked: Found
 
 
 class _Tally:
@@ -158,6 +160,7 @@ class _Update:
             gone=self._mark_gone(plausible_share),
             without_row={finding: tally.found() for finding, tally in self.without_row.items() if tally.count},
             not_read=self._not_read(),
+            unmarked=self._unmarked(),
         )
 
     def _take_in(self, bucket: str, batch: dict[str, ListedVideo]) -> None:
@@ -200,6 +203,17 @@ class _Update:
             conditions.append(Video.study_id == self.study.id)
         counts = select(Video.bucket, func.count()).where(*conditions).group_by(Video.bucket).order_by(Video.bucket)
         return dict(row for row in self.session.execute(counts))
+
+    def _unmarked(self) -> Found:
+        conditions = [Video.gone_at.is_(None)]
+        if self.study is not None:
+            conditions.append(Video.study_id == self.study.id)
+        marked = func.sum(case((Video.is_consent_footage.is_(True), 1), else_=0))
+        studies = select(Study.name).join(Video, Video.study_id == Study.id).where(*conditions)
+        tally = _Tally()
+        for name in self.session.scalars(studies.group_by(Study.id, Study.name).having(marked == 0).order_by(Study.id)):
+            tally.add(name)
+        return tally.found()
 
     def _see(self, video_id: int) -> None:
         if video_id <= self.highest_id:  # else the row is younger than this update

@@ -8,14 +8,19 @@ from typing import Any
 import dagster as dg
 
 from domain.errors import InvalidRequest
-from domain.escaping import markdown_code
-from domain.exports.catalogue import CatalogueReport
+from domain.escaping import markdown_code, markdown_text
+from domain.exports.catalogue import CatalogueReport, Found
 from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.video_catalogue import refresh_catalogue, without_row
 
 EVERY_VIDEO_HAS_A_ROW = "every_video_has_a_row"
 EVERY_BUCKET_IS_READ = "every_bucket_is_read"
+
+
+def _named(studies: Found) -> dg.MetadataValue:
+    names = ", ".join(map(markdown_text, studies.examples))
+    return dg.MetadataValue.md(f"{studies.count}, such as {names}" if studies.count else "none")
 
 
 def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
@@ -35,6 +40,7 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
         "gone, for example": ", ".join(report.gone.examples),
         "without row": without_row(report),
         "in buckets that are not read": ", ".join(f"{count} in {name}" for name, count in report.not_read.items()),
+        "studies without consent footage": _named(report.unmarked),
         "objects without a row": dg.MetadataValue.md("\n".join(lines) or "none"),
     }
 

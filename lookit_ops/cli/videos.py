@@ -175,7 +175,11 @@ def catalogue(
         " are gone.",
         soft_wrap=True,
     )
-    rows = [("gone", report.gone), *((finding.value, found) for finding, found in report.without_row.items())]
+    rows = [
+        ("gone", report.gone),
+        ("study has no consent footage", report.unmarked),
+        *((finding.value, found) for finding, found in report.without_row.items()),
+    ]
     shown = [(what, str(found.count), plain("\n".join(found.examples))) for what, found in rows if found.count]
     shown += [("its bucket is not read", str(count), plain(bucket)) for bucket, count in report.not_read.items()]
     if shown:
