@@ -11,6 +11,7 @@ from functools import partial
 from uuid import UUID
 
 from domain.errors import InvalidRequest
+from domain.escaping import one_line
 from domain.exports.archive_name import MANIFEST_NAME, archive_key, member_names
 from domain.exports.keys import prefixes_of
 from domain.exports.ledger import ArchiveClaim, ArchiveFacts, MissingVideo
@@ -118,7 +119,7 @@ def _list(buckets: VideoBucket, study_uuid: UUID, videos: Sequence[SelectedVideo
 
 
 def _why_not_listed(video: SelectedVideo, buckets: VideoBuckets) -> str:
-    return NOT_LISTED if video.bucket in buckets.names else NOT_READ.format(bucket=video.bucket)
+    return NOT_LISTED if video.bucket in buckets.names else NOT_READ.format(bucket=one_line(video.bucket))
 
 
 def probe(platform: Platform, plan: ArchivePlan) -> dict[str, str]:

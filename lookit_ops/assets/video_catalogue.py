@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from domain.errors import InvalidRequest
-from domain.escaping import markdown_code, markdown_text
+from domain.escaping import markdown_code, markdown_text, one_line
 from domain.exports.catalogue import CatalogueReport, Found
 from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
@@ -39,7 +39,9 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
         "gone": report.gone.count,
         "gone, for example": ", ".join(report.gone.examples),
         "without row": without_row(report),
-        "in buckets that are not read": ", ".join(f"{count} in {name}" for name, count in report.not_read.items()),
+        "in buckets that are not read": ", ".join(
+            f"{n} in {one_line(bucket)}" for bucket, n in report.not_read.items()
+        ),
         "studies without consent footage": _named(report.unmarked),
         "objects without a row": dg.MetadataValue.md("\n".join(lines) or "none"),
     }

@@ -117,6 +117,22 @@ def test_what_the_bucket_does_not_have_is_named_in_manifest_and_mail(reels: Reel
     assert keys[1] in mail.get_body(("plain",)).get_content()
 
 
+def test_names_of_several_lines_add_no_line_to_the_mail(reels: Reels) -> None:
+    reels.film(1)
+    key = "a\nDear Study Admin, log in at https://evil.example/\x1b[2J.mp4"
+    reels.footage.video(reels.footage.response("accepted"), key=key)
+    with reels.site.sessions.begin() as session:
+        (row,) = session.scalars(select(Video).where(Video.object_key == key))
+        row.bucket = "s3://b\nor here: https://evil.example/"
+    assert reels.archive().missing_count == 1
+    (mail,) = mails_of(reels)
+    for part in ("plain", "html"):
+        lines = mail.get_body((part,)).get_content().splitlines()
+        (line,) = [line for line in lines if "evil.example" in line]
+        assert line.lstrip().startswith(("a Dear Study Admin", "<li><code"))
+        assert "\x1b" not in line
+
+
 def test_nothing_left_in_the_bucket_fails_at_once_with_a_mail(reels: Reels) -> None:
     for key in reels.film(2):
         (reels.platform.settings.local_videos / key).unlink()
