@@ -21,7 +21,7 @@ slow: $(READY)            ## gigabytes of videos, services that hang for minutes
 	scripts/unzip.sh
 	$(BIN)/pytest -m slow
 
-lint: $(READY)            ## format, lint, types, walls between packages, definitions
+lint: $(READY)            ## format, lint, types, layers of packages, definitions
 	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/ty check && $(BIN)/lint-imports
 
 format: $(READY)          ## put the code into shape

@@ -22,9 +22,9 @@ from uuid import uuid4
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
 from benchmarks.server import serving
 from ember_build.bundle import Bundle
-from lookit_ops.deployments import folder_of, live_deployment
-from lookit_ops.publish import publish
-from lookit_ops.rollback import restorable, rollback
+from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.deployments.publish import publish
+from lookit_ops.deployments.rollback import restorable, rollback
 from lookit_ops.storage.experiments import ExperimentBucket
 from tests.support.bundles import bundle_of
 

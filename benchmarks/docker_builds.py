@@ -20,7 +20,7 @@ import docker
 
 from benchmarks.frame import Result, benchmark, compare
 from ember_build.builder import BuildOrder
-from ember_build.docker_builder import DockerBuilder
+from ember_build.docker.builder import DockerBuilder
 from tests.support.docker_engine import Engine, EngineMissing, start_engine
 
 DEPLOYMENT = "benchmarks"

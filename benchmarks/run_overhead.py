@@ -29,17 +29,17 @@ from benchmarks.frame import BenchmarkError, Result, benchmark, compare
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
 from ember_build.builder import Builder, BuildOrder, Image, OutputLine, Swept
 from ember_build.bundle import Bundle
-from ember_build.local import LocalBuilder
-from ember_build.local_toolchain import Toolchain
-from lookit_ops.build_session import BuildSession
-from lookit_ops.dagster_home import prepare_dagster_home
+from ember_build.local.builder import LocalBuilder
+from ember_build.local.toolchain import Toolchain
 from lookit_ops.demo.github_server import Commit, GitHubServer
-from lookit_ops.deployments import folder_of, live_deployment
+from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.deployments.publish import publish
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.platform import Platform
-from lookit_ops.publish import publish
-from lookit_ops.reconcile import reconcile_builds
 from lookit_ops.resources import build_session_resource
+from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.reconcile import reconcile_builds
+from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.settings import load_settings
 from tests.support.site import Site, populate
 

@@ -21,8 +21,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 from selectolax.lexbor import LexborHTMLParser
 
 from ember_build.bounded import read_limited, run_bounded
-from ember_build.completeness import is_lfs_pointer, names_of
 from ember_build.errors import PlayerBuildFailed
+from ember_build.source.completeness import is_lfs_pointer, names_of
 
 INDEX = PurePosixPath("index.html")
 

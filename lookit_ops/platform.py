@@ -22,19 +22,19 @@ from domain.migrations import upgrade
 from domain.models import ArchiveRequest, BuildRequest, OutboxMail
 from domain.queue import RequestQueue
 from ember_build.builder import Builder
-from ember_build.checkouts import ArchiveLimits, Checkouts
+from ember_build.disk import MB, require_room
 from ember_build.errors import InvalidPlayer
-from ember_build.github import GitHub, Repository, ResolvedCommit
-from ember_build.local import LocalBuilder
-from ember_build.room import MB, require_room
+from ember_build.local.builder import LocalBuilder
+from ember_build.source.checkouts import ArchiveLimits, Checkouts
+from ember_build.source.github import GitHub, Repository, ResolvedCommit
 from lookit_ops.redaction import Redactor
 from lookit_ops.settings import Settings
-from lookit_ops.smtp import MailFolder, SmtpTransport
 from lookit_ops.storage.archives import ArchiveBucket
 from lookit_ops.storage.experiments import ExperimentBucket, StorageError
 from lookit_ops.storage.local import LocalExperimentBucket
 from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.storage.local_videos import LocalVideoBucket
+from lookit_ops.storage.smtp import MailFolder, SmtpTransport
 from lookit_ops.storage.video_buckets import VideoBuckets
 from lookit_ops.storage.videos import VideoBucket
 
@@ -51,7 +51,7 @@ class Closing(Protocol):
 ClosingT = TypeVar("ClosingT", bound=Closing)
 
 if TYPE_CHECKING:
-    from ember_build.docker_builder import DockerBuilder
+    from ember_build.docker.builder import DockerBuilder
 
 
 @dataclass(frozen=True)
@@ -212,8 +212,8 @@ class Platform:
     @cached_property
     def docker_builder(self) -> DockerBuilder:
         """What builds in containers."""
-        from ember_build.confinement import Limits
-        from ember_build.docker_builder import DockerBuilder  # the engine's client takes a second to import
+        from ember_build.docker.builder import DockerBuilder  # the engine's client takes a second to import
+        from ember_build.docker.confinement import Limits
 
         settings = self.settings
         return DockerBuilder(

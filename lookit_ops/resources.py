@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from lookit_ops.archive_session import ArchiveSession
-from lookit_ops.build_session import BuildSession
-from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import SUBMISSION_TAG, number_in
+from lookit_ops.runs.archive import ArchiveSession
+from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.interruption import Interruption, interruption_of
+from lookit_ops.runs.session import WorkSession
 from lookit_ops.settings import load_settings
-from lookit_ops.work_session import WorkSession
 
 SessionT = TypeVar("SessionT", bound=WorkSession[Any])
 

@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 
 from lookit_ops.assets.video_catalogue import refresh_video_catalogue
-from lookit_ops.cleanup import CLEANUPS
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.jobs.sweep_deployments import sweep_deployments
+from lookit_ops.maintenance.cleanup import CLEANUPS
 from lookit_ops.settings import load_settings
 
 

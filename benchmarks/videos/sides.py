@@ -28,11 +28,11 @@ from pydantic import SecretStr
 from domain.exports.keys import Unparsable, VideoKey
 from domain.exports.selection import SelectedVideo, Source, basis_of
 from domain.models.responses import Ruling
-from lookit_ops.archive_plan import ArchivePlan, PlannedVideo
-from lookit_ops.archive_stream import PARTS_AT_ONCE, stream_archive
-from lookit_ops.parallel import in_parallel
+from lookit_ops.archives.plan import ArchivePlan, PlannedVideo
+from lookit_ops.archives.stream import PARTS_AT_ONCE, stream_archive
 from lookit_ops.storage.gcs_archives import GcsArchiveBucket
 from lookit_ops.storage.gcs_client import GcsAccess
+from lookit_ops.storage.parallel import in_parallel
 from lookit_ops.storage.s3 import S3VideoBucket
 from lookit_ops.storage.videos import ListedVideo, read_video
 from tests.support.s3_server import ACCESS_KEY, SECRET_KEY

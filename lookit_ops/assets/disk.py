@@ -7,11 +7,11 @@ from typing import Any
 
 import dagster as dg
 
+from ember_build.disk import MB, free_mb
 from ember_build.errors import BuildPlatformError
 from ember_build.removal import Removal, size_on_disk
-from ember_build.room import MB, free_mb
-from lookit_ops.cleanup import CLEANUPS
 from lookit_ops.failures import as_dagster_failure, failure_of
+from lookit_ops.maintenance.cleanup import CLEANUPS
 from lookit_ops.platform import Platform
 
 GROUP = "operations"

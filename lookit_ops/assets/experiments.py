@@ -5,31 +5,10 @@ They are external: `build_experiment` reports each success. A Materialize button
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
+from dagster import AssetSpec
 
-from dagster import (
-    AssetKey,
-    AssetMaterialization,
-    AssetSpec,
-    DagsterInstance,
-    DynamicPartitionsDefinition,
-    MetadataValue,
-)
-from sqlalchemy import select
-
-from domain.escaping import markdown_list
-from domain.models import BuildKind, BuildRequest, Study, StudyLog
-from lookit_ops.platform import Platform
-
-logger = logging.getLogger(__name__)
-
-studies = DynamicPartitionsDefinition(name="studies")
-
-ASSET_OF: dict[BuildKind, AssetKey] = {
-    BuildKind.PREVIEW: AssetKey("experiment_preview"),
-    BuildKind.DEPLOYMENT: AssetKey("experiment_deployment"),
-}
+from domain.models import BuildKind
+from lookit_ops.runs.report import ASSET_OF, studies
 
 experiment_preview = AssetSpec(
     ASSET_OF[BuildKind.PREVIEW],
@@ -46,48 +25,3 @@ experiment_deployment = AssetSpec(
     group_name="experiments",
     kinds={"ember"},
 )
-
-
-def built(platform: Platform, request_id: int) -> AssetMaterialization:
-    """What a build that succeeded means for its asset, as the study's log tells it."""
-    finished = (
-        select(StudyLog, BuildRequest, Study)
-        .join(BuildRequest, BuildRequest.id == StudyLog.build_request_id)
-        .join(Study, Study.id == StudyLog.study_id)
-        .where(BuildRequest.id == request_id)
-    )
-    with platform.sessions.begin() as session:
-        log, request, study = session.execute(finished).one()
-    kind, uuid = BuildKind(request.kind), str(study.uuid)
-    metadata = {
-        "study": study.name,
-        "state": log.state_after,
-        "link": MetadataValue.url(platform.links.built(kind, uuid)),
-        "repository": log.extra["repository"],
-        "sha": log.extra["sha"],
-        "why this sha": log.extra["sha_reason"],
-        **({"warnings": MetadataValue.md(markdown_list(log.extra["warnings"]))} if "warnings" in log.extra else {}),
-        **log.extra.get("facts", {}),
-        "finished": MetadataValue.timestamp(log.created_at),
-    }
-    return AssetMaterialization(ASSET_OF[kind], partition=uuid, metadata=metadata)
-
-
-def report_build(instance: DagsterInstance, platform: Platform, request_id: int) -> None:
-    """Tell Dagster of a build that was finished outside of its own run's last step.
-
-    The build has ended well, so trouble here is logged and stops nobody.
-    """
-    try:
-        event = built(platform, request_id)
-        instance.add_dynamic_partitions(studies.name or "", [event.partition or ""])
-        instance.report_runless_asset_event(event)
-    except Exception:
-        logger.exception("build request %s succeeded, but its asset cannot be reported", request_id)
-
-
-def report_builds(platform: Platform, request_ids: Iterable[int]) -> None:
-    """The same from outside of any run, to the instance that DAGSTER_HOME names."""
-    with DagsterInstance.get() as instance:
-        for request_id in request_ids:
-            report_build(instance, platform, request_id)

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from domain.escaping import markdown_text
+from lookit_ops.maintenance.public_list import KEY, PublicList, refresh_public_list
 from lookit_ops.platform import Platform
-from lookit_ops.public_list import KEY, PublicList, refresh_public_list
 
 SHOWN_AT_MOST = 50
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.deployments.sweep import Sweep
 from lookit_ops.platform import Platform
-from lookit_ops.sweep import Sweep
 
 deployment_sweep = dg.AssetSpec(
     "deployment_sweep",

@@ -10,9 +10,9 @@ import dagster as dg
 from domain.errors import InvalidRequest
 from domain.escaping import markdown_code, markdown_text, one_line
 from domain.exports.catalogue import CatalogueReport, Found
+from lookit_ops.archives.catalogue import refresh_catalogue, without_row
 from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
-from lookit_ops.video_catalogue import refresh_catalogue, without_row
 
 EVERY_VIDEO_HAS_A_ROW = "every_video_has_a_row"
 EVERY_BUCKET_IS_READ = "every_bucket_is_read"

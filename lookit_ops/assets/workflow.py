@@ -11,8 +11,8 @@ import dagster as dg
 
 from domain.find import find_study
 from domain.studies.diagram import Path, draw, path_of
-from lookit_ops.assets.experiments import studies
 from lookit_ops.platform import Platform
+from lookit_ops.runs.report import studies
 
 
 def _picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:

@@ -14,8 +14,8 @@ from domain.queue import last_error
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
-from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.platform import Platform
+from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.storage.experiments import StorageError
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from ember_build.disk import MB
 from ember_build.errors import BuildPlatformError
 from ember_build.removal import Removal
-from ember_build.room import MB
-from lookit_ops.cleanup import CLEANUPS, hours
 from lookit_ops.cli.options import Json, platform
 from lookit_ops.cli.show import as_json, console, plain, table
+from lookit_ops.maintenance.cleanup import CLEANUPS, hours
 
 app = typer.Typer(
     help="Remove what is needed no longer: bundles, images, checkouts, dependencies, archives.", no_args_is_help=True

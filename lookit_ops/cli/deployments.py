@@ -13,11 +13,11 @@ from domain.models import BuildKind
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.public_list import keep_page, keep_public_list
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
-from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.deployments import KEPT, folder_of, history
-from lookit_ops.retention import LONGEST_HOURS, sweep_deployments
-from lookit_ops.rollback import restorable
-from lookit_ops.rollback_session import roll_back
+from lookit_ops.deployments.manifest import KEPT, folder_of, history
+from lookit_ops.deployments.rollback import restorable
+from lookit_ops.maintenance.sweep_deployments import LONGEST_HOURS, sweep_deployments
+from lookit_ops.runs.rollback import roll_back
+from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.storage.experiments import StorageError
 
 
@@ -87,7 +87,7 @@ def rollback(
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
     done = roll_back(outside, found.id, user.id, to, origin="through the command line", comment=comment)
-    from lookit_ops.assets.experiments import report_builds
+    from lookit_ops.runs.report import report_builds
 
     prepare_dagster_home(outside.settings)
     report_builds(outside, [done.request_id])

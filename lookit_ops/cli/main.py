@@ -31,8 +31,8 @@ from lookit_ops.cli import (
 )
 from lookit_ops.cli.options import open_until_the_end
 from lookit_ops.cli.show import ToErrors, errors, plain
-from lookit_ops.dagster_processes import NO_NEWS
 from lookit_ops.redaction import Redactor
+from lookit_ops.server.dagster_processes import NO_NEWS
 from lookit_ops.settings import load_settings
 from lookit_ops.storage.experiments import StorageError
 

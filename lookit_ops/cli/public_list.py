@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from domain.models.studies import PageState
-from lookit_ops.availability import bring_page_into_line
 from lookit_ops.cli.show import console, errors, plain
+from lookit_ops.maintenance.availability import bring_page_into_line
+from lookit_ops.maintenance.public_list import refresh_public_list
 from lookit_ops.platform import Platform
-from lookit_ops.public_list import refresh_public_list
 from lookit_ops.storage.experiments import StorageError
 
 

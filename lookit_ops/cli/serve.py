@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 from domain.errors import InvalidRequest
 from domain.models import BuildKind
-from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.cli.options import platform
 from lookit_ops.cli.show import console, plain
 from lookit_ops.platform import Platform
+from lookit_ops.server.archive_server import ArchiveServer
+from lookit_ops.server.study_server import StudyServer
 from lookit_ops.settings import PREFIX
 from lookit_ops.storage.local import LocalExperimentBucket
 from lookit_ops.storage.local_archives import LocalArchiveBucket
-from lookit_ops.study_server import StudyServer
 
 HTTP_PORT = 80
 

@@ -21,13 +21,13 @@ from domain.studies.edit import edit as edit_study
 from domain.studies.labs import move_to_lab as move_study
 from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
-from lookit_ops.availability import bring_pages_into_line
 from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, platform
 from lookit_ops.cli.public_list import keep_page, keep_public_list
 from lookit_ops.cli.requests import show_open
 from lookit_ops.cli.show import as_json, coloured, console, counted, json_text, plain, table, visible, when
-from lookit_ops.public_list import KEY as PUBLIC_LIST
-from lookit_ops.public_list import refresh_public_list
+from lookit_ops.maintenance.availability import bring_pages_into_line
+from lookit_ops.maintenance.public_list import KEY as PUBLIC_LIST
+from lookit_ops.maintenance.public_list import refresh_public_list
 from lookit_ops.storage.experiments import StorageError
 
 app = typer.Typer(help="Studies: list, show, edit, move, and read their logs.", no_args_is_help=True)

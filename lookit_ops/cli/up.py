@@ -13,11 +13,11 @@ import typer
 from lookit_ops.cli.options import platform
 from lookit_ops.cli.serve import serve_folders
 from lookit_ops.cli.show import console, plain
-from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.dagster_processes import LOOPBACK, dagster_programs, make_storage
 from lookit_ops.demo.example import example_port, example_server
 from lookit_ops.platform import Platform
-from lookit_ops.supervisor import supervise
+from lookit_ops.server.dagster_home import prepare_dagster_home
+from lookit_ops.server.dagster_processes import LOOPBACK, dagster_programs, make_storage
+from lookit_ops.server.supervisor import supervise
 
 Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=65535)]
 

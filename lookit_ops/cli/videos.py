@@ -13,10 +13,10 @@ from domain.exports.consent_marks import mark_consent_frame
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
 from domain.queue import last_error
+from lookit_ops.archives.catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 from lookit_ops.cli.options import Acting, Json, StudyName, platform
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
-from lookit_ops.video_catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 
 app = typer.Typer(
     help="Videos: zip them, get a link, list or cancel requests, catalogue the bucket.", no_args_is_help=True
@@ -59,7 +59,7 @@ def zip_videos(
             f"Archive request {request_id}: {kind.value} videos of {plain(found.name)} {where}.", soft_wrap=True
         )
         return
-    from lookit_ops.foreground import run_archive
+    from lookit_ops.inline_run import run_archive
 
     run_archive(outside, request_id, None if json else console)
     link(request_id, acting, json=json)

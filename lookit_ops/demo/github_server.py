@@ -25,7 +25,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from lookit_ops.local_server import LocalServer
+from lookit_ops.server.local_server import LocalServer
 
 SKIPPED_FOLDERS = frozenset({".git", "bower_components", "dist", "node_modules", "tmp"})
 

@@ -17,16 +17,16 @@ from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, 
 from domain.queue import last_error
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
-from lookit_ops.dagster_home import prepare_dagster_home
+from lookit_ops.archives.catalogue import refresh_catalogue
 from lookit_ops.demo.example import example_commits, example_port, example_server, keep_example_settings
 from lookit_ops.demo.footage import film
 from lookit_ops.demo.people import RESEARCHER, Cast, new_study, populate
-from lookit_ops.deployments import folder_of
-from lookit_ops.foreground import progress, run_archive
+from lookit_ops.deployments.manifest import folder_of
+from lookit_ops.inline_run import progress, run_archive
 from lookit_ops.platform import LINK_VALID_FOR, Platform
+from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.settings import load_settings
 from lookit_ops.terminal import plain
-from lookit_ops.video_catalogue import refresh_catalogue
 
 FIRST = "the first build installs its tools and takes some minutes …"
 

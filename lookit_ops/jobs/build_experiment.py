@@ -19,18 +19,18 @@ from domain.find import find_study, find_user
 from domain.models import BuildKind
 from ember_build.builder import BuildOrder, Image
 from ember_build.bundle import Bundle
-from ember_build.checkouts import Checkout
-from ember_build.completeness import left_out
 from ember_build.errors import BuildError, InvalidPlayer, PlayerBuildFailed
-from ember_build.github import CannotCompare, Repository, ResolvedCommit
-from lookit_ops.assets.experiments import built, studies
-from lookit_ops.build_session import BuildSession
-from lookit_ops.deployments import folder_of, live_deployment
+from ember_build.source.checkouts import Checkout
+from ember_build.source.completeness import left_out
+from ember_build.source.github import CannotCompare, Repository, ResolvedCommit
+from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.deployments.publish import Deployment, publish
 from lookit_ops.failures import as_dagster_failure
+from lookit_ops.maintenance.public_list import refresh_public_list
 from lookit_ops.platform import Platform
-from lookit_ops.public_list import refresh_public_list
-from lookit_ops.publish import Deployment, publish
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
+from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.report import built, studies
 from lookit_ops.storage.experiments import StorageError
 
 logger = logging.getLogger(__name__)

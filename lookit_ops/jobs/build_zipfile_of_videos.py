@@ -18,12 +18,12 @@ from domain.errors import DomainError, InvalidRequest, QueueIsFull
 from domain.exports.ledger import ArchiveClaim
 from domain.find import find_study, find_user
 from domain.models import ArchiveKind
-from lookit_ops.archive_plan import ArchivePlan, plan_archive, probe
-from lookit_ops.archive_session import ArchiveSession
-from lookit_ops.archive_stream import Progress, stream_archive
+from lookit_ops.archives.plan import ArchivePlan, plan_archive, probe
+from lookit_ops.archives.stream import Progress, stream_archive
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
+from lookit_ops.runs.archive import ArchiveSession
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.videos import VideoChanged, VideoUnreadable
 

@@ -14,9 +14,9 @@ from domain.errors import DomainError
 from domain.escaping import markdown_code
 from ember_build.errors import BuildError
 from lookit_ops.assets.disk import cleanup_assets, facts
-from lookit_ops.cleanup import CLEANUPS, Cleanup, hours
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.jobs.listing import listing
+from lookit_ops.maintenance.cleanup import CLEANUPS, Cleanup, hours
 from lookit_ops.platform import Platform
 from lookit_ops.storage.experiments import StorageError
 

@@ -17,15 +17,15 @@ import dagster as dg
 from pydantic import Field
 
 from domain.queue import START_WITHIN, TOO_LONG, WORKER_DIED, Failure
-from lookit_ops.assets.experiments import report_build
-from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.platform import Platform
-from lookit_ops.reconcile import Reconciled, end_build_of_run, reconcile_builds
-from lookit_ops.reconcile_archives import ReconciledArchives, end_archive_of_run, reconcile_archives
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, SUBMISSION_TAG, number_in
-from lookit_ops.running import remove_dead_outputs
+from lookit_ops.runs.in_use import remove_dead_outputs
+from lookit_ops.runs.interruption import Interruption, interruption_of
+from lookit_ops.runs.reconcile import Reconciled, end_build_of_run, reconcile_builds
+from lookit_ops.runs.reconcile_archives import ReconciledArchives, end_archive_of_run, reconcile_archives
+from lookit_ops.runs.report import report_build
 
 logger = logging.getLogger(__name__)
 

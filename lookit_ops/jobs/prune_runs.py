@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from pydantic import Field
 
-from lookit_ops.dagster_history import forget
+from lookit_ops.maintenance.dagster_history import forget
 
 
 class PruneRuns(dg.Config):

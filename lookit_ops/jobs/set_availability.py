@@ -4,7 +4,7 @@
 
 import dagster as dg
 
-from lookit_ops.availability import bring_pages_into_line
+from lookit_ops.maintenance.availability import bring_pages_into_line
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG
 

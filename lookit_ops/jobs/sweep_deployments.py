@@ -10,11 +10,11 @@ from pydantic import Field
 from domain.errors import DomainError
 from domain.escaping import markdown_code
 from lookit_ops.assets.sweeps import deployment_sweep, facts
-from lookit_ops.deployments import KEPT
+from lookit_ops.deployments.manifest import KEPT
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.jobs.listing import listing
+from lookit_ops.maintenance.sweep_deployments import sweep_deployments as sweep_of
 from lookit_ops.platform import Platform
-from lookit_ops.retention import sweep_deployments as sweep_of
 from lookit_ops.storage.experiments import StorageError
 
 SweepEvent = dg.AssetMaterialization | dg.AssetObservation

@@ -12,7 +12,7 @@ import dagster as dg
 
 from lookit_ops.jobs.end_dead_work import NOTHING, end_dead_work_job, idle_runs, mark_failed
 from lookit_ops.platform import Platform
-from lookit_ops.running import remove_dead_outputs
+from lookit_ops.runs.in_use import remove_dead_outputs
 from lookit_ops.sensors.under_way import is_under_way
 
 TRUSTED_FOR = timedelta(minutes=10)

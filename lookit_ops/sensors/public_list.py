@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from lookit_ops.assets.public_list import discoverable_studies_asset
+from lookit_ops.maintenance.public_list import wanted_list
 from lookit_ops.platform import Platform
-from lookit_ops.public_list import wanted_list
 from lookit_ops.sensors.under_way import UNFINISHED
 
 LIST_TAG = "lookit/public-list"

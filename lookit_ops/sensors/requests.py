@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import dagster as dg
 
 from domain.queue import QueueState, RequestQueue, Submission
-from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_submission_of
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG, number_in
+from lookit_ops.runs.interruption import Interruption, interruption_of
 from lookit_ops.sensors.under_way import UNFINISHED
 
 logger = logging.getLogger(__name__)

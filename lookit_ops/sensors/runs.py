@@ -11,11 +11,11 @@ from typing import Any
 
 import dagster as dg
 
-from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_dead_work_job, end_submission_of, holds_a_request
 from lookit_ops.platform import Platform
+from lookit_ops.runs.interruption import Interruption, interruption_of
 
 JOBS = [build_experiment, build_zipfile_of_videos]
 INTERVAL = 5

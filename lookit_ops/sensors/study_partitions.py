@@ -6,8 +6,8 @@ import dagster as dg
 from sqlalchemy import select
 
 from domain.models import Study
-from lookit_ops.assets.experiments import studies
 from lookit_ops.platform import Platform
+from lookit_ops.runs.report import studies
 
 AT_ONCE = 500
 

@@ -1,7 +1,7 @@
 """The bucket of archives as a folder, with links that expire: the default where no Google Cloud Storage is at hand.
 
-Links lead to `lookit-ops serve` (`lookit_ops/archive_server.py`), which asks `opened` whether a link is good: they are
-signed with a key that only this bucket has.
+Links lead to `lookit-ops serve` (`lookit_ops/server/archive_server.py`), which asks `opened` whether a link is good:
+they are signed with a key that only this bucket has.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from ember_build.engine import filters_for
+from ember_build.docker.engine import filters_for
 from tests.e2e.conftest import free_port
 from tests.support.docker_engine import Engine
 

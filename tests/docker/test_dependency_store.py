@@ -17,8 +17,8 @@ import docker
 import pytest
 
 from ember_build.builder import BuildCancelled
-from ember_build.dependencies import Inputs, NotShared, inputs_of
-from ember_build.engine import filters_for, labels_of
+from ember_build.docker.engine import filters_for, labels_of
+from ember_build.source.dependencies import Inputs, NotShared, inputs_of
 from tests.support.docker_engine import GOOD_DIST, Engine, Yard
 
 pytestmark = pytest.mark.docker
@@ -215,7 +215,7 @@ def test_an_archive_without_a_hash_is_held_to_what_came_first(
         assert isinstance(inputs, Inputs)
         return replace(inputs, archives=(address,))
 
-    monkeypatch.setattr("ember_build.docker_builder.inputs_of", as_if_of_github)
+    monkeypatch.setattr("ember_build.docker.builder.inputs_of", as_if_of_github)
     compared = "==> compare GitHub's archives with what came at the first time"
     first = build(yard)
     assert compared in first

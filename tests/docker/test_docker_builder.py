@@ -10,7 +10,7 @@ import docker
 import pytest
 
 from ember_build.builder import BuildCancelled, Builder, BuildOrder
-from ember_build.confinement import Limits
+from ember_build.docker.confinement import Limits
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
 from tests.support.docker_engine import GOOD_DIST, PREFIX, REPOSITORY, Engine, Yard
 

@@ -19,10 +19,10 @@ import pytest
 from sqlalchemy import Engine as Database
 
 from domain.models import BuildKind, State
-from ember_build.docker_builder import DockerBuilder
-from ember_build.engine import filters_for, labels_for
-from lookit_ops.cleanup import clean_builds
+from ember_build.docker.builder import DockerBuilder
+from ember_build.docker.engine import filters_for, labels_for
 from lookit_ops.demo.github_server import Commit, GitHubServer
+from lookit_ops.maintenance.cleanup import clean_builds
 from tests.support.docker_engine import GOOD_DIST, Engine, Player, Yard, start_engine
 from tests.support.site import Site
 from tests.support.workshop import REPOSITORY, Workshop, WorkshopPlatform

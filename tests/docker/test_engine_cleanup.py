@@ -16,10 +16,10 @@ from pathlib import Path
 import docker
 import pytest
 
-from ember_build.engine import filters_for, labels_for
-from ember_build.engine_cleanup import engine_usage
-from ember_build.image import image_context, image_tag
-from ember_build.node_version import NODE_8
+from ember_build.docker.cleanup import engine_usage
+from ember_build.docker.engine import filters_for, labels_for
+from ember_build.docker.images import image_context, image_tag
+from ember_build.source.node_version import NODE_8
 from tests.support.docker_engine import GOOD_DIST, Engine, Yard
 
 pytestmark = pytest.mark.docker

@@ -12,7 +12,7 @@ import docker
 import pytest
 
 from ember_build.bundle import Bundle
-from ember_build.confinement import MB
+from ember_build.docker.confinement import MB
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
 from tests.support.docker_engine import GOOD_DIST, SMALL, Yard
 

@@ -13,9 +13,9 @@ from typing import Any
 import docker
 import pytest
 
-from ember_build import container as container_module
-from ember_build import site
-from ember_build.confinement import MB, Confinement, Seen, check, host_config, seen_from_host
+from ember_build.docker import build_containers as site
+from ember_build.docker import container as container_module
+from ember_build.docker.confinement import MB, Confinement, Seen, check, host_config, seen_from_host
 from ember_build.errors import BuildPlatformError
 from tests.support.docker_engine import GOOD_DIST, SMALL, Engine, Yard
 

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import docker
 import pytest
 
-from ember_build.engine_host import look_at_engine_host
+from ember_build.docker.host import look_at_engine_host
 from ember_build.errors import PlayerBuildFailed
 from tests.support.docker_engine import Engine, Yard
 

@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from domain.models import ArchiveKind, ArchiveRequest
+from lookit_ops.archives.zip_format import PART_BYTES
 from lookit_ops.storage.archives import PARTS
-from lookit_ops.zip_stream import PART_BYTES
 from tests.e2e.conftest import free_port
 from tests.support.footage import Footage
 from tests.support.live import CODE, DAEMON, Live, live

@@ -11,14 +11,14 @@ from playwright.sync_api import Browser
 from sqlalchemy import select
 
 from domain.models import BuildKind, OutboxMail, State, Study, StudyLog
-from lookit_ops.archive_server import ArchiveServer
 from lookit_ops.demo.example import example_commits
 from lookit_ops.demo.footage import FAMILIES, FRAMES
 from lookit_ops.demo.people import STUDY
-from lookit_ops.deployments import folder_of
+from lookit_ops.deployments.manifest import folder_of
+from lookit_ops.server.archive_server import ArchiveServer
+from lookit_ops.server.study_server import StudyServer
 from lookit_ops.storage.local import LocalExperimentBucket
 from lookit_ops.storage.local_archives import LocalArchiveBucket
-from lookit_ops.study_server import StudyServer
 from tests.e2e.conftest import Demonstration
 from tests.support.reels import opened
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from domain.models import BuildKind, Study, StudyLog
 from lookit_ops.demo.people import RESEARCHER
-from lookit_ops.deployments import folder_of
+from lookit_ops.deployments.manifest import folder_of
 from tests.e2e.conftest import Demonstration
 from tests.support.launchpad import fill_launchpad
 

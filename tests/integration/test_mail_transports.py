@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from domain.mail.outbox import ATTEMPT_LEASE, MailDelayed, MailRefused, Transport
-from lookit_ops.smtp import MailFolder, SmtpTransport
+from lookit_ops.storage.smtp import MailFolder, SmtpTransport
 from tests.support.mail import FakeTransport
 from tests.support.smtp_server import HOST, Mailboxes, free_port, self_signed, smtp_server
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, State
-from lookit_ops.commit_point import refuse_stale
+from lookit_ops.deployments.commit_point import refuse_stale
 from lookit_ops.storage.experiments import GenerationMismatch
 from lookit_ops.storage.local import LocalExperimentBucket
 from tests.support.site import Site

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ember_build.bundle import Bundle, BundleFile
-from lookit_ops.deployments import folder_of, live_deployment
-from lookit_ops.publish import Deployment, publish
+from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.deployments.publish import Deployment, publish
 from lookit_ops.storage.experiments import ExperimentBucket
 
 STUDY = "0c5f5dd7-0000-4000-8000-000000000001"

@@ -18,9 +18,9 @@ import pytest
 
 from ember_build.builder import BuildOrder
 from ember_build.bundle import Bundle
-from ember_build.confinement import Limits
-from ember_build.docker_builder import DockerBuilder
-from ember_build.engine import filters_for
+from ember_build.docker.builder import DockerBuilder
+from ember_build.docker.confinement import Limits
+from ember_build.docker.engine import filters_for
 
 REPOSITORY = Path(__file__).parents[2]
 PREFIX = "/studies/1b2c3d/"

@@ -18,13 +18,13 @@ import dagster as dg
 from sqlalchemy import select
 
 from domain.models import ArchiveRequest, BuildKind, BuildRequest, OutboxMail, RequestStatus, State, Study, StudyLog
-from lookit_ops.dagster_home import prepare_dagster_home
-from lookit_ops.dagster_processes import dagster_programs, make_storage
 from lookit_ops.demo.github_server import GitHubServer
-from lookit_ops.deployments import folder_of
+from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.platform import Platform
+from lookit_ops.server.dagster_home import prepare_dagster_home
+from lookit_ops.server.dagster_processes import dagster_programs, make_storage
+from lookit_ops.server.supervisor import Program
 from lookit_ops.settings import load_settings
-from lookit_ops.supervisor import Program
 from tests.support.databases import migrate
 from tests.support.site import Site, populate
 from tests.support.workshop import GOOD_BUILD, REPOSITORY, player

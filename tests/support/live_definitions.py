@@ -19,10 +19,10 @@ import dagster as dg
 from domain.builds.ledger import BuildLedger
 from domain.exports.ledger import ArchiveLedger
 from ember_build.builder import Builder
-from ember_build.engine import connect
-from ember_build.github import GitHub
-from ember_build.local import LocalBuilder
-from ember_build.local_toolchain import Toolchain
+from ember_build.docker.engine import connect
+from ember_build.local.builder import LocalBuilder
+from ember_build.local.toolchain import Toolchain
+from ember_build.source.github import GitHub
 from lookit_ops.definitions import definitions
 from lookit_ops.platform import Platform
 from lookit_ops.settings import load_settings

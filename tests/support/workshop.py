@@ -19,12 +19,12 @@ from sqlalchemy import Engine
 from domain.builds.ledger import BuildLedger
 from domain.models import BuildKind
 from ember_build.builder import Builder
-from ember_build.github import GitHub
-from ember_build.local import LocalBuilder
-from ember_build.local_toolchain import Toolchain
+from ember_build.local.builder import LocalBuilder
+from ember_build.local.toolchain import Toolchain
+from ember_build.source.github import GitHub
 from lookit_ops.definitions import defs
 from lookit_ops.demo.github_server import Commit, GitHubServer
-from lookit_ops.deployments import folder_of
+from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.end_dead_work import end_dead_work, tell_dagster
 from lookit_ops.platform import Platform

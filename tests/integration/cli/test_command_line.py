@@ -16,7 +16,7 @@ from domain.builds.ledger import BuildLedger
 from domain.db import engine_for
 from domain.models import BuildKind, OutboxMail, State
 from domain.queue import Failure
-from lookit_ops.dagster_processes import dagster_programs
+from lookit_ops.server.dagster_processes import dagster_programs
 from tests.support.site import Site
 
 ROOT = Path(__file__).resolve().parents[3]

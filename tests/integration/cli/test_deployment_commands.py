@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from domain.models import BuildKind, State
-from lookit_ops.deployments import folder_of, live_deployment
-from lookit_ops.publish import publish
+from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.deployments.publish import publish
 from lookit_ops.storage.local import LocalExperimentBucket
 from tests.integration.cli.conftest import Shown
 from tests.support.bundles import bundle_of

@@ -10,10 +10,10 @@ from pathlib import Path
 import requests
 
 from domain.models import BuildKind, State
-from lookit_ops.deployments import folder_of, live_deployment
-from lookit_ops.publish import publish
+from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.deployments.publish import publish
+from lookit_ops.server.study_server import StudyServer
 from lookit_ops.storage.local import LocalExperimentBucket
-from lookit_ops.study_server import StudyServer
 from tests.integration.cli.conftest import Shown
 from tests.support.bundles import bundle_of
 from tests.support.site import Site

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ember_build.checkouts import ArchiveLimits, Checkouts
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
-from ember_build.github import GitHub, Repository, ResolvedCommit
+from ember_build.source.checkouts import ArchiveLimits, Checkouts
+from ember_build.source.github import GitHub, Repository, ResolvedCommit
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from tests.support.faulty_github import Faults, archive_of, body, cut_silently, entry, status
 

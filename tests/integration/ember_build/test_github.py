@@ -16,9 +16,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ember_build.checkouts import Checkouts
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
-from ember_build.github import CannotCompare, GitHub, Repository
+from ember_build.source.checkouts import Checkouts
+from ember_build.source.github import CannotCompare, GitHub, Repository
 from lookit_ops.demo.github_server import Answer, Commit, GitHubServer
 from tests.support.faulty_github import (
     Faults,

@@ -13,9 +13,9 @@ import pytest
 
 from ember_build.bounded import Bounds, run_bounded
 from ember_build.bundle import MOST_BYTES_OF_A_PAGE, check_bundle
-from ember_build.dependencies import inputs_of
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
-from ember_build.node_version import MOST_BYTES, choose_profile
+from ember_build.source.dependencies import inputs_of
+from ember_build.source.node_version import MOST_BYTES, choose_profile
 from tests.support.bounded_functions import (
     be_wrong,
     crash,

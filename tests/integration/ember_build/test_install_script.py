@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "ember_build" / "image" / "install.sh"
+SCRIPT = Path(__file__).parents[3] / "ember_build" / "docker" / "image" / "install.sh"
 ADDRESS = f"https://codeload.github.com/lab/sounds/tar.gz/{'a' * 40}"
 OTHER = f"https://codeload.github.com/lab/sounds/tar.gz/{'b' * 40}"
 

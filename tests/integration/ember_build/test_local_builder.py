@@ -20,11 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from ember_build import local_toolchain
 from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, Builder, BuildOrder
 from ember_build.errors import BuildCancelled, BuildPlatformError, PlayerBuildFailed
-from ember_build.local import LocalBuilder
-from ember_build.local_toolchain import Toolchain
+from ember_build.local.builder import LocalBuilder
+from ember_build.local.builder import toolchain as local_toolchain
+from ember_build.local.toolchain import Toolchain
 
 REPOSITORY = Path(__file__).parents[3]
 PLAYER = REPOSITORY / "examples" / "frameplayer"
@@ -592,8 +592,8 @@ def test_what_a_killed_worker_left_is_ended_and_removed_by_the_next_prepare(
         from datetime import timedelta
         from pathlib import Path
         from ember_build.builder import BuildOrder
-        from ember_build.local import LocalBuilder
-        from ember_build.local_toolchain import Toolchain
+        from ember_build.local.builder import LocalBuilder
+        from ember_build.local.toolchain import Toolchain
         home, tools = Path({str(bench.home)!r}), Toolchain("stub", Path({str(bench.tools)!r}))
         builder = LocalBuilder(home, script=Path({str(bench.root / "script.sh")!r}), toolchain=tools)
         builder.build(BuildOrder(Path({str(bench.checkout)!r}), {PREFIX!r}, {{}}, Path({str(bench.output)!r})), print)
@@ -979,7 +979,7 @@ def test_a_machine_that_cannot_run_the_node_is_told_so(tmp_path: Path, monkeypat
 
 
 def test_no_lock_file_names_a_registry_and_all_packages_are_pinned() -> None:
-    npm_lock = (REPOSITORY / "ember_build" / "toolchain" / "package-lock.json").read_text()
+    npm_lock = (REPOSITORY / "ember_build" / "local" / "toolchain_pins" / "package-lock.json").read_text()
     yarn_lock = (PLAYER / "yarn.lock").read_text()
     for text in (npm_lock, yarn_lock):
         assert "://" not in text

@@ -26,9 +26,9 @@ from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from sqlalchemy import Connection, Table, create_engine, func, insert, select, text
 
 from lookit_ops.assets.watch import WATCHED, Seen
-from lookit_ops.dagster_history import forget
-from lookit_ops.dagster_home import prepare_dagster_home
 from lookit_ops.jobs.prune_runs import prune_runs
+from lookit_ops.maintenance.dagster_history import forget
+from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.settings import Settings
 from tests.support.databases import POSTGRESQL, SQLITE, create_database
 

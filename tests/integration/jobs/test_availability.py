@@ -14,9 +14,9 @@ from domain.models.studies import WORKFLOW_STATES, PageState
 from domain.studies.availability import begin_change, end_change
 from domain.studies.discoverable import discoverable_studies
 from domain.studies.edit import edit
-from lookit_ops.availability import bring_page_into_line, bring_pages_into_line
-from lookit_ops.deployments import NOT_AVAILABLE, folder_of, history
-from lookit_ops.rollback import restorable
+from lookit_ops.deployments.manifest import NOT_AVAILABLE, folder_of, history
+from lookit_ops.deployments.rollback import restorable
+from lookit_ops.maintenance.availability import bring_page_into_line, bring_pages_into_line
 from lookit_ops.sensors.availability import availability
 from lookit_ops.storage.experiments import StorageError
 from tests.support.site import transition_as_read

@@ -16,8 +16,8 @@ from sqlalchemy import select
 
 from domain.models import ArchiveKind, RequestStatus, Response, Video
 from domain.permissions.codes import Permission
-from lookit_ops.archive_plan import NOT_READ
-from lookit_ops.archive_server import ArchiveServer
+from lookit_ops.archives.plan import NOT_READ
+from lookit_ops.server.archive_server import ArchiveServer
 from lookit_ops.storage.local_archives import LocalArchiveBucket
 from lookit_ops.storage.videos import COLD, FORBIDDEN, ListedVideo, VideoBucket, VideoUnreadable
 from tests.integration.jobs.test_build_experiment import metadata_of, what_failed

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from domain.models import BuildKind, RequestStatus, State
-from lookit_ops.deployments import folder_of, live_deployment
-from lookit_ops.public_list import KEY, refresh_public_list
-from lookit_ops.reconcile import reconcile_builds
-from lookit_ops.retention import sweep_deployments
-from lookit_ops.rollback_session import roll_back
+from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.maintenance.public_list import KEY, refresh_public_list
+from lookit_ops.maintenance.sweep_deployments import sweep_deployments
+from lookit_ops.runs.reconcile import reconcile_builds
+from lookit_ops.runs.rollback import roll_back
 from lookit_ops.storage.experiments import StorageError, WrongEnvironment
 from lookit_ops.storage.gcs import GcsExperimentBucket
 from tests.support.strict_gcs import StrictGcs

@@ -12,12 +12,12 @@ import pytest
 from domain.builds.claims import Claim
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
-from lookit_ops.assets.experiments import built
-from lookit_ops.deployments import live_deployment
+from lookit_ops.deployments.manifest import live_deployment
+from lookit_ops.deployments.rollback import NotRestorable
 from lookit_ops.failures import RequestCancelled
-from lookit_ops.reconcile import reconcile_builds
-from lookit_ops.rollback import NotRestorable
-from lookit_ops.rollback_session import RolledBack, roll_back
+from lookit_ops.runs.reconcile import reconcile_builds
+from lookit_ops.runs.report import built
+from lookit_ops.runs.rollback import RolledBack, roll_back
 from lookit_ops.storage.experiments import NoAnswer, StorageError
 from tests.support.leases import give_up
 from tests.support.workshop import GOOD_BUILD, Workshop

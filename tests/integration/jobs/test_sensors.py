@@ -29,9 +29,7 @@ from domain.models import (
     Study,
     User,
 )
-from lookit_ops.build_session import BuildSession
 from lookit_ops.definitions import defs
-from lookit_ops.interruption import Interruption, interruption_of
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.deliver_mails import deliver_mails
@@ -39,7 +37,9 @@ from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_dead_work_job, end_req
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
-from lookit_ops.running import output_folder
+from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.in_use import output_folder
+from lookit_ops.runs.interruption import Interruption, interruption_of
 from lookit_ops.sensors.leases import leases
 from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.requests import archive_requests, build_requests

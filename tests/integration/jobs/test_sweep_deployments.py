@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 
 from domain.errors import InvalidRequest
+from lookit_ops.deployments.rollback import restorable
 from lookit_ops.jobs.sweep_deployments import sweep_deployments as job
-from lookit_ops.retention import sweep_deployments
-from lookit_ops.rollback import restorable
+from lookit_ops.maintenance.sweep_deployments import sweep_deployments
 from lookit_ops.schedules import schedules
 from lookit_ops.storage.experiments import ExperimentBucket
 from tests.support.faulty_bucket import FaultyBucket, backdated
@@ -35,7 +35,7 @@ def later(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> LaterPlatform:
         assert workshop.build().success
     there = workshop.platform
     platform = LaterPlatform(there.settings, there.engine, there.script, there.tools)
-    monkeypatch.setattr("lookit_ops.retention.datetime", Later)
+    monkeypatch.setattr("lookit_ops.maintenance.sweep_deployments.datetime", Later)
     return platform
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from lookit_ops.assets.experiments import studies
 from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
+from lookit_ops.runs.report import studies
 from lookit_ops.sensors.study_partitions import study_partitions_sensor
 from tests.support.workshop import Workshop
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from lookit_ops.archive_server import ArchiveServer
+from lookit_ops.server.archive_server import ArchiveServer
 from lookit_ops.storage.archives import PARTS, ArchiveBucket, StoredPart, UploadForgotten
 from lookit_ops.storage.experiments import StorageError, WrongEnvironment
 from lookit_ops.storage.gcs_archives import GcsArchiveBucket

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lookit_ops.commit_point import fence
-from lookit_ops.deployments import live_deployment
+from lookit_ops.deployments.commit_point import fence
+from lookit_ops.deployments.manifest import live_deployment
 from lookit_ops.storage.experiments import (
     HIDDEN,
     GenerationMismatch,

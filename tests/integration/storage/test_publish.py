@@ -10,10 +10,10 @@ import pytest
 
 from ember_build.bundle import Bundle
 from ember_build.errors import PlayerBuildFailed
-from lookit_ops.commit_point import finish_public_files
-from lookit_ops.deployments import REVALIDATED, Manifest, folder_of, live_deployment
-from lookit_ops.publish import IMMUTABLE, content_type_of
-from lookit_ops.rollback import rollback
+from lookit_ops.deployments.commit_point import finish_public_files
+from lookit_ops.deployments.manifest import REVALIDATED, Manifest, folder_of, live_deployment
+from lookit_ops.deployments.publish import IMMUTABLE, content_type_of
+from lookit_ops.deployments.rollback import rollback
 from lookit_ops.storage.experiments import (
     ExperimentBucket,
     GenerationMismatch,

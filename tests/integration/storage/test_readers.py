@@ -19,12 +19,12 @@ from urllib.parse import quote
 import pytest
 import requests
 
-from lookit_ops.deployments import live_deployment
-from lookit_ops.retention import SHORTEST
-from lookit_ops.rollback import rollback
+from lookit_ops.deployments.manifest import live_deployment
+from lookit_ops.deployments.rollback import rollback
+from lookit_ops.deployments.sweep import sweep
+from lookit_ops.maintenance.sweep_deployments import SHORTEST
 from lookit_ops.storage.experiments import ExperimentBucket, StoredFile
 from lookit_ops.storage.local import LocalExperimentBucket
-from lookit_ops.sweep import sweep
 from tests.support.bundles import FOLDER, PREFIX, bundle_of, deploy
 from tests.support.faulty_bucket import backdated
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lookit_ops.commit_point import fence, finish_public_files
-from lookit_ops.deployments import history, kept_of, live_deployment
-from lookit_ops.rollback import NotRestorable, choose, restorable, rollback
+from lookit_ops.deployments.commit_point import fence, finish_public_files
+from lookit_ops.deployments.manifest import history, kept_of, live_deployment
+from lookit_ops.deployments.rollback import NotRestorable, choose, restorable, rollback
 from lookit_ops.storage.experiments import GenerationMismatch, NoAnswer, StorageError
 from tests.support import bundles
 from tests.support.bundles import FOLDER, assert_live, deploy

@@ -13,9 +13,9 @@ import pytest
 import requests
 
 from domain.models import BuildKind
-from lookit_ops.deployments import folder_of
+from lookit_ops.deployments.manifest import folder_of
+from lookit_ops.server.study_server import SANDBOX, StudyServer
 from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
-from lookit_ops.study_server import SANDBOX, StudyServer
 from tests.support.browser import chromium
 
 STUDY = str(uuid4())

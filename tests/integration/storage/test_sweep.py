@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from lookit_ops.commit_point import fence
-from lookit_ops.deployments import history, live_deployment
-from lookit_ops.rollback import restorable, rollback
+from lookit_ops.deployments.commit_point import fence
+from lookit_ops.deployments.manifest import history, live_deployment
+from lookit_ops.deployments.rollback import restorable, rollback
+from lookit_ops.deployments.sweep import sweep
 from lookit_ops.storage.experiments import StorageError
-from lookit_ops.sweep import sweep
 from tests.support import bundles
 from tests.support.bundles import FOLDER, PREFIX, assert_live, deploy
 from tests.support.faulty_bucket import FaultyBucket, backdated

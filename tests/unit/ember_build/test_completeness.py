@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ember_build.completeness import left_out
+from ember_build.source.completeness import left_out
 from tests.unit.ember_build.test_bundle import POINTER
 
 

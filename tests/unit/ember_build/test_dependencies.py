@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ember_build.dependencies import Inputs, NotShared, inputs_of
-from ember_build.store import SharedDependencies
+from ember_build.docker.dependency_cache import SharedDependencies
+from ember_build.source.dependencies import Inputs, NotShared, inputs_of
 
 LOCK = """# yarn lockfile v1
 

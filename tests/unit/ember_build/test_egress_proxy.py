@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).parents[3] / "ember_build" / "image" / "egress_proxy.py"
+FILE = Path(__file__).parents[3] / "ember_build" / "docker" / "image" / "egress_proxy.py"
 
 
 @pytest.fixture(scope="module")

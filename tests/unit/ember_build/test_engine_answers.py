@@ -9,9 +9,9 @@ from typing import Any
 import docker.errors
 import pytest
 
-from ember_build import engine_cleanup
-from ember_build.engine import NEWEST_API, connect, expected_answers, labels_for
-from ember_build.engine_cleanup import DiskUsage, disk_usage, engine_usage, remove_images, remove_stores
+from ember_build.docker import cleanup as engine_cleanup
+from ember_build.docker.cleanup import DiskUsage, disk_usage, engine_usage, remove_images, remove_stores
+from ember_build.docker.engine import NEWEST_API, connect, expected_answers, labels_for
 from ember_build.errors import BuildPlatformError
 from tests.support.docker_engine import find_engine
 

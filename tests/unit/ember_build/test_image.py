@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ember_build.docker.images import image_context, image_tag
 from ember_build.errors import PlayerBuildFailed
-from ember_build.image import image_context, image_tag
-from ember_build.node_version import _LTS, NODE_8, NODE_12, choose_profile
+from ember_build.source.node_version import _LTS, NODE_8, NODE_12, choose_profile
 
 
 def declare(folder: Path, nvmrc: str | None = None, engines: object = None) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ember_build.errors import BuildCancelled
-from ember_build.local_toolchain import install_toolchain, toolchain_key
+from ember_build.local.toolchain import install_toolchain, toolchain_key
 from ember_build.waiting import Grace, answer_of, lock
 
 

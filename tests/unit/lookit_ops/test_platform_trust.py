@@ -14,7 +14,7 @@ from domain.models import RequestStatus
 from domain.queue import last_error
 from ember_build.builder import Builder
 from ember_build.errors import BuildPlatformError
-from ember_build.github import Repository, ResolvedCommit
+from ember_build.source.github import Repository, ResolvedCommit
 from lookit_ops.demo.github_server import GitHubServer
 from lookit_ops.failures import failure_of
 from lookit_ops.jobs.build_experiment import UNCERTAIN

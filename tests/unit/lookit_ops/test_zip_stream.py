@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookit_ops.archive_stream import PARTS_AT_ONCE
-from lookit_ops.zip_stream import (
+from lookit_ops.archives.stream import PARTS_AT_ONCE
+from lookit_ops.archives.zip_format import (
     MOST_PARTS,
     PART_BYTES,
     Member,

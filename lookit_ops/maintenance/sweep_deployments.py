@@ -1,0 +1,53 @@
+"""The sweep of deployments on this platform: what is in use, the ledger tells; what is too strict is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from domain.errors import InvalidRequest
+from domain.models import BuildKind
+from lookit_ops.deployments.manifest import FOLDERS, KEPT
+from lookit_ops.deployments.sweep import DAY, Sweep, sweep
+from lookit_ops.platform import Platform
+
+HOUR = timedelta(hours=1)
+SHORTEST = HOUR
+"""A family may have loaded a page so long ago and still fetch what it names."""
+LONGEST_HOURS = 10 * 365 * 24
+_KIND_OF = {folder: BuildKind(kind) for kind, folder in FOLDERS.items()}
+
+
+def sweep_deployments(
+    platform: Platform, *, older_than_hours: float = DAY / HOUR, keep: int = KEPT, dry_run: bool = False
+) -> Sweep:
+    """Remove from the bucket what no kept deployment names, so many hours after it was last needed.
+
+    Raises InvalidRequest if nothing would be kept, or for less than an hour; StorageError if the bucket cannot be used.
+    """
+    if keep < 1:
+        raise InvalidRequest(
+            f"keep is {keep}; it is how many builds of a study stay, the live one among them: 1 or more"
+        )
+    if not SHORTEST / HOUR <= older_than_hours <= LONGEST_HOURS:
+        raise InvalidRequest(
+            f"older_than_hours is {older_than_hours:g}; families who loaded a page just before it was replaced still"
+            " need its files: give 1 hour or more, and at most ten years"
+        )
+
+    def in_use(folder: str) -> bool:
+        root, _, name = folder.partition("/")
+        try:
+            uuid = UUID(name)
+        except ValueError:  # not a study's
+            return False
+        return platform.ledger.is_building(_KIND_OF[root], uuid)
+
+    return sweep(
+        platform.bucket,
+        keep=keep,
+        older_than=older_than_hours * HOUR,
+        now=datetime.now(UTC),
+        in_use=in_use,
+        dry_run=dry_run,
+    )
