@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, Integer, MetaData, String, Table, inspect, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.types import JSON
 
@@ -25,7 +25,7 @@ _SMALLEST_INTEGER, _LARGEST_INTEGER = -(2**31), 2**31 - 1
 def triggers_of(table: Table) -> dict[str, str]:
     """The statements that create the triggers of a table, by the triggers' names."""
     cases = " ".join(
-        f"WHEN {violated} THEN RAISE(ABORT, '{refusal}')" for violated, refusal in _refusals(table, "NEW.")
+        f"WHEN {violated} THEN RAISE(ABORT, '{refusal}')" for _, violated, refusal in _refusals(table, "NEW.")
     )
     return {
         table.name + suffix: (
@@ -52,11 +52,31 @@ def put_in_place(connection: Connection, metadata: MetaData) -> None:
     wanted = {name: sql for table in metadata.sorted_tables for name, sql in triggers_of(table).items()}
     if _existing(connection) == wanted:
         return
-    for table in metadata.sorted_tables:
-        _refuse_rows_of_other_types(connection, table)
+    require_rows_of_the_types(connection, metadata)
     take_away(connection)
     for sql in wanted.values():
         connection.exec_driver_sql(sql)
+
+
+def require_rows_of_the_types(connection: Connection, metadata: MetaData) -> None:
+    """Look at the tables and columns that are there, of whatever revision. Does nothing on another database.
+
+    Raises:
+        InvalidRequest: rows hold what the triggers would refuse.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    inspector = inspect(connection)
+    there = set(inspector.get_table_names())
+    found: list[str] = []
+    for table in metadata.sorted_tables:
+        if table.name in there:
+            found += _rows_of_other_types(connection, table, {one["name"] for one in inspector.get_columns(table.name)})
+    if found:
+        raise InvalidRequest(
+            f"another program has written values of other types: {'; '.join(found)}. Nothing was changed: correct these"
+            " rows by UPDATE, and upgrade again"
+        )
 
 
 def _existing(connection: Connection) -> dict[str, str]:
@@ -66,27 +86,24 @@ def _existing(connection: Connection) -> dict[str, str]:
     return {name: sql for name, sql in rows if name.endswith(tuple(_SUFFIXES.values()))}
 
 
-def _refuse_rows_of_other_types(connection: Connection, table: Table) -> None:
-    found = []
-    for violated, refusal in _refusals(table):
-        count = connection.exec_driver_sql(f'SELECT count(*) FROM "{table.name}" WHERE {violated}').scalar_one()  # noqa: S608
-        if count:
-            found.append(f"{refusal} (rows that hold something else: {count:,})")
-    if found:
-        raise InvalidRequest(
-            f"another program has written values of other types: {'; '.join(found)}. Correct these rows by UPDATE, and"
-            " upgrade again"
-        )
+def _rows_of_other_types(connection: Connection, table: Table, columns: set[str]) -> Iterator[str]:
+    for name, violated, refusal in _refusals(table):
+        if name not in columns:
+            continue
+        rows = f'FROM "{table.name}" WHERE {violated}'
+        if count := connection.exec_driver_sql(f"SELECT count(*) {rows}").scalar_one():
+            first = connection.exec_driver_sql(f"SELECT rowid {rows} ORDER BY rowid LIMIT 3").scalars()
+            yield f"{refusal} (rows that hold something else: {count:,}, by rowid {', '.join(map(str, first))})"
 
 
-def _refusals(table: Table, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """For each column, SQL that is true where its value is refused, and what to say then."""
+def _refusals(table: Table, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """For each column its name, SQL that is true where its value is refused, and what to say then."""
     for column in table.columns:
         if column is table.autoincrement_column or isinstance(column.type, JSON):
             continue  # SQLite itself numbers rows by integers only, and CHECKs tell of JSON
         value = f'{prefix}"{column.name}"'
         rule, expected = _rule(value, column)
-        yield f"{value} IS NOT NULL AND NOT ({rule})", f"{table.name}.{column.name} must be {expected}"
+        yield column.name, f"{value} IS NOT NULL AND NOT ({rule})", f"{table.name}.{column.name} must be {expected}"
 
 
 def _rule(value: str, column: Column) -> tuple[str, str]:

@@ -319,8 +319,8 @@ def _check_spellings(files: Iterable[PurePosixPath]) -> None:
             folded = unicodedata.normalize("NFC", str(one)).casefold()
             if spellings.setdefault(folded, one) != one:
                 raise PlayerBuildFailed(
-                    f"The bundle has {str(one)!r} and {str(spellings[folded])!r}, which differ in upper and lower case"
-                    " only: some systems would keep just one of them. Rename one."
+                    f"The bundle has {str(one)!a} and {str(spellings[folded])!a}, which some systems take for one name:"
+                    " they differ in upper and lower case only, or in how a letter is composed. Rename one."
                 )
 
 

@@ -79,6 +79,9 @@ class Course:
         finals = [place for place, line in enumerate(lines) if _FINAL_ERROR.match(line)]
         package = next((match[1] for place in finals if (match := _INSTALL_SCRIPT.match(lines[place]))), None)
         said = "\n".join(lines[finals[0] :] if finals else lines)
+        is_script = package is not None and _COMMAND_FAILED.search(said)
+        if _NOT_TRUSTED.search(said) and is_script:
+            return f"The install script of the package {package} met a certificate that it does not trust"
         if _NOT_TRUSTED.search(said):
             return (
                 "The certificate of the package registry was refused (if it, or a proxy before it, has a certificate"
@@ -86,7 +89,7 @@ class Course:
             )
         if not _UNREACHABLE.search(said):
             return None
-        if package is None or not _COMMAND_FAILED.search(said):
+        if not is_script:
             return "The package registry could not be reached"
         hosts = _HOST.findall(said) or _ADDRESS.findall(said)
         host = hosts[0] if hosts else "a host that its output does not name"

@@ -283,6 +283,12 @@ class BuildLedger:
 
     # -- looking --------------------------------------------------------------------------------------------------
 
+    def has_another_attempt(self, claim: Claim) -> bool:
+        """Whether a failure now, by the platform's fault and without a named time, is followed by another attempt."""
+        with self.sessions.begin() as session:
+            failed = session.get_one(BuildRequest, claim.request_id).failed_attempts
+        return self.retry_by.after(Failure("", "", ""), failed) is not None
+
     def held_by(self, run_id: str) -> Claim | None:
         """The claim that a run holds, if it holds one."""
         query = select(BuildRequest).where(BuildRequest.run_id == run_id, BuildRequest.status == RequestStatus.RUNNING)

@@ -21,8 +21,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from domain.errors import InvalidRequest
+from domain.exports.consent_marks import MARKED
 from domain.exports.keys import Reason, Unparsable, VideoKey, bare_etag, prefixes_of
-from domain.models import Response, Study, Video
+from domain.models import Response, Study, StudyLog, Video
 
 BATCH = 1000
 EXAMPLES = 10
@@ -266,14 +267,15 @@ class _Update:
             self.added += len(self.session.scalars(insert.returning(Video.id), rows).all())
 
     def _marked_frames(self, rows: Sequence[dict[str, Any]]) -> set[tuple[int, str]]:
-        """Which of these studies' frames film consent, whatever their names: somebody has marked earlier videos so."""
-        frames = select(Video.study_id, Video.frame_id).distinct()
-        frames = frames.where(
-            Video.is_consent_footage.is_(True),
-            self._is_among(Video.study_id, sorted({row["study_id"] for row in rows})),
-            self._is_among(Video.frame_id, sorted({row["frame_id"] for row in rows})),
+        """Which of these studies' frames film consent, whatever their names, as a site admin has said.
+
+        The studies' logs tell, not other videos: a name marks one video, and consent footage is given out unruled.
+        """
+        logs = select(StudyLog.study_id, StudyLog.extra).where(
+            StudyLog.action == MARKED,
+            self._is_among(StudyLog.study_id, sorted({row["study_id"] for row in rows})),
         )
-        return {(study_id, frame_id) for study_id, frame_id in self.session.execute(frames)}
+        return {(study_id, extra["frame"]) for study_id, extra in self.session.execute(logs)}
 
     def _ids(
         self, uuids: set[UUID], column: InstrumentedAttribute[UUID], *columns: InstrumentedAttribute[Any]

@@ -11,6 +11,8 @@ from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
 from domain.studies.log import hold, record
 
+MARKED = "mark_consent_footage"
+"""The action in the study's log: later videos of the frame are marked by it."""
 MOST_FRAMES_NAMED = 20
 
 
@@ -34,7 +36,7 @@ def mark_consent_frame(session: Session, study: Study, user: User, frame_id: str
     record(
         session,
         study,
-        action="mark_consent_footage",
+        action=MARKED,
         user_id=user.id,
         state_before=study.state,
         state_after=study.state,

@@ -37,6 +37,8 @@ with context.config.attributes["engine"].connect() as connection:
     head, target = context.get_head_revision(), context.get_revision_argument()
     current = context.get_context().get_current_revision()
     if current != target:
+        if target == head:
+            sqlite_types.require_rows_of_the_types(connection, Base.metadata)
         sqlite_types.take_away(connection)
     connection.commit()
     with context.begin_transaction():

@@ -67,6 +67,18 @@ class _Volumes:
     keeper: str
 
 
+def _apart_from_answers(is_running: Callable[[Mapping[str, str]], bool]) -> Callable[[Mapping[str, str]], bool]:
+    """Keep an error of the caller's own question from looking like an answer of the engine."""
+
+    def asked(labels: Mapping[str, str]) -> bool:
+        try:
+            return is_running(labels)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RuntimeError(f"whether a build runs cannot be told: {error}") from error
+
+    return asked
+
+
 class DockerBuilder:
     """The port `Builder` on a Docker engine, which need not be on this machine.
 
@@ -124,7 +136,7 @@ class DockerBuilder:
     def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
         """Remove what builds have left that do not run any more."""
         with self._client() as client, expected_answers("list what builds have left"):
-            return sweep_orphans(client, self._deployment, is_running)
+            return sweep_orphans(client, self._deployment, _apart_from_answers(is_running))
 
     def clean_images(
         self, older_than: datetime, is_running: Callable[[Mapping[str, str]], bool], *, dry_run: bool
@@ -133,7 +145,9 @@ class DockerBuilder:
         context = self._context()
         current = {image_tag(self._deployment, profile, context) for profile in PROFILES}
         with self._client() as client, expected_answers("list its images"):
-            return remove_images(client, self._deployment, older_than, current, is_running, dry_run=dry_run)
+            return remove_images(
+                client, self._deployment, older_than, current, _apart_from_answers(is_running), dry_run=dry_run
+            )
 
     def clean_stores(self, older_than: datetime, *, dry_run: bool) -> Removal:
         """Remove shared dependencies and downloads that are that old."""

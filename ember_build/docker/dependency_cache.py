@@ -145,7 +145,12 @@ def _fill(site: Site, shared: SharedDependencies) -> str:
             site.send(keeper, CHECKOUTS, pack(shared.checkout, shared.inputs.files))
             for folder in mounts.keys() - {CHECKOUTS, WORK}:
                 site.send(keeper, folder, own_folder(SHARED_FOLDER, BUILDER_USER))
-            _install(site, shared, keeper, mounts)
+            try:
+                _install(site, shared, keeper, mounts)
+            except PlayerBuildFailed:
+                if shared.inputs.archives:  # what came may be wrong: let it come anew
+                    given_up.callback(remove_volume, client, cache)
+                raise
         given_up.pop_all()
     return _publish(site, shared, contents)
 

@@ -27,6 +27,8 @@ _LINKED = re.compile(r"\b(link|portal|workspace|patch):|^([/\\]|~/|[A-Za-z]:[/\\
 _OWN_FILES_IN_LOCK = re.compile(r"""@(file|link):|^ +resolved "?(file:|[./])""", re.MULTILINE)
 # What is fetched must be an archive over HTTP, named by its hash: git runs a package's `prepare` while it fetches.
 _ENTRY = re.compile(r"^(?P<names>\S.*):\n(?P<fields>(?:^[ \t]+\S.*\n?)+)", re.MULTILINE)
+_NAME = re.compile(r'"?(?P<name>(?:@[^/@"]+/)?[^@"]+)@')
+_VERSION = re.compile(r'^ +version "?(?P<version>[^"\s]+)', re.MULTILINE)
 _RESOLVED = re.compile(r'^ +resolved "?(?P<where>[^"\s]+)"?$', re.MULTILINE)
 _HASH = re.compile(r"#[0-9a-f]{40}$")
 _INTEGRITY = re.compile(r"^ +integrity \S", re.MULTILINE)
@@ -158,7 +160,7 @@ def _digest(checkout: Path, names: tuple[str, ...] | list[str]) -> str:
 
 def _archives_without_hash(lock: str) -> tuple[str, ...]:
     """Return GitHub's archives of full SHAs that have no other hash; another entry without one decides by itself."""
-    archives = set()
+    archives: dict[str, str] = {}
     for entry in _ENTRY.finditer(lock):
         if _OWN_FILES_IN_LOCK.search(entry["names"]):
             continue
@@ -169,8 +171,12 @@ def _archives_without_hash(lock: str) -> tuple[str, ...]:
             unpinned = entry["names"].split(",")[0].strip('"')[:100]
             raise _SomethingElseDecides(f"yarn.lock does not pin {unpinned} by a hash")
         if not has_hash:
-            archives.add(where)
-    return tuple(sorted(archives))
+            # After these alone yarn names what it keeps of such a package.
+            name, version = _NAME.match(entry["names"]), _VERSION.search(entry["fields"])
+            package = f"{name['name'] if name else ''} {version['version'] if version else ''}"
+            if archives.setdefault(package, where) != where:
+                raise _SomethingElseDecides(f"yarn.lock has two archives without a hash of {package[:100]}")
+    return tuple(sorted(archives.values()))
 
 
 def _settings_are_harmless(checkout: Path) -> bool:

@@ -553,13 +553,25 @@ def _sha_of(response: requests.Response, url: str) -> str:
 
 def _message_of(response: requests.Response) -> str:
     """The answer's `message`, and the reason of a block, shortened; empty where it has none."""
-    beginning = next(response.iter_content(_LONGEST_REFUSAL_BYTES), b"")
+    beginning = _beginning_of(response)
+    if b"rate limit" in beginning.lower() and not beginning.lstrip().startswith(b"{"):
+        return "rate limit"  # a page for people
     with suppress(ValueError, AttributeError, RecursionError):
         said = json.loads(beginning)
         block = said.get("block")
         reason = block.get("reason") if isinstance(block, dict) else None
         return _cut(" ".join(f"{said.get('message') or ''}{f' ({reason})' if reason else ''}".split()))
     return ""
+
+
+def _beginning_of(response: requests.Response) -> bytes:
+    """The answer's first bytes, however it is cut into pieces."""
+    beginning = bytearray()
+    for chunk in response.iter_content(_LONGEST_REFUSAL_BYTES):
+        beginning += chunk
+        if len(beginning) >= _LONGEST_REFUSAL_BYTES:
+            break
+    return bytes(beginning[:_LONGEST_REFUSAL_BYTES])
 
 
 def _object_of(response: requests.Response, url: str) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -20,10 +22,14 @@ from domain.exports.selection import Basis, SelectedVideo, basis_of, select_vide
 from domain.models import Study, User
 from lookit_ops.archives.zip_format import Member
 from lookit_ops.platform import Platform
+from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.parallel import in_parallel
 from lookit_ops.storage.video_buckets import VideoBuckets
 from lookit_ops.storage.videos import COLD, ListedVideo, VideoBucket, VideoUnreadable
 
+logger = logging.getLogger(__name__)
+
+GIVEN_UP = "the archive was given up: its worker was told to stop"
 NOT_LISTED = "the bucket of videos did not have it when the archive was made"
 NOT_READ = "its bucket, {bucket}, is not among those that this platform reads"
 GONE_BEFORE = "the catalogue had found it gone from the bucket of videos before"
@@ -92,7 +98,9 @@ class ArchivePlan:
         )
 
 
-def _list(buckets: VideoBucket, study_uuid: UUID, videos: Sequence[SelectedVideo]) -> dict[str, ListedVideo]:
+def _list(
+    buckets: VideoBucket, study_uuid: UUID, videos: Sequence[SelectedVideo], stop: threading.Event
+) -> dict[str, ListedVideo]:
     """What the buckets have of the videos, by key: also those whose names are not as the recorder gives them.
 
     A video that several buckets have is taken from the one that its row names.
@@ -106,6 +114,8 @@ def _list(buckets: VideoBucket, study_uuid: UUID, videos: Sequence[SelectedVideo
             listed[video.key] = video
 
     def look(key: str) -> list[ListedVideo]:
+        if stop.is_set():
+            raise StorageError(GIVEN_UP)
         return [video for video in buckets.videos(key) if video.key == key]
 
     for prefix in prefixes:
@@ -122,18 +132,24 @@ def _why_not_listed(video: SelectedVideo, buckets: VideoBuckets) -> str:
     return NOT_LISTED if video.bucket in buckets.names else NOT_READ.format(bucket=one_line(video.bucket))
 
 
-def probe(platform: Platform, plan: ArchivePlan) -> dict[str, str]:
+def probe(platform: Platform, plan: ArchivePlan, stop: threading.Event | None = None) -> dict[str, str]:
     """Ask for the beginning of each video; returns those that cannot be read, by key, with the reason.
 
-    Raises StorageError if none can be: then it is not the videos.
+    What else is the matter with a video shows when it is read. Raises StorageError if all are refused, since then it is
+    not the videos, or once `stop` is set.
     """
+    stop = stop or threading.Event()
 
     def refused(video: PlannedVideo) -> VideoUnreadable | None:
+        if stop.is_set():
+            raise StorageError(GIVEN_UP)
         try:
             with closing(platform.videos.blocks(video.listed, 0)) as blocks:
                 next(blocks, b"")
         except VideoUnreadable as error:
             return error
+        except StorageError as error:  # gone, replaced, or a connection that breaks: reading it says so, or does not
+            logger.info("%s", error)
         return None
 
     acts = [partial(refused, video) for video in plan.videos]
@@ -143,16 +159,21 @@ def probe(platform: Platform, plan: ArchivePlan) -> dict[str, str]:
     return {key: error.reason for key, error in errors.items()}
 
 
-def plan_archive(platform: Platform, claim: ArchiveClaim, unreadable: Mapping[str, str] | None = None) -> ArchivePlan:
+def plan_archive(
+    platform: Platform,
+    claim: ArchiveClaim,
+    unreadable: Mapping[str, str] | None = None,
+    stop: threading.Event | None = None,
+) -> ArchivePlan:
     """Select the person's videos and list the bucket.
 
     `unreadable` are objects, by key, that could not be read, with the reason: they count as missing. Raises
-    InvalidRequest or PermissionDenied if nothing is left.
+    InvalidRequest or PermissionDenied if nothing is left, StorageError once `stop` is set.
     """
     with platform.sessions.begin() as session:
         study, user = session.get_one(Study, claim.study_id), session.get_one(User, claim.requested_by_id)
         selection = select_videos(session, user, study, claim.kind, claim.name_contains)
-    listed = _list(platform.videos, claim.study_uuid, selection.videos)
+    listed = _list(platform.videos, claim.study_uuid, selection.videos, stop or threading.Event())
     why = {key: COLD for key, video in listed.items() if video.is_cold} | dict(unreadable or {})
     found = [video for video in selection.videos if video.object_key in listed and video.object_key not in why]
     absent = [

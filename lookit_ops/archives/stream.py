@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from ember_build.errors import BuildCancelled
 from ember_build.waiting import Grace, answer_of
-from lookit_ops.archives.plan import ArchivePlan
+from lookit_ops.archives.plan import GIVEN_UP, ArchivePlan
 from lookit_ops.archives.zip_format import PART_BYTES, Member, Written, cut, end_blocks, part_blocks
 from lookit_ops.storage.archives import ArchiveBucket, StoredPart, UploadForgotten
 from lookit_ops.storage.experiments import StorageError
@@ -35,7 +35,6 @@ LOOK_SECONDS = 0.5
 DELETES_AT_ONCE = 16
 UPLOADS = 3
 """How often a part is sent whose upload the storage forgets."""
-GIVEN_UP = "the archive was given up: its worker was told to stop"
 Answer = TypeVar("Answer")
 
 

@@ -339,7 +339,7 @@ def _is_trusted(platform: Platform, claim: Claim, source: CheckedOut) -> bool:
     try:
         return platform.trusts_commit(source.commit)
     except CannotCompare as error:
-        if not platform.builder.is_isolated or claim.attempt < platform.settings.attempts:
+        if not platform.builder.is_isolated or platform.ledger.has_another_attempt(claim):
             raise
         logger.warning("%s", error)
         _warn(platform, claim, source.commit, (*source.warnings, UNCERTAIN))

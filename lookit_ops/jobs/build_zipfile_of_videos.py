@@ -194,7 +194,9 @@ def _launch(platform: Platform, session: ArchiveSession, config: BuildZipfileOfV
 def _plan(
     platform: Platform, session: ArchiveSession, claimed: ArchiveClaim, unreadable: Mapping[str, str] | None = None
 ) -> FoundPlan:
-    made = session.answer_of(lambda: plan_archive(platform, claimed, unreadable), "the videos were listed")
+    made = session.answer_of(
+        lambda: plan_archive(platform, claimed, unreadable, session.stop), "the videos were listed"
+    )
     size = session.answer_of(lambda: platform.archives.size_of(made.archive_key), "the archive was looked for")
     return FoundPlan(made, size)
 
@@ -232,7 +234,9 @@ def _stream(
             logger.warning("%s; beginning again from the listing", change)
             session.check()
             if isinstance(change, VideoUnreadable):
-                unreadable |= session.answer_of(partial(probe, platform, found.plan), "the videos were tried")
+                unreadable |= session.answer_of(
+                    partial(probe, platform, found.plan, session.stop), "the videos were tried"
+                )
             found = _plan(platform, session, claimed, unreadable)
         else:
             return Archive(found.plan, size, was_there=False), last

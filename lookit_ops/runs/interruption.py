@@ -24,6 +24,9 @@ def interruption_of(record: dg.RunRecord) -> Interruption | None:
         return None
     if record.start_time is None:
         return Interruption.OPERATOR
-    longest = float(run.tags.get(MAX_RUNTIME_TAG, "inf"))
+    try:
+        longest = float(run.tags.get(MAX_RUNTIME_TAG, "inf"))
+    except ValueError:  # typed by a person; Dagster does not understand it either
+        return Interruption.OPERATOR
     until = record.end_time or time.time()
     return Interruption.OPERATOR if until - record.start_time < longest else Interruption.TOO_LONG

@@ -2,7 +2,8 @@
 
 A request that is left alone may still arrive. That is harmless for all but the page: objects are named by their content
 or by their claim, and copies are made again for the deployment that is live. So the caller must take NoAnswer from
-`write_page` for what it says, and fence the page before it calls the deployment a failure.
+`write_page` for what it says, and fence the page before it calls the deployment a failure. Once a page is written its
+deployment counts, and a cancellation comes too late: what is left to do for it is asked to the end.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ class CancellableExperimentBucket:
         self._open = open_bucket
         self._stop = stop
         self._grace = Grace(stop)
+        self._counts = False
 
     def _ask(self, ask: Callable[[ExperimentBucket], T], what: str) -> T:
+        if self._counts:
+            return ask(self._open())
         try:
             return answer_of(lambda: ask(self._open()), self._grace, what)
         except BuildCancelled:
@@ -85,7 +89,7 @@ class CancellableExperimentBucket:
         metadata: Mapping[str, str],
         if_generation: int,
     ) -> int:
-        return self._ask(
+        generation = self._ask(
             lambda bucket: bucket.write_page(
                 key,
                 content,
@@ -96,6 +100,8 @@ class CancellableExperimentBucket:
             ),
             f"{key} was written",
         )
+        self._counts = True
+        return generation
 
     def files(self, prefix: str = "") -> Iterator[StoredFile]:
         return iter(self._ask(lambda bucket: list(bucket.files(prefix)), f"{prefix or 'it'} was listed"))

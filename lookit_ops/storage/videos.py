@@ -114,7 +114,7 @@ def read_video(
             if isinstance(trouble, VideoUnreadable):
                 raise trouble
             raise StorageError(
-                f"{video.key} in {bucket.name} cannot be read beyond byte {at} of {video.size_bytes}: "
+                f"{video.key} in {video.bucket or bucket.name} cannot be read beyond byte {at} of {video.size_bytes}: "
                 + (str(trouble) if trouble else "the connection ends there")
             ) from trouble
         sleep(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE))

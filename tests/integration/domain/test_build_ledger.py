@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -12,7 +12,7 @@ from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLo
 from domain.mail.compose import Composer, Links
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, User
 from domain.models.studies import WORKFLOW_STATES
-from domain.queue import Failure, RequestQueue
+from domain.queue import Failure, RequestQueue, Retry
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 
@@ -255,3 +255,16 @@ def test_an_unknown_request_is_refused(site: Site, request_id: int) -> None:
     assert ledger.not_started(request_id, 1, failure, "run-1") is None
     RequestQueue(site.sessions, BuildRequest).release(request_id)
     assert RequestQueue(site.sessions, BuildRequest).ended([request_id]) == set()
+
+
+def test_attempts_that_waited_for_a_named_time_do_not_count_towards_the_last(site: Site) -> None:
+    ledger = BuildLedger(site.sessions, Retry(attempts=2, first_wait=timedelta()))
+    request_id = ledger.request(site.study_id, site.study_admin, DEPLOYMENT)
+    told: list[bool] = []
+    for retry_at in (datetime.now(UTC), datetime.now(UTC), None):
+        claimed = ledger.claim(request_id, f"run {len(told)}", MINUTE)
+        told.append(ledger.has_another_attempt(claimed))
+        ledger.retry(claimed, Failure("checkout", "platform_error", "not now", retry_at), {})
+    claimed = ledger.claim(request_id, "the last run", MINUTE)
+    assert [*told, ledger.has_another_attempt(claimed)] == [True, True, True, False]
+    assert ledger.retry(claimed, Failure("checkout", "platform_error", "not now"), {}) == RequestStatus.FAILED

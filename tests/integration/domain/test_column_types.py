@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from alembic import command
 from sqlalchemy import BigInteger, Boolean, Column, Engine, Integer, MetaData, String, Table, Time
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.types import JSON
@@ -10,7 +11,7 @@ from sqlalchemy.types import JSON
 from domain import sqlite_types
 from domain.db import Base, CanonicalUuid, UtcDateTime
 from domain.errors import InvalidRequest
-from domain.migrations import upgrade
+from domain.migrations import config_for, upgrade
 from tests.support.every_table import fill_every_table
 from tests.support.site import Site
 
@@ -105,13 +106,27 @@ def test_an_upgrade_names_rows_that_came_before_and_leaves_them(engine: Engine, 
     with pytest.raises(InvalidRequest) as refused:
         upgrade(engine)
     assert "study.deployed_at must be a time in UTC" in str(refused.value)
-    assert "study.is_discoverable must be 0 or 1 (rows that hold something else: 1)" in str(refused.value)
+    assert "study.is_discoverable must be 0 or 1 (rows that hold something else: 1, by rowid 1)" in str(refused.value)
     with engine.begin() as connection:
         assert connection.exec_driver_sql("SELECT deployed_at FROM study").scalar_one() == 1772359200
         connection.exec_driver_sql("UPDATE study SET deployed_at = NULL, is_discoverable = 0")
     upgrade(engine)
     with pytest.raises(IntegrityError, match="must be 0 or 1"), engine.begin() as connection:
         connection.exec_driver_sql("UPDATE study SET is_discoverable = 'false'")
+
+
+def test_an_upgrade_from_an_earlier_revision_changes_nothing_while_there_are_such_rows(engine: Engine) -> None:
+    if engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL has types of its own")
+    command.downgrade(config_for(engine), "0005")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO lab (name, created_at) VALUES ('L', 1772359200)")
+    with pytest.raises(InvalidRequest, match=r"lab\.created_at must be .*Nothing was changed"):
+        upgrade(engine)
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one() == "0005"
+        connection.exec_driver_sql("UPDATE lab SET created_at = '2026-03-01 10:00:00'")
+    upgrade(engine)
 
 
 def test_a_type_without_a_rule_is_noticed() -> None:

@@ -35,6 +35,21 @@ def consent_videos(site: Site) -> Selection:
         return select_videos(session, user, study, ArchiveKind.CONSENT)
 
 
+def listed(key: str) -> ListedVideo:
+    return ListedVideo(key, 10, "e", RECORDED_AT)
+
+
+def test_a_name_marks_one_video_and_no_other_of_its_frame(
+    site: Site, footage: Footage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("domain.exports.catalogue.BATCH", 1)
+    named = footage.key(footage.response("accepted"), "1-video", is_consent=True)
+    plain = footage.key(footage.response("rejected"), "1-video")
+    with site.sessions.begin() as session:
+        update_catalogue(session, [listed(named), listed(plain)], now=datetime.now(UTC))
+    assert {key: video.is_consent_footage for key, video in footage.videos().items()} == {named: True, plain: False}
+
+
 def test_a_refusal_says_how_many_videos_carry_no_mark_and_how_to_mark_them(site: Site, footage: Footage) -> None:
     for _ in range(2):
         footage.video(footage.response(), FRAME)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
 from ember_build.source.checkouts import Checkouts
-from ember_build.source.github import CannotCompare, GitHub, Repository
+from ember_build.source.github import CannotCompare, GitHub, Repository, _message_of
 from lookit_ops.demo.github_server import Answer, Commit, GitHubServer
 from tests.support.faulty_github import (
     Faults,
@@ -207,6 +207,28 @@ def test_a_secondary_limit_that_names_no_time(place):
     place.faults.on("/commits/", status(403, "You have exceeded a secondary rate limit."), times=1)
     assert place.client().resolve(PLAYER, None).sha == NEWEST.sha
     assert place.waits == [60.0]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        b"<html><body>You have exceeded a secondary rate limit.</body></html>",
+        b'{"message": "You have exceeded a secondary RATE LIMIT"}',
+        b'{"documentation_url": "' + b"x" * 3000 + b'", "message": "secondary rate limit"}',
+    ],
+)
+def test_a_limit_is_known_by_its_words_in_json_and_in_a_page_for_people(place, page):
+    place.faults.on("/commits/", lambda _: Answer.of(403, page, "text/plain"), times=1)
+    assert place.client().resolve(PLAYER, None).sha == NEWEST.sha
+    assert place.waits == [60.0]
+
+
+def test_a_refusal_that_comes_in_pieces_is_read_whole():
+    class InPieces:
+        def iter_content(self, _size):
+            yield from (b'{"message": "No commit found ', b'for SHA: abc"}')
+
+    assert _message_of(InPieces()) == "No commit found for SHA: abc"
 
 
 @pytest.mark.parametrize("bad", ["soon", "-5", "1e9", "", "²"])

@@ -22,8 +22,8 @@ import pytest
 
 from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, Builder, BuildOrder
 from ember_build.errors import BuildCancelled, BuildPlatformError, PlayerBuildFailed
+from ember_build.local import toolchain as local_toolchain
 from ember_build.local.builder import LocalBuilder
-from ember_build.local.builder import toolchain as local_toolchain
 from ember_build.local.toolchain import Toolchain
 
 REPOSITORY = Path(__file__).parents[3]
@@ -336,6 +336,21 @@ def test_a_certificate_that_is_refused_is_called_so_with_the_setting(bench: Benc
         BuildPlatformError, match=r"certificate of the package registry was refused.*LOOKIT_BUILD_CA_FILE"
     ):
         bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+
+
+def test_a_certificate_that_an_install_script_met_is_not_called_the_registrys(bench: Bench) -> None:
+    lines = (
+        "error /work/node_modules/node-sass: Command failed.",
+        "Exit code: 1",
+        "Error: certificate has expired for https://binaries.example/",
+    )
+    said = "\n".join(lines)
+    script = f"echo '==> yarn install --pure-lockfile'\ncat <<'X'\n{said}\nX\nexit 1"
+    with pytest.raises(
+        BuildPlatformError, match="install script of the package node-sass met a certificate that it does not trust"
+    ) as refused:
+        bench.builder(script, phase="dependencies").build(bench.order(), bench.said.append)
+    assert "LOOKIT_BUILD_CA_FILE" not in str(refused.value)
 
 
 TROUBLE = "info There appears to be trouble with your network connection. Retrying..."

@@ -22,7 +22,7 @@ from lookit_ops.storage.local_videos import LocalVideoBucket
 from lookit_ops.storage.parallel import in_parallel
 from tests.support.faulty_bucket import FaultyBucket
 from tests.support.reels import Reels
-from tests.support.workshop import Workshop
+from tests.support.workshop import GOOD_BUILD, Workshop
 
 SECONDS = 2 + 2 + 2
 """A heartbeat is at most 2 s away, 2 s are left then, and the machine may be busy."""
@@ -113,6 +113,27 @@ def test_a_build_whose_page_went_live_counts(workshop: Workshop) -> None:
     assert workshop.site.request(request_id).status == RequestStatus.SUCCEEDED
     assert workshop.site.study().state == State.ACTIVE
     assert workshop.live()
+
+
+def test_a_cancellation_while_public_names_are_copied_comes_too_late(workshop: Workshop) -> None:
+    """The page is live then: the deployment counts, and families get all of its files."""
+    assert workshop.build(BuildKind.DEPLOYMENT).success
+    workshop.site.set_state(State.PAUSED)
+    public = workshop.folder() / "robots.txt"
+    assert public.read_text() == "User-agent: *\n"
+    workshop.build_by(f"{GOOD_BUILD}\necho 'User-agent: new' > \"$OUTPUT_DIR/robots.txt\"")
+    request_id = workshop.request()
+    workshop.faults.before("copy", lambda _key: time.sleep(4))
+    ended: list[float] = []
+    with cancelled_when(
+        lambda: workshop.ledger.cancel(request_id, workshop.site.study_admin),
+        lambda: any(name == "copy" for name, _ in workshop.faults.calls),
+        ended,
+    ):
+        workshop.run(request_id=request_id)
+    assert workshop.site.request(request_id).status == RequestStatus.SUCCEEDED
+    assert workshop.site.study().state == State.ACTIVE
+    assert public.read_text() == "User-agent: new\n"
 
 
 def test_an_operator_who_ends_the_run_in_dagster_while_the_page_hangs_is_remembered(

@@ -386,6 +386,11 @@ def test_a_run_that_took_too_long_was_not_cancelled_by_an_operator(
     assert interruption_of(record) is why
 
 
+def test_a_limit_that_a_person_typed_wrongly_stops_no_sensor() -> None:
+    run = unittest.mock.Mock(status=dg.DagsterRunStatus.CANCELED, tags={"dagster/max_runtime": "1h"})
+    assert interruption_of(unittest.mock.Mock(dagster_run=run, start_time=1.0, end_time=2.0)) is Interruption.OPERATOR
+
+
 def test_a_run_that_was_not_cancelled_was_interrupted_by_a_shutdown() -> None:
     run = unittest.mock.Mock(status=dg.DagsterRunStatus.STARTED, tags={"dagster/max_runtime": "3600"})
     assert interruption_of(unittest.mock.Mock(dagster_run=run, start_time=1.0, end_time=None)) is None

@@ -202,6 +202,16 @@ def test_an_archive_with_a_hash_of_its_own_needs_no_comparison(checkout: Path) -
     assert found(checkout).archives == ()
 
 
+def test_two_archives_of_one_version_are_not_shared_since_yarn_would_take_one_for_both(checkout: Path) -> None:
+    lock = checkout / "yarn.lock"
+    for sha in ("a" * 40, "b" * 40):
+        where = f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{sha}"
+        lock.write_text(f'{lock.read_text()}\n"c@{where}":\n  version "1.0.0"\n  resolved "{where}"\n')
+    refused = inputs_of(checkout)
+    assert isinstance(refused, NotShared)
+    assert "two archives without a hash of c 1.0.0" in refused.reason
+
+
 def shared(inputs: Inputs) -> SharedDependencies:
     return SharedDependencies("test", "lab/player", Path("/nowhere"), inputs, "layers", {}, nullcontext)
 

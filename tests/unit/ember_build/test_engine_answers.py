@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import docker.errors
 import pytest
 
 from ember_build.docker import cleanup as engine_cleanup
+from ember_build.docker.builder import _apart_from_answers
 from ember_build.docker.cleanup import DiskUsage, disk_usage, engine_usage, remove_images, remove_stores
 from ember_build.docker.engine import NEWEST_API, connect, expected_answers, labels_for
 from ember_build.errors import BuildPlatformError
@@ -26,6 +28,16 @@ VOLUME = {
 OLD = {"Images": [IMAGE], "Volumes": [VOLUME], "LayersSize": 900}
 NEW = {"ImageUsage": {"TotalSize": 900, "Items": [IMAGE]}, "VolumeUsage": {"TotalSize": 70, "Items": [VOLUME]}}
 SHORT = {"ImageUsage": {"TotalSize": 900}, "VolumeUsage": {"TotalSize": 70}}
+
+
+def test_an_error_of_the_callers_own_question_is_not_called_the_engines() -> None:
+    def is_running(_labels: Mapping[str, str]) -> bool:
+        return bool(datetime.fromisoformat("1772359200 or so"))
+
+    with pytest.raises(RuntimeError, match="whether a build runs cannot be told"), expected_answers("list its images"):
+        _apart_from_answers(is_running)({})
+
+
 LATER = datetime.now(UTC) + timedelta(days=1)
 
 
