@@ -52,20 +52,23 @@ def put_in_place(connection: Connection, metadata: MetaData) -> None:
     wanted = {name: sql for table in metadata.sorted_tables for name, sql in triggers_of(table).items()}
     if _existing(connection) == wanted:
         return
-    require_rows_of_the_types(connection, metadata)
+    _require_rows(connection, metadata, "The schema is new, its columns are not protected yet")
     take_away(connection)
     for sql in wanted.values():
         connection.exec_driver_sql(sql)
 
 
 def require_rows_of_the_types(connection: Connection, metadata: MetaData) -> None:
-    """Look at the tables and columns that are there, of whatever revision. Does nothing on another database.
+    """Look at the tables and columns that are there, of any revision. Does nothing on another database.
 
     Raises:
         InvalidRequest: rows hold what the triggers would refuse.
     """
-    if connection.dialect.name != "sqlite":
-        return
+    if connection.dialect.name == "sqlite":
+        _require_rows(connection, metadata, "Nothing was changed")
+
+
+def _require_rows(connection: Connection, metadata: MetaData, so_far: str) -> None:
     inspector = inspect(connection)
     there = set(inspector.get_table_names())
     found: list[str] = []
@@ -74,8 +77,8 @@ def require_rows_of_the_types(connection: Connection, metadata: MetaData) -> Non
             found += _rows_of_other_types(connection, table, {one["name"] for one in inspector.get_columns(table.name)})
     if found:
         raise InvalidRequest(
-            f"another program has written values of other types: {'; '.join(found)}. Nothing was changed: correct these"
-            " rows by UPDATE, and upgrade again"
+            f"another program has written values of other types: {'; '.join(found)}. {so_far}: correct these rows by"
+            " UPDATE, and upgrade again"
         )
 
 

@@ -13,7 +13,9 @@ SHORTEST_SECRET = 4
 _CREDENTIALS = re.compile(
     # Up to the last @: a password may hold a slash that nobody has quoted. What is a port and a path is none.
     r"(?P<url>://[^/\s:@]*:)(?!\d{1,5}[/?#])[^\s'\"<>]+(?=@)"
-    r"|(?P<query>[?&](?:(?:ssl)?password|(?:access_)?token|sig(?:nature)?|x-(?:goog|amz)-(?:signature|credential|security-token))=)[^&\s'\"]+"
+    # HTML and JSON may have escaped the ampersand.
+    r"|(?P<query>(?:[?&]|&amp;|\\u0026)(?:(?:ssl)?password|(?:access_)?token|sig(?:nature)?"
+    r"|x-(?:goog|amz)-(?:signature|credential|security-token))=)(?:(?!\\u0026)[^&\s'\"<>])+"
     r"|\b(?:gh[pousr]_\w{20,}|github_pat_\w{20,})"
     r"|(?P<header>authorization['\"]?\s*[:=]\s*['\"]?(?:\w+[ \t]+)?)[^\s'\"]+",
     re.IGNORECASE,

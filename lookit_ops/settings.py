@@ -31,6 +31,7 @@ from sqlalchemy.exc import ArgumentError
 
 from domain.errors import InvalidRequest
 from domain.escaping import deliverable_address
+from domain.models.responses import BUCKET_LENGTH
 from domain.queue import Retry
 from lookit_ops.production_guards import origin, production_faults
 from lookit_ops.redaction import Redactor
@@ -282,13 +283,17 @@ class Settings(BaseSettings):
     @field_validator("videos_other_buckets")
     @classmethod
     def _are_buckets_of_videos(cls, value: list[str]) -> list[str]:
-        for address in value:
-            if not (_S3_BUCKET.fullmatch(address) or address.startswith("/")) or value.count(address) > 1:
+        # As rows of videos name them: two spellings of one folder would be two buckets there.
+        named = [os.path.normpath(address) if address.startswith("/") else address for address in value]
+        for address in named:
+            if not (_S3_BUCKET.fullmatch(address) or address.startswith("/")) or named.count(address) > 1:
                 raise ValueError(
                     "must be addresses of buckets in Amazon S3 such as s3://name, or absolute paths of folders, each"
                     f" once; {address!r} is not"
                 )
-        return value
+            if len(address) > BUCKET_LENGTH:
+                raise ValueError(f"must be of at most {BUCKET_LENGTH} characters each; {address!r} has {len(address)}")
+        return named
 
     @field_validator("gcs_credentials_file")
     @classmethod

@@ -198,19 +198,19 @@ class _Update:
             self.session.execute(update(Video), rows)
         return len(rows)
 
+    def _present(self, *more: ColumnElement[bool]) -> list[ColumnElement[bool]]:
+        """The conditions of rows that are not marked as gone, of the study if only one is compared."""
+        study = [Video.study_id == self.study.id] if self.study is not None else []
+        return [Video.gone_at.is_(None), *study, *more]
+
     def _not_read(self) -> dict[str, int]:
-        conditions = [Video.bucket.not_in(self.buckets), Video.gone_at.is_(None)]
-        if self.study is not None:
-            conditions.append(Video.study_id == self.study.id)
-        counts = select(Video.bucket, func.count()).where(*conditions).group_by(Video.bucket).order_by(Video.bucket)
+        rows = self._present(Video.bucket.not_in(self.buckets))
+        counts = select(Video.bucket, func.count()).where(*rows).group_by(Video.bucket).order_by(Video.bucket)
         return dict(row for row in self.session.execute(counts))
 
     def _unmarked(self) -> Found:
-        conditions = [Video.gone_at.is_(None)]
-        if self.study is not None:
-            conditions.append(Video.study_id == self.study.id)
         marked = func.sum(case((Video.is_consent_footage.is_(True), 1), else_=0))
-        studies = select(Study.name).join(Video, Video.study_id == Study.id).where(*conditions)
+        studies = select(Study.name).join(Video, Video.study_id == Study.id).where(*self._present())
         tally = _Tally()
         for name in self.session.scalars(studies.group_by(Study.id, Study.name).having(marked == 0).order_by(Study.id)):
             tally.add(name)
@@ -267,7 +267,7 @@ class _Update:
             self.added += len(self.session.scalars(insert.returning(Video.id), rows).all())
 
     def _marked_frames(self, rows: Sequence[dict[str, Any]]) -> set[tuple[int, str]]:
-        """Which of these studies' frames film consent, whatever their names, as a site admin has said.
+        """Which of these studies' frames film consent under any name, as a site admin has said.
 
         The studies' logs tell, not other videos: a name marks one video, and consent footage is given out unruled.
         """
@@ -316,14 +316,9 @@ class _Update:
 
     def _rows_here(self) -> Iterator[list[Any]]:
         """The rows of which the listing can tell that their object is gone, in pages by id."""
-        conditions: list[ColumnElement[bool]] = [
-            Video.id <= self.highest_id,
-            Video.created_at <= self.now,
-            Video.gone_at.is_(None),
-            Video.bucket.in_(self.buckets),
-        ]
-        if self.study is not None:
-            conditions.append(Video.study_id == self.study.id)
+        conditions = self._present(
+            Video.id <= self.highest_id, Video.created_at <= self.now, Video.bucket.in_(self.buckets)
+        )
         prefixes = prefixes_of(self.study.uuid) if self.study is not None else ("",)
         rows_by_id = select(Video.id, Video.object_key, Video.bucket).where(*conditions).order_by(Video.id).limit(BATCH)
         last = 0

@@ -11,6 +11,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.db import Base, BigKey, default_now, default_uuid, one_of
 
+BUCKET_LENGTH = 255
+"""Characters of the longest name of a bucket of videos."""
+
 
 class Ruling(StrEnum):
     """What a researcher ruled on a family's consent; no ruling means pending."""
@@ -72,5 +75,5 @@ class Video(Base):
     etag: Mapped[str | None] = mapped_column(String(128), default=None)
     is_consent_footage: Mapped[bool] = mapped_column(server_default=false(), default=False)
     gone_at: Mapped[datetime | None] = mapped_column(default=None)
-    bucket: Mapped[str] = mapped_column(String(255), server_default="", default="")
+    bucket: Mapped[str] = mapped_column(String(BUCKET_LENGTH), server_default="", default="")
     created_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)

@@ -58,9 +58,11 @@ class SharedDependencies:
     def cache_key(self) -> str:
         """Name the downloads: of one repository, from one place, by one yarn.
 
-        In its cache yarn names a package without a hash after its version alone, and would take that of another commit.
+        In its cache yarn names a package without a hash after its name and version alone, and would take that of
+        another commit.
         """
-        return self._digest("\n".join([self.inputs.settings, *self.inputs.archives]))
+        archives = (f"{package} {address}" for package, address in sorted(self.inputs.archives.items()))
+        return self._digest("\n".join([self.inputs.settings, *archives]))
 
     def _digest(self, inputs: str) -> str:
         told = [self.repository.lower(), self.layers, sorted(self.registry.items()), inputs]
@@ -166,7 +168,7 @@ def _install(site: Site, shared: SharedDependencies, keeper: str, mounts: Mappin
             "STORE_DIR": f"{DEPENDENCIES}/{SHARED_FOLDER}",
             "YARN_CACHE_FOLDER": f"{YARN_CACHE}/{SHARED_FOLDER}",
             "FIRST_SEEN_DIR": f"{FIRST_SEEN_FOLDER}/{SHARED_FOLDER}",
-            "GITHUB_ARCHIVES": " ".join(shared.inputs.archives),
+            "GITHUB_ARCHIVES": " ".join(sorted(set(shared.inputs.archives.values()))),
         }
         command = ["/bin/bash", "/opt/lookit/install.sh", part]
         site.run(keeper, part, INSTALLATION, command, mounted, fixed, way_out=way_out)

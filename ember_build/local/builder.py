@@ -208,7 +208,7 @@ class LocalBuilder:
         """The downloads that builds share, or this build's own: where an entry of the lock file has no hash, yarn would
         take what another commit has fetched of the same version.
         """
-        is_hashed = isinstance(inputs, Inputs) and not inputs.archives
+        is_hashed = not inputs.archives if isinstance(inputs, Inputs) else inputs.is_hashed
         cache = (self._home / "cache" if is_hashed else scratch) / "yarn"
         cache.mkdir(parents=True, exist_ok=True)
         return cache

@@ -28,6 +28,7 @@ _OWN_FILES_IN_LOCK = re.compile(r"""@(file|link):|^ +resolved "?(file:|[./])""",
 # What is fetched must be an archive over HTTP, named by its hash: git runs a package's `prepare` while it fetches.
 _ENTRY = re.compile(r"^(?P<names>\S.*):\n(?P<fields>(?:^[ \t]+\S.*\n?)+)", re.MULTILINE)
 _NAME = re.compile(r'"?(?P<name>(?:@[^/@"]+/)?[^@"]+)@')
+_OWN_NAME = re.compile(r'^ +name "?(?P<name>[^"\s]+)', re.MULTILINE)
 _VERSION = re.compile(r'^ +version "?(?P<version>[^"\s]+)', re.MULTILINE)
 _RESOLVED = re.compile(r'^ +resolved "?(?P<where>[^"\s]+)"?$', re.MULTILINE)
 _HASH = re.compile(r"#[0-9a-f]{40}$")
@@ -55,24 +56,28 @@ _MOST_BYTES_OF_SETTINGS = 100_000
 class Inputs:
     """`files` are their names below the checkout; `digest` names their contents, `settings` those that say from where.
 
-    `archives` are the addresses of GitHub's archives of full SHAs that have no other hash in the lock file. `own_files`
-    says that folders or archives of the repository itself are among the files; `own_files_for_bower`, that bower wants
-    some, which are not among them.
+    `archives` are the packages, by name and version, that the lock file gives no hash but the full SHA in the address
+    of GitHub's archive, with that address. `own_files` says that folders or archives of the repository itself are among
+    the files; `own_files_for_bower`, that bower wants some, which are not among them.
     """
 
     files: tuple[str, ...]
     digest: str
     settings: str
-    archives: tuple[str, ...]
+    archives: dict[str, str]
     own_files: bool
     own_files_for_bower: bool
 
 
 @dataclass(frozen=True, slots=True)
 class NotShared:
-    """Why an installation is this build's own: something else decides about it, too."""
+    """Why an installation is this build's own: something else decides about it, too.
+
+    `is_hashed` says that each entry of the lock file has a hash all the same, so that downloads can be shared.
+    """
 
     reason: str
+    is_hashed: bool = False
 
 
 class _SomethingElseDecides(Exception):
@@ -94,9 +99,9 @@ def inputs_of(
     subject = "what the player declares of its dependencies"
     found = run_bounded(read_inputs, str(checkout.absolute()), subject=subject, deadline=deadline, cancelled=cancelled)
     if "reason" in found:
-        return NotShared(found["reason"])
+        return NotShared(**found)
     inputs = Inputs(**found)
-    return replace(inputs, files=tuple(inputs.files), archives=tuple(inputs.archives))
+    return replace(inputs, files=tuple(inputs.files))
 
 
 def read_inputs(checkout: str) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def read_inputs(checkout: str) -> dict[str, Any]:
     try:
         return asdict(_inputs(Path(checkout)))
     except _SomethingElseDecides as error:
-        return asdict(NotShared(str(error)))
+        return asdict(NotShared(str(error), _is_hashed(Path(checkout))))
     except (OSError, ValueError, TypeError, AttributeError) as error:  # yarn will say what is wrong with it
         return asdict(NotShared(f"its package.json, yarn.lock or settings cannot be read ({type(error).__name__})"))
 
@@ -158,8 +163,18 @@ def _digest(checkout: Path, names: tuple[str, ...] | list[str]) -> str:
     return digest.hexdigest()
 
 
-def _archives_without_hash(lock: str) -> tuple[str, ...]:
-    """Return GitHub's archives of full SHAs that have no other hash; another entry without one decides by itself."""
+def _is_hashed(checkout: Path) -> bool:
+    try:
+        return not _archives_without_hash(read_limited(checkout / "yarn.lock", _MOST_BYTES).decode())
+    except (_SomethingElseDecides, OSError, ValueError):
+        return False
+
+
+def _archives_without_hash(lock: str) -> dict[str, str]:
+    """Return GitHub's archives of full SHAs that have no other hash; another entry without one decides by itself.
+
+    The keys are what yarn names a download of such a package after: its name and version.
+    """
     archives: dict[str, str] = {}
     for entry in _ENTRY.finditer(lock):
         if _OWN_FILES_IN_LOCK.search(entry["names"]):
@@ -171,12 +186,13 @@ def _archives_without_hash(lock: str) -> tuple[str, ...]:
             unpinned = entry["names"].split(",")[0].strip('"')[:100]
             raise _SomethingElseDecides(f"yarn.lock does not pin {unpinned} by a hash")
         if not has_hash:
-            # After these alone yarn names what it keeps of such a package.
-            name, version = _NAME.match(entry["names"]), _VERSION.search(entry["fields"])
+            # An entry has a name of its own where it differs from the one that the dependency is known by.
+            name = _OWN_NAME.search(entry["fields"]) or _NAME.match(entry["names"])
+            version = _VERSION.search(entry["fields"])
             package = f"{name['name'] if name else ''} {version['version'] if version else ''}"
             if archives.setdefault(package, where) != where:
                 raise _SomethingElseDecides(f"yarn.lock has two archives without a hash of {package[:100]}")
-    return tuple(sorted(archives.values()))
+    return archives
 
 
 def _settings_are_harmless(checkout: Path) -> bool:

@@ -114,8 +114,7 @@ def _list(
             listed[video.key] = video
 
     def look(key: str) -> list[ListedVideo]:
-        if stop.is_set():
-            raise StorageError(GIVEN_UP)
+        require_wanted(stop)
         return [video for video in buckets.videos(key) if video.key == key]
 
     for prefix in prefixes:
@@ -132,6 +131,12 @@ def _why_not_listed(video: SelectedVideo, buckets: VideoBuckets) -> str:
     return NOT_LISTED if video.bucket in buckets.names else NOT_READ.format(bucket=one_line(video.bucket))
 
 
+def require_wanted(stop: threading.Event) -> None:
+    """Raise StorageError when the worker was told to stop."""
+    if stop.is_set():
+        raise StorageError(GIVEN_UP)
+
+
 def probe(platform: Platform, plan: ArchivePlan, stop: threading.Event | None = None) -> dict[str, str]:
     """Ask for the beginning of each video; returns those that cannot be read, by key, with the reason.
 
@@ -141,8 +146,7 @@ def probe(platform: Platform, plan: ArchivePlan, stop: threading.Event | None = 
     stop = stop or threading.Event()
 
     def refused(video: PlannedVideo) -> VideoUnreadable | None:
-        if stop.is_set():
-            raise StorageError(GIVEN_UP)
+        require_wanted(stop)
         try:
             with closing(platform.videos.blocks(video.listed, 0)) as blocks:
                 next(blocks, b"")

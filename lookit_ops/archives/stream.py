@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from ember_build.errors import BuildCancelled
 from ember_build.waiting import Grace, answer_of
-from lookit_ops.archives.plan import GIVEN_UP, ArchivePlan
+from lookit_ops.archives.plan import GIVEN_UP, ArchivePlan, require_wanted
 from lookit_ops.archives.zip_format import PART_BYTES, Member, Written, cut, end_blocks, part_blocks
 from lookit_ops.storage.archives import ArchiveBucket, StoredPart, UploadForgotten
 from lookit_ops.storage.experiments import StorageError
@@ -140,15 +140,11 @@ def stream_archive(
             check()
         raise AssertionError("the last attempt returns or raises")
 
-    def give_up() -> None:
-        if stop.is_set():
-            raise StorageError(GIVEN_UP)
-
     try:
         with ThreadPoolExecutor(parts_at_once, thread_name_prefix="archive") as pool:
             futures = [pool.submit(send, place, members) for place, members in enumerate(parts)]
             try:
-                _wait_for(futures, progress, report, give_up)
+                _wait_for(futures, progress, report, stop)
             except BaseException as error:
                 if not isinstance(error, Exception):
                     stop.set()  # an interruption: the threads end at once, too
@@ -192,14 +188,14 @@ def _wait_for(
     futures: Sequence[Future[tuple[StoredPart, list[Written]]]],
     progress: Progress,
     report: Callable[[Progress], None],
-    give_up: Callable[[], None],
+    stop: threading.Event,
 ) -> None:
     """Wait for all, telling how far they are. Raises the first error that one of them ended with."""
     waiting = set(futures)
     reported = time.monotonic()
     while waiting:
         done, waiting = wait(waiting, timeout=LOOK_SECONDS, return_when=FIRST_COMPLETED)
-        give_up()
+        require_wanted(stop)
         for future in done:
             future.result()
         if time.monotonic() - reported > REPORT_SECONDS:

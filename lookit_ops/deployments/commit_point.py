@@ -90,14 +90,18 @@ def make_live(
     new: LiveDeployment,
     waiting: list[PublishedFile],
     parallel: int = PARALLEL,
+    after_commit: Callable[[], None] = lambda: None,
 ) -> LiveDeployment:
     """Write index.html, on the condition that its generation is `new.generation`; then the files that waited for it.
+
+    `after_commit` is called between the two: the deployment is live, and its public names are still to be written.
 
     An error whose write went through all the same (a lost answer) is none. Any other is certain: the page was not
     written, and never will be; but for NoAnswer, when the storage cannot even be asked. After an interruption, too,
     the page either is this deployment's or never will be.
     """
     live = _commit(bucket, content, new)
+    after_commit()
     _copy_to_public_names(bucket, live, waiting, parallel)
     return live
 

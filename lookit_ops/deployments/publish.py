@@ -126,14 +126,16 @@ def publish(
     seen_generation: int,
     facts: Mapping[str, str],
     before_commit: Callable[[], None],
+    after_commit: Callable[[], None] = lambda: None,
     after_file: Callable[[BundleFile], None] | None = None,
     parallel: int = PARALLEL,
 ) -> Deployment:
     """Put the bundle into the folder; the live page stays until all is there, and then changes at once.
 
     `seen_generation` is that of the live page at the claim, 0 if there was none. `before_commit` is called right before
-    the page is written and raises if the claim is lost. `after_file` is told of each file that is in place, in this
-    thread. At most `parallel` files are sent at once; the first error stops the rest.
+    the page is written and raises if the claim is lost; `after_commit` once it is live, before the files that waited
+    for it are copied. `after_file` is told of each file that is in place, in this thread. At most `parallel` files are
+    sent at once; the first error stops the rest.
 
     Raises:
         GenerationMismatch: a later worker, or somebody else, has written the page. Nothing was replaced.
@@ -178,6 +180,7 @@ def publish(
         LiveDeployment(folder, seen_generation, request_id, fencing_token, manifest_key, facts),
         waiting,
         parallel,
+        after_commit,
     )
     return Deployment(
         prefix=folder,

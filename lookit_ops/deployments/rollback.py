@@ -105,13 +105,15 @@ def rollback(
     fencing_token: int,
     seen_generation: int,
     before_commit: Callable[[], None],
+    after_commit: Callable[[], None] = lambda: None,
     keep: int = KEPT,
     parallel: int = PARALLEL,
 ) -> Rollback:
     """Make an earlier deployment live again: `request_id`'s, or the one built before the live one.
 
     `fencing_token` is a new one of the study's, `seen_generation` that of the live page when it was given out, and
-    `before_commit` is called right before the page is written and raises if the caller may not go on, as in `publish`.
+    `before_commit` is called right before the page is written and raises if the caller may not go on; `after_commit`
+    is called once it is live, as in `publish`.
 
     Raises:
         NotRestorable: there is no such deployment, or not all of its files are there. Nothing was changed.
@@ -136,6 +138,7 @@ def rollback(
         LiveDeployment(folder, seen_generation, target, fencing_token, manifest_key, manifest.facts),
         staged_files(folder, manifest),
         parallel,
+        after_commit,
     )
     return Rollback(
         prefix=folder,

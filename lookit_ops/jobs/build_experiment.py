@@ -226,6 +226,7 @@ def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
             seen_generation=claimed.page_generation,
             facts={"repository": source.commit.repository.full_name, "sha": source.commit.sha},
             before_commit=session.before_commit,
+            after_commit=session.bucket.ask_to_the_end,
             after_file=lambda _file: session.check() if session.stop.is_set() else None,
         )
         context.add_output_metadata(

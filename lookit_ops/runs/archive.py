@@ -1,4 +1,4 @@
-"""One claimed archive request in this process: its claim, and how it ends; the rest is in `work_session.py`."""
+"""One claimed archive request in this process: its claim, and how it ends; the rest is in `session.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One claimed build in this process: its claim, its output, and how it ends.
 
-What it shares with rollbacks is in `page_session.py`, what it shares with archives in `work_session.py`. The steps
-themselves are in `jobs/build_experiment.py`, each inside `session.step(context)`.
+What it shares with rollbacks is in `page.py`, what it shares with archives in `session.py`. The steps themselves
+are in `jobs/build_experiment.py`, each inside `session.step(context)`.
 """
 
 from __future__ import annotations

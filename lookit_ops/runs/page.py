@@ -1,6 +1,6 @@
 """One claimed build or rollback in this process: its page in the bucket decides whether it counts.
 
-What a build does besides is in `build_session.py`, what a rollback does in `rollback_session.py`.
+What a build does besides is in `build.py`, what a rollback does in `rollback.py`.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def built(platform: Platform, request_id: int) -> AssetMaterialization:
 def report_build(instance: DagsterInstance, platform: Platform, request_id: int) -> None:
     """Tell Dagster of a build that was finished outside of its own run's last step.
 
-    The build has ended well, so trouble here is logged and stops nobody.
+    The build has ended well, so trouble here is logged, and the run goes on.
     """
     try:
         event = built(platform, request_id)

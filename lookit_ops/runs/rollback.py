@@ -109,6 +109,7 @@ class RollbackSession(PageSession):
             fencing_token=claim.fencing_token,
             seen_generation=live.generation if live else 0,
             before_commit=self.before_commit,
+            after_commit=self.bucket.ask_to_the_end,
         )
         return {
             "bucket": self.platform.bucket.name,

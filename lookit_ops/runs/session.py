@@ -1,6 +1,6 @@
 """One claimed request in this process: its heartbeat, its log, the step it is in, and its one end.
 
-What is done for the request, and how each kind ends, is in the subclasses: `build_session.py`, `archive_session.py`.
+What is done for the request, and how each kind ends, is in the subclasses: `build.py`, `rollback.py`, `archive.py`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A request that is left alone may still arrive. That is harmless for all but the page: objects are named by their content
 or by their claim, and copies are made again for the deployment that is live. So the caller must take NoAnswer from
-`write_page` for what it says, and fence the page before it calls the deployment a failure. Once a page is written its
-deployment counts, and a cancellation comes too late: what is left to do for it is asked to the end.
+`write_page` for what it says, and fence the page before it calls the deployment a failure. Once the caller knows that
+the page is live, its deployment counts and a cancellation comes too late: the caller says so by `ask_to_the_end`.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ class CancellableExperimentBucket:
         self._open = open_bucket
         self._stop = stop
         self._grace = Grace(stop)
-        self._counts = False
+        self._to_the_end = False
+
+    def ask_to_the_end(self) -> None:
+        """From now on, wait for each answer although `stop` is set: the deployment is live and needs its files."""
+        self._to_the_end = True
 
     def _ask(self, ask: Callable[[ExperimentBucket], T], what: str) -> T:
-        if self._counts:
+        if self._to_the_end:
             return ask(self._open())
         try:
             return answer_of(lambda: ask(self._open()), self._grace, what)
@@ -89,7 +93,7 @@ class CancellableExperimentBucket:
         metadata: Mapping[str, str],
         if_generation: int,
     ) -> int:
-        generation = self._ask(
+        return self._ask(
             lambda bucket: bucket.write_page(
                 key,
                 content,
@@ -100,8 +104,6 @@ class CancellableExperimentBucket:
             ),
             f"{key} was written",
         )
-        self._counts = True
-        return generation
 
     def files(self, prefix: str = "") -> Iterator[StoredFile]:
         return iter(self._ask(lambda bucket: list(bucket.files(prefix)), f"{prefix or 'it'} was listed"))

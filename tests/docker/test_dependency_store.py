@@ -199,7 +199,9 @@ def test_an_archive_without_a_hash_is_held_to_what_came_first(
     yard: Yard, client: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An archive of the registry in the place of one of GitHub's, which cannot be reached from a test."""
-    registry = (yard.engine.registry or "https://registry.npmjs.org/").rstrip("/")
+    assert yard.image is not None
+    asked = client.containers.run(yard.image, ["yarn", "config", "get", "registry"], remove=True)
+    registry = (yard.engine.registry or asked.decode().strip()).rstrip("/")
     address = f"{registry}/inherits/-/inherits-2.0.3.tgz"
     lock = yard.player.folder / "yarn.lock"
     lock.write_text(f'{lock.read_text()}inherits@2.0.3:\n  version "2.0.3"\n  resolved "{address}"\n')
@@ -213,7 +215,7 @@ def test_an_archive_without_a_hash_is_held_to_what_came_first(
         inputs = inputs_of(checkout, **limits)
         (checkout / "yarn.lock").write_text(lock.read_text().replace(f"#{'a' * 40}", ""))
         assert isinstance(inputs, Inputs)
-        return replace(inputs, archives=(address,))
+        return replace(inputs, archives={"inherits 2.0.3": address})
 
     monkeypatch.setattr("ember_build.docker.builder.inputs_of", as_if_of_github)
     compared = "==> compare GitHub's archives with what came at the first time"
@@ -231,7 +233,6 @@ def test_an_archive_without_a_hash_is_held_to_what_came_first(
     assert TAKEN in build(yard), "it is what it was"
     forget_downloads()
     change = ["/bin/sh", "-c", "for file in /seen/shared/*; do sed -i 's/^[0-9a-f]*/0/' $file; done"]
-    assert yard.image is not None
     client.containers.run(
         yard.image, change, remove=True, user="root", volumes={remembered: {"bind": "/seen", "mode": "rw"}}
     )

@@ -49,8 +49,16 @@ case $1 in
             first=$FIRST_SEEN_DIR/$(printf '%s' "$address" | sha256sum | cut -c 1-64)
             mine=$(mktemp "$FIRST_SEEN_DIR/.XXXXXXXX")
             printf '%s %s\n' "$held" "$address" > "$mine"
-            ln "$mine" "$first" 2> /dev/null || true # of two builds at the same time the first one counts
-            rm "$mine"
+            sync "$mine" # a machine that loses power must not leave an empty record
+            # Of two builds at the same time the first one counts. A record without contents is of no build.
+            if [ -f "$first" ] && [ ! -s "$first" ]; then
+                mv "$mine" "$first"
+            elif ! failure=$(ln "$mine" "$first" 2>&1) && [ ! -f "$first" ]; then
+                rm "$mine"
+                echo "error: what GitHub's archives hold cannot be remembered: $failure"
+                exit 1
+            fi
+            rm -f "$mine"
             if [ "$(cut -d ' ' -f 1 "$first")" != "$held" ]; then
                 echo "error: $address holds something else than at the first time, which was $(date -u -r "$first" '+%F %H:%M') UTC"
                 exit 1

@@ -33,9 +33,9 @@ class Downloads:
             (folder / name).write_text(text)
         return folder
 
-    def compare(self, *addresses: str) -> subprocess.CompletedProcess[str]:
+    def compare(self, *addresses: str, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
         environment = {
-            "PATH": "/usr/bin:/bin",
+            "PATH": path,
             "YARN_CACHE_FOLDER": str(self.cache),
             "FIRST_SEEN_DIR": str(self.first_seen),
             "GITHUB_ARCHIVES": " ".join(addresses),
@@ -92,6 +92,31 @@ def test_anything_else_than_the_first_is_refused_and_not_remembered(downloads: D
         assert refused.returncode == 1
         assert f"error: {ADDRESS} holds something else than at the first time, which was 2" in refused.stdout
     assert remembered.read_text() == before
+
+
+def test_a_record_that_a_loss_of_power_left_empty_is_written_again(downloads: Downloads) -> None:
+    downloads.fetch(ADDRESS)
+    assert downloads.compare(ADDRESS).returncode == 0
+    (remembered,) = downloads.first_seen.iterdir()
+    before = remembered.read_text()
+    remembered.write_text("")
+    assert downloads.compare(ADDRESS).returncode == 0
+    assert remembered.read_text() == before
+    assert list(downloads.first_seen.iterdir()) == [remembered]
+
+
+def test_a_record_that_cannot_be_made_is_not_told_as_other_contents(downloads: Downloads, tmp_path: Path) -> None:
+    """As on a volume without hard links."""
+    downloads.fetch(ADDRESS)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "ln").write_text("#!/bin/sh\necho 'ln: Operation not permitted' >&2\nexit 1\n")
+    (tools / "ln").chmod(0o755)
+    refused = downloads.compare(ADDRESS, path=f"{tools}:/usr/bin:/bin")
+    assert refused.returncode == 1
+    assert "cannot be remembered: ln: Operation not permitted" in refused.stdout
+    assert "something else" not in refused.stdout
+    assert list(downloads.first_seen.iterdir()) == []
 
 
 def test_what_nothing_needs_any_more_is_left_out(downloads: Downloads) -> None:

@@ -207,6 +207,10 @@ def test_downloads_are_shared_only_where_each_has_a_hash(bench: Bench) -> None:
     for where in (f"https://codeload.github.com/lab/a/tar.gz/{'a' * 40}", "https://registry.example/a-1.0.0.tgz"):
         (bench.checkout / "yarn.lock").write_text(lock.format(where))
         assert cache().is_relative_to(bench.home / "scratch")
+    # What decides besides the lock file makes node_modules this build's own, but not what yarn downloads.
+    (bench.checkout / "yarn.lock").write_text(lock.format("https://registry.example/a-1.0.0.tgz#" + "a" * 40))
+    (bench.checkout / "binding.gyp").touch()
+    assert cache() == bench.home / "cache" / "yarn"
 
 
 @pytest.mark.usefixtures("operators_environment")

@@ -12,6 +12,7 @@ import pytest
 from dagster import DagsterExecutionInterruptedError
 
 from domain.models import ArchiveRequest, BuildKind, RequestStatus, State
+from lookit_ops.deployments.commit_point import fence
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.runs.build import BuildSession
 from lookit_ops.runs.interruption import Interruption
@@ -136,6 +137,42 @@ def test_a_cancellation_while_public_names_are_copied_comes_too_late(workshop: W
     assert public.read_text() == "User-agent: new\n"
 
 
+def test_so_it_does_when_the_answer_to_the_page_was_lost(workshop: Workshop) -> None:
+    """Only a look at the page tells then that it is live."""
+    assert workshop.build(BuildKind.DEPLOYMENT).success
+    public = workshop.folder() / "robots.txt"
+    workshop.site.set_state(State.PAUSED)
+    workshop.build_by(f"{GOOD_BUILD}\necho 'User-agent: new' > \"$OUTPUT_DIR/robots.txt\"")
+    request_id = workshop.request()
+
+    def lose(key: str) -> None:
+        raise NoAnswer(f"the answer about {key} was lost")
+
+    workshop.faults.after("write_page", lose)
+    workshop.faults.before("copy", lambda _key: time.sleep(4))
+    with cancelled_when(
+        lambda: workshop.ledger.cancel(request_id, workshop.site.study_admin),
+        lambda: any(name == "copy" for name, _ in workshop.faults.calls),
+        [],
+    ):
+        workshop.run(request_id=request_id)
+    assert workshop.site.request(request_id).status == RequestStatus.SUCCEEDED
+    assert workshop.site.study().state == State.ACTIVE
+    assert public.read_text() == "User-agent: new\n"
+
+
+def test_a_fence_is_no_reason_to_wait_for_a_bucket_that_hangs() -> None:
+    stop, never = threading.Event(), threading.Event()
+    stop.set()
+    bucket = CancellableExperimentBucket(lambda: _Hanging(never), stop)  # ty: ignore[invalid-argument-type]
+    assert fence(bucket, "folder", "7", 7) is None
+    began = time.monotonic()
+    with pytest.raises(NoAnswer):
+        bucket.read("a")
+    assert time.monotonic() - began < SECONDS
+    never.set()
+
+
 def test_an_operator_who_ends_the_run_in_dagster_while_the_page_hangs_is_remembered(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +237,12 @@ class _Hanging:
     def read(self, _key: str) -> bytes:
         self.never.wait(30)
         return b""
+
+    def page(self, _key: str) -> None:
+        """There is none."""
+
+    def write_page(self, _key: str, _content: bytes, **_named: object) -> int:
+        return 1
 
 
 @pytest.mark.parametrize("where", ["list", "read", "part", "compose", "delete"])

@@ -192,14 +192,14 @@ SHA = "0123456789" * 4
     ],
 )
 def test_githubs_archive_of_a_full_sha_is_pinned_by_it(checkout: Path, resolved: str) -> None:
-    assert found(checkout).archives == ()
+    assert found(checkout).archives == {}
     _in_lock(resolved)(checkout)
-    assert found(checkout).archives == (resolved,)
+    assert found(checkout).archives == {"c 1.0.0": resolved}
 
 
 def test_an_archive_with_a_hash_of_its_own_needs_no_comparison(checkout: Path) -> None:
     _in_lock(f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{SHA}#{SHA}")(checkout)
-    assert found(checkout).archives == ()
+    assert found(checkout).archives == {}
 
 
 def test_two_archives_of_one_version_are_not_shared_since_yarn_would_take_one_for_both(checkout: Path) -> None:
@@ -210,6 +210,30 @@ def test_two_archives_of_one_version_are_not_shared_since_yarn_would_take_one_fo
     refused = inputs_of(checkout)
     assert isinstance(refused, NotShared)
     assert "two archives without a hash of c 1.0.0" in refused.reason
+
+
+def test_a_package_is_told_apart_by_its_own_name_not_by_what_a_dependency_calls_it(checkout: Path) -> None:
+    where = f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{SHA}"
+    lock = checkout / "yarn.lock"
+    lock.write_text(
+        f'{lock.read_text()}\n"saver@{where}":\n  name file-saver\n  version "1.0.0"\n  resolved "{where}"\n'
+    )
+    assert found(checkout).archives == {"file-saver 1.0.0": where}
+
+
+@pytest.mark.parametrize(
+    ("resolved", "hashed"),
+    [
+        (f"https://registry.example/c.tgz#{SHA}", True),
+        (f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{SHA}", False),
+    ],
+)
+def test_what_is_not_shared_may_be_hashed_all_the_same(checkout: Path, resolved: str, hashed: bool) -> None:
+    _in_lock(resolved)(checkout)
+    package(checkout, scripts={"postinstall": "true"})
+    refused = inputs_of(checkout)
+    assert isinstance(refused, NotShared)
+    assert refused.is_hashed is hashed
 
 
 def shared(inputs: Inputs) -> SharedDependencies:
@@ -225,6 +249,19 @@ def test_downloads_with_other_archives_are_kept_apart_and_those_with_hashes_toge
         _in_lock(f"https://codeload.github.com/eligrey/FileSaver.js/tar.gz/{sha}")(checkout)
         keys.add(shared(found(checkout)).cache_key)
     assert len(keys) == 3, "yarn would take the one for the other: it names them after their version"
+
+
+def test_downloads_of_two_packages_that_swap_their_archives_are_kept_apart(checkout: Path) -> None:
+    lock = (checkout / "yarn.lock").read_text()
+    addresses = [f"https://codeload.github.com/lab/sounds/tar.gz/{sha}" for sha in ("a" * 40, "b" * 40)]
+    keys = set()
+    for first, second in (addresses, addresses[::-1]):
+        entries = [
+            f'"{name}@{at}":\n  version "1.0.0"\n  resolved "{at}"\n' for name, at in (("c", first), ("d", second))
+        ]
+        (checkout / "yarn.lock").write_text("\n".join([lock, *entries]))
+        keys.add(shared(found(checkout)).cache_key)
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,12 @@ def test_a_value_too_short_for_a_secret_does_not_hide_the_log(short: str) -> Non
         ("url: /o/r/zip/abc?token=ABC123 (Caused by x)", f"url: /o/r/zip/abc?token={MASK} (Caused by x)"),
         ("https://b.test/x?a=1&X-Amz-Signature=ab12&z=1", f"https://b.test/x?a=1&X-Amz-Signature={MASK}&z=1"),
         ("https://b.test/x?X-Goog-Credential=me%40x&y", f"https://b.test/x?X-Goog-Credential={MASK}&y"),
+        (
+            '<a href="https://b.test/x?a=1&amp;sig=ab12&amp;z=1">',
+            f'<a href="https://b.test/x?a=1&amp;sig={MASK}&amp;z=1">',
+        ),
+        (r"https://b.test/x?a=1\u0026signature=ab12\u0026z=1", rf"https://b.test/x?a=1\u0026signature={MASK}\u0026z=1"),
+        ("<Url>https://b.test/x?token=ab12</Url>", f"<Url>https://b.test/x?token={MASK}</Url>"),
         ("token ghp_0123456789abcdefghij0123", f"token {MASK}"),
         ("token github_pat_0123456789abcdefghij_01", f"token {MASK}"),
         ("Authorization: Bearer abc.def-ghi", f"Authorization: Bearer {MASK}"),

@@ -441,7 +441,7 @@ def test_videos_and_archives_are_in_folders_until_their_buckets_are_named(
     settings = load_settings()
     assert (settings.s3_videos, settings.gcs_archives) == ("lookit-videos", "lookit-archives")
     assert settings.videos_endpoint == "http://s3.test"
-    set_all(monkeypatch, {"LOOKIT_VIDEOS_OTHER_BUCKETS": "s3://older, /srv/videos"})
+    set_all(monkeypatch, {"LOOKIT_VIDEOS_OTHER_BUCKETS": "s3://older, /srv//videos/"})
     assert load_settings().videos_other_buckets == ["s3://older", "/srv/videos"]
 
 
@@ -455,6 +455,8 @@ def test_videos_and_archives_are_in_folders_until_their_buckets_are_named(
         ({"LOOKIT_VIDEOS_BUCKET": "s3://lookit/videos"}, "LOOKIT_VIDEOS_BUCKET: .*without a path"),
         ({"LOOKIT_VIDEOS_OTHER_BUCKETS": "s3://one,two"}, "LOOKIT_VIDEOS_OTHER_BUCKETS: .*'two' is not"),
         ({"LOOKIT_VIDEOS_OTHER_BUCKETS": "s3://one,s3://one"}, "LOOKIT_VIDEOS_OTHER_BUCKETS: .*each once"),
+        ({"LOOKIT_VIDEOS_OTHER_BUCKETS": "/srv/a,/srv/b/../a/"}, "LOOKIT_VIDEOS_OTHER_BUCKETS: .*each once"),
+        ({"LOOKIT_VIDEOS_OTHER_BUCKETS": "/" + "a" * 255}, "LOOKIT_VIDEOS_OTHER_BUCKETS: .*at most 255 characters"),
         (
             {"LOOKIT_VIDEOS_BUCKET": "s3://one", "LOOKIT_VIDEOS_OTHER_BUCKETS": "s3://one"},
             "LOOKIT_VIDEOS_OTHER_BUCKETS names s3://one, which is the first",
