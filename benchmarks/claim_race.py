@@ -28,12 +28,12 @@ from sqlalchemy import create_engine, select, text, update
 from sqlalchemy.engine import make_url
 
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
-from domain.builds.claims import LOCK_STATE, MAY_START_FROM, PERMISSIONS, Claim
-from domain.builds.ledger import BuildLedger
 from domain.db import Sessions, database_now, engine_for, sessions_for
 from domain.errors import InvalidRequest, StudyIsLocked
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
 from domain.permissions.checks import require_permission
+from domain.requests.build_claims import LOCK_STATE, MAY_START_FROM, PERMISSIONS, Claim
+from domain.requests.builds import BuildLedger
 from tests.support.databases import create_database, migrate, start_postgresql
 from tests.support.site import populate
 

@@ -90,7 +90,7 @@ def tick(quick: bool) -> Iterator[Result]:
         _let_wait(living, waiting)
         for _ in range(3 if quick else 7):
             began = time.monotonic()
-            resources = {"platform": living.platform}
+            resources = {"services": living.services}
             with dg.build_sensor_context(instance=runs, definitions=defs, resources=resources) as context:
                 asked = build_requests.evaluate_tick(context).run_requests or []
             for request in asked:

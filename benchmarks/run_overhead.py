@@ -27,7 +27,7 @@ import dagster as dg
 
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
-from ember_build.builder import Builder, BuildOrder, Image, OutputLine, Swept
+from ember_build.builder import Builder, BuildOrder, Image, OutputLine, Removed
 from ember_build.bundle import Bundle
 from ember_build.local.builder import LocalBuilder
 from ember_build.local.toolchain import Toolchain
@@ -35,11 +35,11 @@ from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.publish import publish
 from lookit_ops.jobs.build_experiment import build_experiment
-from lookit_ops.platform import Platform
 from lookit_ops.resources import build_session_resource
 from lookit_ops.runs.build import BuildSession
 from lookit_ops.runs.reconcile import reconcile_builds
 from lookit_ops.server.dagster_home import prepare_dagster_home
+from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 from tests.support.site import Site, populate
 
@@ -67,9 +67,9 @@ class TimedBuilder:
         """As the port says."""
         return self.builder.is_isolated
 
-    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+    def remove_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Removed:
         """As the port says."""
-        return self.builder.sweep_orphans(is_running)
+        return self.builder.remove_orphans(is_running)
 
     def prepare(
         self,
@@ -98,7 +98,7 @@ class TimedBuilder:
 
 
 @dataclass(frozen=True)
-class QuickPlatform(Platform):
+class QuickServices(Services):
     """The platform of the settings, whose builder runs the short script."""
 
     @cached_property
@@ -112,17 +112,17 @@ class QuickPlatform(Platform):
 
 
 @dg.resource
-def quick_platform(_context: dg.InitResourceContext) -> Iterator[Platform]:
-    """As `platform_resource`, with the quick builder."""
-    platform = QuickPlatform(load_settings())
-    yield platform
-    platform.engine.dispose()
+def quick_services(_context: dg.InitResourceContext) -> Iterator[Services]:
+    """As `services_resource`, with the quick builder."""
+    services = QuickServices(load_settings())
+    yield services
+    services.engine.dispose()
 
 
 defs = dg.Definitions(
     jobs=[build_experiment],
     resources={
-        "platform": quick_platform,
+        "services": quick_services,
         "build_session": build_session_resource,
         "io_manager": dg.mem_io_manager,
     },
@@ -133,18 +133,18 @@ defs = dg.Definitions(
 class Workbench:
     """A home with a site in its database, and requests for previews to be run in it."""
 
-    platform: Platform
+    services: Services
     site: Site
 
     def overhead(self, run: Callable[[int], None]) -> float:
         """Ask for a preview, run it, and tell the seconds that its builder did not take. Raises BenchmarkError."""
-        request_id = self.platform.ledger.request(self.site.study_id, self.site.study_admin, BuildKind.PREVIEW)
-        times = _times_in(self.platform.settings.home_folder)
+        request_id = self.services.ledger.request(self.site.study_id, self.site.study_admin, BuildKind.PREVIEW)
+        times = _times_in(self.services.settings.home_folder)
         times.unlink(missing_ok=True)
         began = time.monotonic()
         run(request_id)
         seconds = time.monotonic() - began
-        with self.platform.sessions.begin() as session:
+        with self.services.sessions.begin() as session:
             request = session.get_one(BuildRequest, request_id)
         if request.status != RequestStatus.SUCCEEDED:
             raise BenchmarkError(f"the build that was to be measured is {request.status}: {request.error}")
@@ -172,7 +172,7 @@ def launched(quick: bool) -> Iterator[Result]:
         yield _compared(
             bench,
             "run.overhead.launched",
-            lambda request_id: run_launched(bench.platform.settings.home_folder, request_id),
+            lambda request_id: run_launched(bench.services.settings.home_folder, request_id),
             run_plainly_launched,
             quick=quick,
             note="`dagster job execute`, from the start of its process to its end",
@@ -212,33 +212,33 @@ def run_launched(home: Path, request_id: int) -> None:
 
 def run_plainly(request_id: int) -> None:
     """The peer: what the job's ops do, in their order, with the same session but without its run page."""
-    platform = QuickPlatform(load_settings())
-    session = BuildSession(platform, f"plain run of {request_id}", lambda _level, _text: None)
+    services = QuickServices(load_settings())
+    session = BuildSession(services, f"plain run of {request_id}", lambda _level, _text: None)
     session.open()
     try:
-        reconcile_builds(platform)
-        repository = platform.repository(platform.ledger.player_repo_url(request_id))
+        reconcile_builds(services)
+        repository = services.repository(services.ledger.player_repo_url(request_id))
         claim = session.claim(request_id)
         folder = folder_of(claim.kind, claim.study_uuid)
         session.check()
-        live = live_deployment(platform.bucket, folder)
+        live = live_deployment(services.bucket, folder)
         session.check()
-        commit = platform.github.resolve(repository, claim.player_sha)
-        platform.ledger.note_commit(claim, repository=repository.full_name, sha=commit.sha, reason=commit.reason)
-        source = platform.checkouts.fetch(commit)
+        commit = services.github.resolve(repository, claim.player_sha)
+        services.ledger.note_commit(claim, repository=repository.full_name, sha=commit.sha, reason=commit.reason)
+        source = services.checkouts.fetch(commit)
         session.check()
-        platform.builder.prepare(session.show_output(session.image_output))
+        services.builder.prepare(session.show_output(session.image_output))
         session.check()
         order = BuildOrder(
             checkout=source.path,
             prefix=f"/studies/{claim.study_uuid}/",
-            environment=platform.settings.player_environment(trusted=platform.trusts_commit(commit)),
+            environment=services.settings.player_environment(trusted=services.trusts_commit(commit)),
             output=session.output_folder,
         )
-        bundle = platform.builder.build(order, session.show_output(session.build_output), session.stop)
+        bundle = services.builder.build(order, session.show_output(session.build_output), session.stop)
         session.check()
         deployed = publish(
-            platform.bucket,
+            services.bucket,
             bundle,
             folder=folder,
             request_id=str(request_id),
@@ -248,10 +248,10 @@ def run_plainly(request_id: int) -> None:
             before_commit=session.check,
         )
         session.check()
-        session.finish({"bucket": platform.bucket.name, "folder": folder, "files": deployed.file_count})
+        session.finish({"bucket": services.bucket.name, "folder": folder, "files": deployed.file_count})
     finally:
         session.close()
-        platform.engine.dispose()
+        services.engine.dispose()
 
 
 def run_plainly_launched(request_id: int) -> None:
@@ -276,11 +276,11 @@ def workbench() -> Generator[Workbench]:
             "LOOKIT_TRUSTED_REPOSITORIES": player,
         }
         with _environment(settings), _silence():
-            platform = QuickPlatform(load_settings())
-            prepare_dagster_home(platform.settings)
-            platform.upgrade_database()
-            yield Workbench(platform, populate(platform.sessions, State.APPROVED))
-            platform.engine.dispose()
+            services = QuickServices(load_settings())
+            prepare_dagster_home(services.settings)
+            services.upgrade_database()
+            yield Workbench(services, populate(services.sessions, State.APPROVED))
+            services.engine.dispose()
 
 
 @contextmanager

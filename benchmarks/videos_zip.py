@@ -23,7 +23,7 @@ import requests
 from benchmarks.frame import BenchmarkError, Result, benchmark, compare
 from benchmarks.videos.network import BYTES_PER_SECOND, LATENCY, cloud
 from benchmarks.videos.sides import Measured
-from domain.exports.keys import VideoKey
+from domain.videos.object_names import VideoKey
 from tests.support.gcs_servers import BUCKET
 from tests.support.s3_server import S3Server, seaweedfs
 

@@ -49,7 +49,7 @@ class BuildOrder:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class Removed:
     """What was removed, by name, and what could not be, with the reason."""
 
     removed: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Builder(Protocol):
         """Whether a build reaches nothing but its own files: only then may a stranger's code be built."""
         ...
 
-    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+    def remove_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Removed:
         """Remove what builds have left whose worker died; `is_running` tells by the labels of a build.
 
         Raises:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dagster as dg
 
+from lookit_ops.assets.deployment_pruning import deployment_pruning
 from lookit_ops.assets.disk import build_disk_usage, cleanup_assets
 from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
 from lookit_ops.assets.public_list import discoverable_studies_asset
-from lookit_ops.assets.sweeps import deployment_sweep
 from lookit_ops.assets.video_catalogue import refresh_video_catalogue, video_catalogue_asset
 from lookit_ops.assets.watch import WATCHED, watched_checks
 from lookit_ops.assets.workflow import study_workflow_diagram, workflow_diagram
@@ -17,10 +17,10 @@ from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.jobs.deliver_mails import deliver_mails
 from lookit_ops.jobs.end_dead_work import end_dead_work_job
 from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
+from lookit_ops.jobs.prune_deployments import prune_deployments
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.jobs.set_availability import set_availability
-from lookit_ops.jobs.sweep_deployments import sweep_deployments
-from lookit_ops.resources import archive_session_resource, build_session_resource, platform_resource
+from lookit_ops.resources import archive_session_resource, build_session_resource, services_resource
 from lookit_ops.schedules import schedules
 from lookit_ops.sensors.availability import availability
 from lookit_ops.sensors.leases import leases
@@ -32,13 +32,13 @@ from lookit_ops.sensors.study_partitions import study_partitions_sensor
 from lookit_ops.sensors.watch import watch
 
 
-def definitions(platform: dg.ResourceDefinition = platform_resource) -> dg.Definitions:
+def definitions(services: dg.ResourceDefinition = services_resource) -> dg.Definitions:
     """All that Dagster knows of us, on this platform."""
     return dg.Definitions(
         assets=[
             build_disk_usage,
             *cleanup_assets.values(),
-            deployment_sweep,
+            deployment_pruning,
             discoverable_studies_asset,
             experiment_deployment,
             experiment_preview,
@@ -58,7 +58,7 @@ def definitions(platform: dg.ResourceDefinition = platform_resource) -> dg.Defin
             prune_runs,
             refresh_video_catalogue,
             set_availability,
-            sweep_deployments,
+            prune_deployments,
         ],
         sensors=[
             archive_requests,
@@ -76,7 +76,7 @@ def definitions(platform: dg.ResourceDefinition = platform_resource) -> dg.Defin
         executor=dg.in_process_executor,
         resources={
             "archive_session": archive_session_resource,
-            "platform": platform,
+            "services": services,
             "build_session": build_session_resource,
             "io_manager": dg.mem_io_manager,  # steps hand over frozen dataclasses within one process
         },

@@ -12,19 +12,19 @@ from rich.console import Console
 
 from domain.errors import InvalidRequest
 from domain.models import ArchiveRequest, RequestStatus
-from domain.queue import last_error
-from lookit_ops.platform import Platform
+from domain.requests.queue import last_error
 from lookit_ops.server.dagster_home import prepare_dagster_home
+from lookit_ops.services import Services
 from lookit_ops.terminal import plain
 
 LOOK_SECONDS = 1.0
 
 
-def run_archive(platform: Platform, request_id: int, console: Console | None) -> None:
+def run_archive(services: Services, request_id: int, console: Console | None) -> None:
     """Run the job for a waiting request. Raises InvalidRequest if no archive came of it, saying why."""
     from lookit_ops.definitions import defs
 
-    prepare_dagster_home(platform.settings)
+    prepare_dagster_home(services.settings)
     with DagsterInstance.get() as instance, progress(console, f"archive request {request_id}"):
         defs.resolve_job_def("build_zipfile_of_videos").execute_in_process(
             run_config={
@@ -35,11 +35,11 @@ def run_archive(platform: Platform, request_id: int, console: Console | None) ->
             raise_on_error=False,
         )
         # The daemon may have been quicker: then its run makes the archive, and this one waits for it.
-        while (request := _request(platform, request_id)).status == RequestStatus.RUNNING:
+        while (request := _request(services, request_id)).status == RequestStatus.RUNNING:
             time.sleep(LOOK_SECONDS)
-    platform.deliver_mails()
+    services.deliver_mails()
     if request.status == RequestStatus.QUEUED and request.error_code is None:
-        place = platform.archive_queue.places().get(request_id, 1)
+        place = services.archive_queue.places().get(request_id, 1)
         raise InvalidRequest(
             f"archive request {request_id} waits, at place {place} of the queue: as many archives are being made as may"
             " be at once (LOOKIT_ARCHIVES_AT_ONCE); the mail will bring its link"
@@ -53,8 +53,8 @@ def run_archive(platform: Platform, request_id: int, console: Console | None) ->
         raise InvalidRequest(f"archive request {request_id} is {request.status}: {request.error or request.error_code}")
 
 
-def _request(platform: Platform, request_id: int) -> ArchiveRequest:
-    with platform.sessions.begin() as session:
+def _request(services: Services, request_id: int) -> ArchiveRequest:
+    with services.sessions.begin() as session:
         return session.get_one(ArchiveRequest, request_id)
 
 

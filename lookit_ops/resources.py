@@ -7,32 +7,32 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from lookit_ops.platform import Platform
 from lookit_ops.run_tags import SUBMISSION_TAG, number_in
 from lookit_ops.runs.archive import ArchiveSession
 from lookit_ops.runs.build import BuildSession
 from lookit_ops.runs.interruption import Interruption, interruption_of
 from lookit_ops.runs.session import WorkSession
+from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 
 SessionT = TypeVar("SessionT", bound=WorkSession[Any])
 
 
 @dg.resource(description="Settings, database, bucket, GitHub, builder and mail of this environment.")
-def platform_resource(context: dg.InitResourceContext) -> Iterator[Platform]:
+def services_resource(context: dg.InitResourceContext) -> Iterator[Services]:
     """The platform for one run; its database connections are closed afterwards."""
-    platform = Platform(load_settings())
-    yield platform
-    platform.close()
+    services = Services(load_settings())
+    yield services
+    services.close()
 
 
-@dg.resource(required_resource_keys={"platform"}, description="The claim, heartbeat, log and end of the run's build.")
+@dg.resource(required_resource_keys={"services"}, description="The claim, heartbeat, log and end of the run's build.")
 def build_session_resource(context: dg.InitResourceContext) -> Iterator[BuildSession]:
     """The build session of one run. Its teardown runs on failure and on termination alike."""
     yield from _session(context, BuildSession)
 
 
-@dg.resource(required_resource_keys={"platform"}, description="The claim, heartbeat, log and end of the run's archive.")
+@dg.resource(required_resource_keys={"services"}, description="The claim, heartbeat, log and end of the run's archive.")
 def archive_session_resource(context: dg.InitResourceContext) -> Iterator[ArchiveSession]:
     """The archive session of one run, likewise."""
     yield from _session(context, ArchiveSession)
@@ -49,7 +49,7 @@ def _session(context: dg.InitResourceContext, kind: type[SessionT]) -> Iterator[
 
     show = log.log if log else lambda _level, _text: None
     submission = number_in(context.run.tags, SUBMISSION_TAG) if context.run else None
-    session = kind(context.resources.platform, run_id, show, interruption, submission)
+    session = kind(context.resources.services, run_id, show, interruption, submission)
     session.open()
     try:
         yield session

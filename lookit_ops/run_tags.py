@@ -1,8 +1,11 @@
-"""The tags by which runs are told apart: in Dagster's UI, by its limits on concurrency, and by our sensors."""
+"""Names by which runs are told apart: in Dagster's UI, by its limits on concurrency, and by our sensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+BUILD_JOB, ARCHIVE_JOB = "build_experiment", "build_zipfile_of_videos"
+"""The jobs whose runs work on requests."""
 
 KIND_TAG = "lookit/kind"
 """What the run is for: `build`, `archive`, `mails` or `reconcile`; Dagster's limits count these."""

@@ -9,8 +9,8 @@ import dagster as dg
 from lookit_ops.assets.video_catalogue import refresh_video_catalogue
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
+from lookit_ops.jobs.prune_deployments import prune_deployments
 from lookit_ops.jobs.prune_runs import prune_runs
-from lookit_ops.jobs.sweep_deployments import sweep_deployments
 from lookit_ops.maintenance.cleanup import CLEANUPS
 from lookit_ops.settings import load_settings
 
@@ -44,6 +44,6 @@ def schedules() -> list[dg.ScheduleDefinition]:
         nightly(refresh_video_catalogue, "01:00"),
         *(nightly(cleanup_jobs[cleanup.name], cleanup.at) for cleanup in CLEANUPS),
         hourly(measure_disk_usage, 40),
-        nightly(sweep_deployments, "05:00"),
+        nightly(prune_deployments, "05:00"),
         nightly(prune_runs, "06:00"),
     ]

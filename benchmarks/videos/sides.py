@@ -25,9 +25,9 @@ from uuid import uuid4
 
 from pydantic import SecretStr
 
-from domain.exports.keys import Unparsable, VideoKey
-from domain.exports.selection import SelectedVideo, Source, basis_of
 from domain.models.responses import Ruling
+from domain.videos.object_names import Unparsable, VideoKey
+from domain.videos.selection import SelectedVideo, Source, basis_of
 from lookit_ops.archives.plan import ArchivePlan, PlannedVideo
 from lookit_ops.archives.stream import PARTS_AT_ONCE, stream_archive
 from lookit_ops.storage.gcs_archives import GcsArchiveBucket

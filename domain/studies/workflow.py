@@ -390,7 +390,7 @@ class Done:
 def finish_transition(session: Session, study: Study, user: User, done: Done) -> None:
     """The one place for what must happen after each transition, pulled by a person or brought about by an edit.
 
-    A deployment activates a study without one: see `close` and `tell` in `domain/builds/endings.py`.
+    A deployment activates a study without one: see `close` and `tell` in `domain/requests/build_endings.py`.
     """
     log = record(
         session,

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import docker
 
 from ember_build.bounded import LIMITED_CPU, SCRIPT_CPU_SECONDS
-from ember_build.builder import BuildCancelled, BuildOrder, Image, OutputLine, Swept
+from ember_build.builder import BuildCancelled, BuildOrder, Image, OutputLine, Removed
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import Cancelled, TimeLimitReached
 from ember_build.disk import require
@@ -38,7 +38,7 @@ from ember_build.docker.cleanup import EngineUsage, engine_usage, remove_images,
 from ember_build.docker.confinement import MB, Limits, Mount
 from ember_build.docker.container import run_in
 from ember_build.docker.dependency_cache import SHARED_FOLDER, SharedDependencies, find_or_fill, require_contents
-from ember_build.docker.engine import connect, engine_errors, expected_answers, filters_for, labels_for, sweep_orphans
+from ember_build.docker.engine import connect, engine_errors, expected_answers, filters_for, labels_for, remove_orphans
 from ember_build.docker.host import EngineHost, look_at_engine_host
 from ember_build.docker.images import build_image, find_image, image_context, image_tag, layers_key
 from ember_build.docker.proxy import Egress, egress
@@ -133,10 +133,10 @@ class DockerBuilder:
         # After a cancellation the engine ends the image all the same: the next build takes it from there.
         return answer_of(build, cancelled, "its image was built")
 
-    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+    def remove_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Removed:
         """Remove what builds have left that do not run any more."""
         with self._client() as client, expected_answers("list what builds have left"):
-            return sweep_orphans(client, self._deployment, _apart_from_answers(is_running))
+            return remove_orphans(client, self._deployment, _apart_from_answers(is_running))
 
     def clean_images(
         self, older_than: datetime, is_running: Callable[[Mapping[str, str]], bool], *, dry_run: bool
@@ -164,7 +164,7 @@ class DockerBuilder:
             used = engine_usage(client, self._deployment)
             with engine_errors("list its images"):
                 images = client.api.images(filters=filters_for(self._deployment, role="image"))
-            labels = labels_for(self._deployment, "look", {"request": "none"})  # so that a sweep takes it
+            labels = labels_for(self._deployment, "look", {"request": "none"})  # so that a pruning takes it
             return used, look_at_engine_host(client, images[0]["Id"], labels) if images else None
 
     def build(self, order: BuildOrder, on_output: OutputLine, cancelled: threading.Event | None = None) -> Bundle:

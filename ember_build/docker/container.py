@@ -294,7 +294,7 @@ def removed_container(
 
 
 def remove_container(client: docker.DockerClient, container_id: str) -> None:
-    """End and remove a container. What cannot be removed now, because the engine is gone, the next sweep removes."""
+    """End and remove a container. What cannot be removed now, because the engine is gone, the next cleanup removes."""
     for pause in (0.2, 1.0, 0.0):
         try:
             client.api.remove_container(container_id, v=True, force=True)
@@ -321,7 +321,7 @@ def removed_volume(
 
 
 def remove_volume(client: docker.DockerClient, name: str) -> None:
-    """Remove a volume. What cannot be removed now, because the engine is gone, the next sweep removes."""
+    """Remove a volume. What cannot be removed now, because the engine is gone, the next cleanup removes."""
     for pause in (0.2, 1.0, 0.0):
         try:
             client.api.remove_volume(name, force=True)

@@ -12,7 +12,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
-from ember_build.builder import Swept
+from ember_build.builder import Removed
 from ember_build.errors import BuildPlatformError
 
 SYSTEM = "lookit-ops"
@@ -115,9 +115,9 @@ def labels_of(labels: Mapping[str, str] | None) -> dict[str, str]:
     return {name.removeprefix(f"{LABEL}."): value for name, value in own.items()}
 
 
-def sweep_orphans(
+def remove_orphans(
     client: docker.DockerClient, deployment: str, is_running: Callable[[Mapping[str, str]], bool]
-) -> Swept:
+) -> Removed:
     """Remove containers, networks and volumes of this deployment whose build, by its labels, does not run any more.
 
     What carries no request (stores that builds share) stays. One failure never stops the rest. `is_running` is asked
@@ -155,4 +155,4 @@ def sweep_orphans(
     for found in volumes:
         if orphaned(found.get("Labels")):
             remove(f"volume {found['Name']}", lambda i=found["Name"]: client.api.remove_volume(i, force=True))
-    return Swept(removed=tuple(removed), failed=tuple(failed))
+    return Removed(removed=tuple(removed), failed=tuple(failed))

@@ -23,7 +23,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from ember_build.bounded import LIMITED_CPU, SCRIPT_CPU_SECONDS, wait_for
-from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder, Image, OutputLine, Swept
+from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder, Image, OutputLine, Removed
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.child_process import Cancelled, TimeLimitReached, end_processes, run_child
 from ember_build.errors import BuildCancelled, BuildPlatformError
@@ -73,10 +73,10 @@ class LocalBuilder:
 
     is_isolated = False
 
-    def sweep_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Swept:
+    def remove_orphans(self, is_running: Callable[[Mapping[str, str]], bool]) -> Removed:
         """Remove what no living build holds the lock of, whatever `is_running` says of labels: nothing here has any."""
         with _disk_errors("clear away what killed builds have left"):
-            return Swept(removed=tuple(self._remove_abandoned_scratch()))
+            return Removed(removed=tuple(self._remove_abandoned_scratch()))
 
     def prepare(
         self,

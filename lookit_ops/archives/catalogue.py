@@ -1,14 +1,14 @@
-"""Brings the table `video` up to date from a listing of its buckets; the rules are in `domain/exports/catalogue.py`."""
+"""Brings the table `video` up to date from a listing of its buckets; the rules are in `domain/videos/catalogue.py`."""
 
 from __future__ import annotations
 
 from sqlalchemy import select
 
 from domain.db import database_now
-from domain.exports.catalogue import CatalogueReport, Finding, update_catalogue
-from domain.exports.keys import prefixes_of
 from domain.models import Study
-from lookit_ops.platform import Platform
+from domain.videos.catalogue import CatalogueReport, Finding, update_catalogue
+from domain.videos.object_names import prefixes_of
+from lookit_ops.services import Services
 
 PLAUSIBLE_SHARE = 0.2
 """Of the rows that may be marked as gone at once; more looks like another bucket, or like a part of the right one."""
@@ -18,22 +18,22 @@ TO_REPORT = tuple(finding for finding in Finding if finding is not Finding.DISRE
 
 
 def refresh_catalogue(
-    platform: Platform, study: Study | None = None, *, plausible_share: float = PLAUSIBLE_SHARE
+    services: Services, study: Study | None = None, *, plausible_share: float = PLAUSIBLE_SHARE
 ) -> CatalogueReport:
     """List the buckets, or the videos of one study in them, and write what is new, changed, gone or back.
 
     Raises StorageError, and InvalidRequest, with nothing changed, if an implausible share would be marked as gone.
     """
     prefixes = prefixes_of(study.uuid) if study else ("",)
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         now = session.scalars(select(database_now())).one()
-    listing = [video for prefix in prefixes for video in platform.videos.videos(prefix)]
-    with platform.sessions.begin() as session:
+    listing = [video for prefix in prefixes for video in services.videos.videos(prefix)]
+    with services.sessions.begin() as session:
         return update_catalogue(
             session,
             listing,
             now=now,
-            buckets=platform.videos.names,
+            buckets=services.videos.names,
             study=study,
             plausible_share=plausible_share,
         )

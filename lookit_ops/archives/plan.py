@@ -14,14 +14,14 @@ from uuid import UUID
 
 from domain.errors import InvalidRequest
 from domain.escaping import one_line
-from domain.exports.archive_name import MANIFEST_NAME, archive_key, member_names
-from domain.exports.keys import prefixes_of
-from domain.exports.ledger import ArchiveClaim, ArchiveFacts, MissingVideo
-from domain.exports.manifest import ManifestRow, manifest_csv
-from domain.exports.selection import Basis, SelectedVideo, basis_of, select_videos
 from domain.models import Study, User
+from domain.requests.archives import ArchiveClaim, ArchiveFacts, MissingVideo
+from domain.videos.archive_names import MANIFEST_NAME, archive_key, member_names
+from domain.videos.manifest import ManifestRow, manifest_csv
+from domain.videos.object_names import prefixes_of
+from domain.videos.selection import Basis, SelectedVideo, basis_of, select_videos
 from lookit_ops.archives.zip_format import Member
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.parallel import in_parallel
 from lookit_ops.storage.video_buckets import VideoBuckets
@@ -137,7 +137,7 @@ def require_wanted(stop: threading.Event) -> None:
         raise StorageError(GIVEN_UP)
 
 
-def probe(platform: Platform, plan: ArchivePlan, stop: threading.Event | None = None) -> dict[str, str]:
+def probe(services: Services, plan: ArchivePlan, stop: threading.Event | None = None) -> dict[str, str]:
     """Ask for the beginning of each video; returns those that cannot be read, by key, with the reason.
 
     What else is the matter with a video shows when it is read. Raises StorageError if all are refused, since then it is
@@ -148,7 +148,7 @@ def probe(platform: Platform, plan: ArchivePlan, stop: threading.Event | None = 
     def refused(video: PlannedVideo) -> VideoUnreadable | None:
         require_wanted(stop)
         try:
-            with closing(platform.videos.blocks(video.listed, 0)) as blocks:
+            with closing(services.videos.blocks(video.listed, 0)) as blocks:
                 next(blocks, b"")
         except VideoUnreadable as error:
             return error
@@ -164,7 +164,7 @@ def probe(platform: Platform, plan: ArchivePlan, stop: threading.Event | None = 
 
 
 def plan_archive(
-    platform: Platform,
+    services: Services,
     claim: ArchiveClaim,
     unreadable: Mapping[str, str] | None = None,
     stop: threading.Event | None = None,
@@ -174,14 +174,14 @@ def plan_archive(
     `unreadable` are objects, by key, that could not be read, with the reason: they count as missing. Raises
     InvalidRequest or PermissionDenied if nothing is left, StorageError once `stop` is set.
     """
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         study, user = session.get_one(Study, claim.study_id), session.get_one(User, claim.requested_by_id)
         selection = select_videos(session, user, study, claim.kind, claim.name_contains)
-    listed = _list(platform.videos, claim.study_uuid, selection.videos, stop or threading.Event())
+    listed = _list(services.videos, claim.study_uuid, selection.videos, stop or threading.Event())
     why = {key: COLD for key, video in listed.items() if video.is_cold} | dict(unreadable or {})
     found = [video for video in selection.videos if video.object_key in listed and video.object_key not in why]
     absent = [
-        (video, why.get(video.object_key) or _why_not_listed(video, platform.videos))
+        (video, why.get(video.object_key) or _why_not_listed(video, services.videos))
         for video in selection.videos
         if video.object_key not in listed or video.object_key in why
     ]
@@ -190,13 +190,13 @@ def plan_archive(
         reasons = Counter(reason for video, reason in absent)
         told = "; ".join(f"of {count}: {reason}" for reason, count in reasons.most_common())
         raise InvalidRequest(
-            f"none of the {len(selection.videos)} videos of {claim.study_name!r} in {platform.videos.name} can be read"
+            f"none of the {len(selection.videos)} videos of {claim.study_name!r} in {services.videos.name} can be read"
             f" now ({told})"
         )
     if not found:
         raise InvalidRequest(
             f"none of the {len(selection.videos)} videos that the catalogue has of {claim.study_name!r} is in"
-            f" {platform.videos.name}; the operator should look at the bucket, and run `lookit-ops videos catalogue`"
+            f" {services.videos.name}; the operator should look at the bucket, and run `lookit-ops videos catalogue`"
         )
     names = member_names(video.object_key for video in found)
     videos = [PlannedVideo(video, listed[video.object_key], names[video.object_key]) for video in found]

@@ -7,16 +7,15 @@ from typing import Any
 
 import dagster as dg
 
-from ember_build.disk import MB, free_mb
+from ember_build.disk import MB
 from ember_build.errors import BuildPlatformError
-from ember_build.removal import Removal, size_on_disk
+from ember_build.removal import Removal
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.maintenance.cleanup import CLEANUPS
-from lookit_ops.platform import Platform
+from lookit_ops.maintenance.disk_usage import disk_usage
+from lookit_ops.services import Services
 
 GROUP = "operations"
-PARTS = ("checkouts", "deployments", "dependencies", "cache", "toolchain", "scratch")
-"""The folders of builds in the home."""
 WARNS_AT = 2
 """How many times the room that a build needs must be free for the check to be content."""
 
@@ -40,37 +39,11 @@ def facts(done: Removal) -> Mapping[str, Any]:
     }
 
 
-def usage(platform: Platform) -> dict[str, float]:
-    """MB by place: what builds take in the home and on the engine, and what is free on both disks.
-
-    Raises BuildPlatformError if builds run in Docker and the engine is away.
-    """
-    home = platform.settings.home_folder
-    told: dict[str, float] = {
-        f"home: {part} MB": round(size_on_disk(home / "ember_build" / part) / MB, 1)
-        for part in PARTS
-        if (home / "ember_build" / part).exists()
-    }
-    told["home: free MB"] = min(free_mb(home), free_mb(home / "ember_build"))  # which may be a disk of its own
-    if platform.settings.builder == "docker":
-        used, host = platform.docker_builder.usage()
-        if used:
-            told |= {
-                "engine: images": used.images,
-                "engine: images MB": round(used.image_bytes / MB, 1),
-                "engine: volumes": used.volumes,
-                "engine: volumes MB": round(used.volume_bytes / MB, 1),
-            }
-        if host:
-            told |= {"engine: free MB": host.free_disk_mb, "engine: available memory MB": host.available_memory_mb}
-    return told
-
-
 @dg.asset(
     name="build_disk_usage",
     description="How much room builds take, and how much is free, in the home and on the Docker engine.",
     group_name=GROUP,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
     check_specs=[
         dg.AssetCheckSpec(
             "room_for_builds",
@@ -80,12 +53,12 @@ def usage(platform: Platform) -> dict[str, float]:
     ],
 )
 def build_disk_usage(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    platform: Platform = context.resources.platform
+    services: Services = context.resources.services
     try:
-        told = usage(platform)
+        told = disk_usage(services)
     except BuildPlatformError as error:
         raise as_dagster_failure(failure_of("build_disk_usage", error)) from None
-    return dg.MaterializeResult(metadata=told, check_results=[room_check(told, platform.settings.free_disk_mb)])
+    return dg.MaterializeResult(metadata=told, check_results=[room_check(told, services.settings.free_disk_mb)])
 
 
 def room_check(told: Mapping[str, float], needed_mb: int) -> dg.AssetCheckResult:

@@ -9,19 +9,19 @@ import dagster as dg
 
 from domain.escaping import markdown_text
 from lookit_ops.maintenance.public_list import KEY, PublicList, refresh_public_list
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 
 SHOWN_AT_MOST = 50
 
 
-def facts(platform: Platform, written: PublicList) -> Mapping[str, Any]:
+def facts(services: Services, written: PublicList) -> Mapping[str, Any]:
     """What the asset's page tells of the list."""
     shown = "\n".join(f"1. {markdown_text(name)}" for name in written.names[:SHOWN_AT_MOST])
     more = len(written.names) - SHOWN_AT_MOST
     return {
         "studies": len(written.names),
         "names": dg.MetadataValue.md(shown + (f"\n\n… and {more} more" if more > 0 else "")),
-        "bucket": platform.bucket.name,
+        "bucket": services.bucket.name,
         "key": KEY,
         "generation": written.generation,
     }
@@ -33,10 +33,10 @@ def facts(platform: Platform, written: PublicList) -> Mapping[str, Any]:
     " to have it compared with the database at once.",
     group_name="studies",
     kinds={"json"},
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
 )
 def discoverable_studies_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    platform: Platform = context.resources.platform
-    written = refresh_public_list(platform)
+    services: Services = context.resources.services
+    written = refresh_public_list(services)
     context.log.info("the list was rewritten" if written.rewritten else "the list was up to date already")
-    return dg.MaterializeResult(metadata=facts(platform, written))
+    return dg.MaterializeResult(metadata=facts(services, written))

@@ -9,9 +9,9 @@ import dagster as dg
 
 from domain.errors import InvalidRequest
 from domain.escaping import markdown_code, markdown_text, one_line
-from domain.exports.catalogue import CatalogueReport, Found
+from domain.videos.catalogue import CatalogueReport, Found
 from lookit_ops.archives.catalogue import refresh_catalogue, without_row
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 
 EVERY_VIDEO_HAS_A_ROW = "every_video_has_a_row"
@@ -53,7 +53,7 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
     " reported, never guessed; if implausibly many videos are gone, nothing is changed.",
     group_name="videos",
     kinds={"table"},
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
     check_specs=[
         dg.AssetCheckSpec(
             EVERY_VIDEO_HAS_A_ROW,
@@ -68,13 +68,13 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
     ],
 )
 def video_catalogue_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    platform: Platform = context.resources.platform
+    services: Services = context.resources.services
     try:
-        report = refresh_catalogue(platform)
+        report = refresh_catalogue(services)
     except (InvalidRequest, StorageError) as error:
-        raise dg.Failure(platform.redact(str(error)), allow_retries=False) from None
+        raise dg.Failure(services.redact(str(error)), allow_retries=False) from None
     count = without_row(report)
-    found = facts(platform.videos.name, report)
+    found = facts(services.videos.name, report)
     return dg.MaterializeResult(
         metadata=found,
         check_results=[

@@ -15,10 +15,10 @@ import dagster as dg
 
 from domain.mail.outbox import outbox_state
 from domain.models import ArchiveRequest, BuildRequest
-from domain.outcomes import outcomes
-from domain.queue import Model, QueueState
+from domain.requests.queue import Model, QueueState
+from domain.requests.statistics import outcomes
 from lookit_ops.failures import RETRIED
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 
 GROUP = "watch"
 A_DAY = timedelta(days=1)
@@ -46,7 +46,7 @@ class Watched:
 
     spec: dg.AssetSpec
     check: str
-    look: Callable[[Platform], Seen]
+    look: Callable[[Services], Seen]
 
     def observation(self, seen: Seen) -> dg.AssetObservation:
         """The numbers, as Dagster plots them."""
@@ -68,8 +68,8 @@ def _minutes(since: datetime | None) -> float:
     return round((datetime.now(UTC) - since) / timedelta(minutes=1), 1) if since else 0.0
 
 
-def _look_at_the_queue(platform: Platform) -> Seen:
-    states: dict[str, QueueState] = {"builds": platform.build_queue.state(), "archives": platform.archive_queue.state()}
+def _look_at_the_queue(services: Services) -> Seen:
+    states: dict[str, QueueState] = {"builds": services.build_queue.state(), "archives": services.archive_queue.state()}
     facts: dict[str, Any] = {}
     for name, state in states.items():
         facts |= {
@@ -84,8 +84,8 @@ def _look_at_the_queue(platform: Platform) -> Seen:
     return Seen(facts, is_well, f"the oldest request has waited for {oldest:g} minutes")
 
 
-def _look_at_outcomes(what: str, platform: Platform) -> Seen:
-    seen = outcomes(platform.sessions, KINDS[what], A_DAY)
+def _look_at_outcomes(what: str, services: Services) -> Seen:
+    seen = outcomes(services.sessions, KINDS[what], A_DAY)
     share = seen.share_failed_by(OUR_FAULTS)
     facts: dict[str, Any] = {"succeeded": seen.succeeded, "cancelled": seen.cancelled, "tried again": seen.tried_again}
     facts |= {f"failed: {code}": count for code, count in sorted(seen.failed.items())}
@@ -94,8 +94,8 @@ def _look_at_outcomes(what: str, platform: Platform) -> Seen:
     return Seen(facts, is_well, f"of {seen.ended} {what} within a day, {share:.0%} failed by the platform's fault")
 
 
-def _look_at_the_outbox(platform: Platform) -> Seen:
-    seen = outbox_state(platform.sessions, A_DAY)
+def _look_at_the_outbox(services: Services) -> Seen:
+    seen = outbox_state(services.sessions, A_DAY)
     age = _minutes(seen.oldest_waiting_at)
     facts = {"waiting": seen.waiting, "oldest, minutes": age, "failed within a day": seen.failed}
     is_well = not seen.failed and age * timedelta(minutes=1) < LONGEST_IN_OUTBOX
@@ -103,14 +103,14 @@ def _look_at_the_outbox(platform: Platform) -> Seen:
     return Seen(facts, is_well, f"{why}; `lookit-ops mail list` names them")
 
 
-def _look_at_workers(platform: Platform) -> Seen:
-    died = {what: outcomes(platform.sessions, model, A_DAY).workers_died for what, model in KINDS.items()}
+def _look_at_workers(services: Services) -> Seen:
+    died = {what: outcomes(services.sessions, model, A_DAY).workers_died for what, model in KINDS.items()}
     facts = {f"of {what}, died within a day": count for what, count in died.items()}
     count = sum(died.values())
     return Seen(facts, not count, f"{count} workers stopped answering within a day")
 
 
-def _watched(name: str, description: str, check: str, look: Callable[[Platform], Seen]) -> Watched:
+def _watched(name: str, description: str, check: str, look: Callable[[Services], Seen]) -> Watched:
     return Watched(dg.AssetSpec(name, description=description, group_name=GROUP), check, look)
 
 
@@ -138,10 +138,10 @@ def _check_of(watched: Watched) -> dg.AssetChecksDefinition:
         asset=watched.spec.key,
         name=watched.check,
         description=watched.spec.description,
-        required_resource_keys={"platform"},
+        required_resource_keys={"services"},
     )
     def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        seen = watched.look(context.resources.platform)
+        seen = watched.look(context.resources.services)
         return dg.AssetCheckResult(
             passed=seen.is_well, severity=dg.AssetCheckSeverity.WARN, description=seen.why, metadata=seen.facts
         )

@@ -9,10 +9,10 @@ from base64 import b64encode
 
 import dagster as dg
 
-from domain.find import find_study
+from domain.lookup import find_study
 from domain.studies.diagram import Path, draw, path_of
-from lookit_ops.platform import Platform
 from lookit_ops.runs.report import studies
+from lookit_ops.services import Services
 
 
 def _picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
@@ -34,12 +34,12 @@ def workflow_diagram() -> dg.MaterializeResult:
     group_name="studies",
     kinds={"graphviz"},
     partitions_def=studies,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
 )
 def study_workflow_diagram(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
     """The region of interest of one study."""
-    platform: Platform = context.resources.platform
-    with platform.sessions.begin() as session:
+    services: Services = context.resources.services
+    with services.sessions.begin() as session:
         study = find_study(session, context.partition_key)
         name, path = study.name, path_of(session, study)
     picture = draw("png", path, region_of_interest=True)

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from domain.builds.claims import player_of
 from domain.db import LARGEST_ID
-from domain.find import find_study, find_user
+from domain.lookup import find_study, find_user
 from domain.models import BuildKind, BuildRequest
-from domain.queue import last_error
-from lookit_ops.cli.options import Acting, Json, StudyName, platform
+from domain.requests.build_claims import player_of
+from domain.requests.queue import last_error
+from lookit_ops.cli.options import Acting, Json, StudyName, services
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
-from lookit_ops.platform import Platform
 from lookit_ops.server.dagster_home import prepare_dagster_home
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-    from lookit_ops.jobs.end_dead_work import DeadWork
+    from lookit_ops.runs.dead_runs import DeadWork
 
 app = typer.Typer(
     help="Builds: request, list, cancel; put an earlier one back; end or remove what is left behind.",
@@ -37,7 +37,7 @@ def request(
     json: Json = False,
 ) -> None:
     """Ask for a build; a run takes it when it is its turn, as long as `lookit-ops up` (or `dev`) runs somewhere."""
-    outside = platform()
+    outside = services()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
     outside.repository(player_of(found, kind).repository_url)  # what the build would refuse is refused at once
@@ -57,7 +57,7 @@ def list_builds(
     last: Last = 20,
 ) -> None:
     """List build requests, newest first, with their place in the queue."""
-    outside = platform()
+    outside = services()
     places = places_in_queue(outside, BuildRequest)
     found = newest(outside, BuildRequest, status, last)
     if json:
@@ -109,16 +109,16 @@ def cancel(
     request_id: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="Id of the build request.")], acting: Acting
 ) -> None:
     """Cancel a build request, waiting or running."""
-    outside = platform()
+    outside = services()
     cancel_request(outside, outside.ledger, "Build request", request_id, acting)
 
 
 @app.command()
 def reconcile() -> None:
     """End what dead workers have left open, builds and archives, as the sensor `leases` does every ten seconds."""
-    from lookit_ops.jobs.end_dead_work import NOTHING, end_dead_work  # Dagster takes seconds to import
+    from lookit_ops.runs.dead_runs import NOTHING, end_dead_work
 
-    outside = platform()
+    outside = services()
     _ = outside.engine  # before a home for Dagster is made: a database that is not there is named
     instance = _dagster(outside)
     done = end_dead_work(outside, instance)
@@ -131,7 +131,7 @@ def reconcile() -> None:
         )
 
 
-def _dagster(outside: Platform) -> DagsterInstance | None:
+def _dagster(outside: Services) -> DagsterInstance | None:
     """Dagster's storage; None, with a word to the operator, if it cannot be opened."""
     from dagster import DagsterInstance
 
@@ -143,9 +143,9 @@ def _dagster(outside: Platform) -> DagsterInstance | None:
         return None
 
 
-def _told_to_dagster(instance: DagsterInstance, outside: Platform, done: DeadWork) -> int:
+def _told_to_dagster(instance: DagsterInstance, outside: Services, done: DeadWork) -> int:
     """How many runs were dead. The requests have their end whatever Dagster says."""
-    from lookit_ops.jobs.end_dead_work import tell_dagster
+    from lookit_ops.runs.dead_runs import tell_dagster
 
     try:
         with instance:
@@ -155,6 +155,6 @@ def _told_to_dagster(instance: DagsterInstance, outside: Platform, done: DeadWor
         return 0
 
 
-def _say_that_dagster_is_away(outside: Platform, error: Exception) -> None:
+def _say_that_dagster_is_away(outside: Services, error: Exception) -> None:
     why = outside.redact(str(error).strip().partition("\n")[0])
     errors.print(f"Dagster cannot be told: {plain(why)}", soft_wrap=True, highlight=False)

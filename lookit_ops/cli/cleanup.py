@@ -9,9 +9,10 @@ import typer
 from ember_build.disk import MB
 from ember_build.errors import BuildPlatformError
 from ember_build.removal import Removal
-from lookit_ops.cli.options import Json, platform
+from lookit_ops.cli.options import Json, services
 from lookit_ops.cli.show import as_json, console, plain, table
 from lookit_ops.maintenance.cleanup import CLEANUPS, hours
+from lookit_ops.maintenance.disk_usage import disk_usage
 
 app = typer.Typer(
     help="Remove what is needed no longer: bundles, images, checkouts, dependencies, archives.", no_args_is_help=True
@@ -56,9 +57,7 @@ def archives(older_than_hours: OlderThan = None, dry_run: DryRun = False, json: 
 @app.command()
 def usage(json: Json = False) -> None:
     """Show how much room builds take, and how much is free."""
-    from lookit_ops.assets.disk import usage as room  # Dagster takes seconds to import
-
-    told = room(platform())
+    told = disk_usage(services())
     if json:
         as_json(told)
     else:
@@ -68,7 +67,7 @@ def usage(json: Json = False) -> None:
 def _clean(name: str, older_than_hours: float | None, *, dry_run: bool, json: bool) -> None:
     cleanup = next(cleanup for cleanup in CLEANUPS if cleanup.name == name)
     age = None if older_than_hours is None else hours(older_than_hours)
-    done = cleanup.run(platform(), age, dry_run=dry_run)
+    done = cleanup.run(services(), age, dry_run=dry_run)
     if json:
         as_json(
             {

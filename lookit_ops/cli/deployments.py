@@ -1,4 +1,4 @@
-"""`lookit-ops build deployments`, `rollback` and `sweep`: what is live in the bucket, what can be, and what goes."""
+"""`lookit-ops build deployments`, `rollback` and `prune`: what is live in the bucket, what can be, and what goes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Annotated
 
 import typer
 
-from domain.builds.rollback import approvals_of
 from domain.db import LARGEST_ID
-from domain.find import find_study, find_user
+from domain.lookup import find_study, find_user
 from domain.models import BuildKind
-from lookit_ops.cli.options import Acting, Json, StudyName, platform
+from domain.requests.rollbacks import approvals_of
+from lookit_ops.cli.options import Acting, Json, StudyName, services
 from lookit_ops.cli.public_list import keep_page, keep_public_list
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.deployments.manifest import KEPT, folder_of, history
 from lookit_ops.deployments.rollback import restorable
-from lookit_ops.maintenance.sweep_deployments import LONGEST_HOURS, sweep_deployments
+from lookit_ops.maintenance.prune_deployments import LONGEST_HOURS, prune_deployments
 from lookit_ops.runs.rollback import roll_back
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.storage.experiments import StorageError
@@ -23,7 +23,7 @@ from lookit_ops.storage.experiments import StorageError
 
 def deployments(study: StudyName, json: Json = False) -> None:
     """Show which deployment of a study is live, and which can be put back."""
-    outside = platform()
+    outside = services()
     with outside.reading.begin() as session:
         found = find_study(session, study)
         name, folder, study_id = found.name, folder_of(BuildKind.DEPLOYMENT, found.uuid), found.id
@@ -83,7 +83,7 @@ def rollback(
     ] = "",
 ) -> None:
     """Put an earlier deployment of a study back, at once, with all its files."""
-    outside = platform()
+    outside = services()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
     done = roll_back(outside, found.id, user.id, to, origin="through the command line", comment=comment)
@@ -100,7 +100,7 @@ def rollback(
     )
 
 
-def sweep(
+def prune(
     older_than_hours: Annotated[
         float,
         typer.Option(
@@ -112,8 +112,8 @@ def sweep(
     ] = KEPT,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
 ) -> None:
-    """Remove from the bucket what no kept deployment needs; the job `sweep_deployments` does it at night."""
-    done = sweep_deployments(platform(), older_than_hours=older_than_hours, keep=keep, dry_run=dry_run)
+    """Remove from the bucket what no kept deployment needs; the job `prune_deployments` does it at night."""
+    done = prune_deployments(services(), older_than_hours=older_than_hours, keep=keep, dry_run=dry_run)
     for file in done.removed:
         console.print(f"{plain(file.key)} ({file.size_bytes:,} bytes)", soft_wrap=True, highlight=False)
     for folder, reason in done.left_alone.items():

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from domain.db import LARGEST_ID
 from domain.mail.outbox import try_again
 from domain.models import OutboxMail
-from lookit_ops.cli.options import MOST_ROWS, Json, platform
+from lookit_ops.cli.options import MOST_ROWS, Json, services
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 
 app = typer.Typer(help="Mails: list them, deliver what is due, try again what failed.", no_args_is_help=True)
@@ -19,7 +19,7 @@ app = typer.Typer(help="Mails: list them, deliver what is due, try again what fa
 @app.command()
 def deliver() -> None:
     """Deliver the mails that are due."""
-    done = platform().deliver_mails()
+    done = services().deliver_mails()
     console.print(f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed, {done.withdrawn} withdrawn.")
 
 
@@ -30,7 +30,7 @@ def retry(
     ] = None,
 ) -> None:
     """Put mails that failed back into the outbox, due now, as if they had never been tried."""
-    ids = try_again(platform().sessions, mail_id)
+    ids = try_again(services().sessions, mail_id)
     console.print(f"{counted(ids, 'mail')} put back{': ' if ids else ''}{', '.join(map(str, ids))}.", soft_wrap=True)
 
 
@@ -40,7 +40,7 @@ def list_mails(
     last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many mails, the newest.")] = 20,
 ) -> None:
     """List the mails, newest first, and what became of them."""
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         mails = list(session.scalars(select(OutboxMail).order_by(OutboxMail.id.desc()).limit(last)))
         addresses = {mail.id: mail.recipient.email for mail in mails}
     if json:

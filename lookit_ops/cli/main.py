@@ -46,7 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(database.app, name="db")
 app.add_typer(studies.app, name="study")
-for command in (deployments.deployments, deployments.rollback, deployments.sweep):
+for command in (deployments.deployments, deployments.rollback, deployments.prune):
     builds.app.command()(command)
 app.add_typer(builds.app, name="build")
 app.add_typer(cleanup.app, name="cleanup")

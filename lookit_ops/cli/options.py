@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -23,8 +23,8 @@ open_until_the_end = ExitStack()
 """What a command opened; `main` closes it."""
 
 
-def platform() -> Platform:
+def services() -> Services:
     """The platform of the environment's settings; its connections are closed when the command ends."""
-    outside = Platform(load_settings())
+    outside = Services(load_settings())
     open_until_the_end.callback(outside.close)
     return outside

@@ -8,7 +8,7 @@ import typer
 from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest
-from domain.find import find_lab, find_study, find_user
+from domain.lookup import find_lab, find_study, find_user
 from domain.models import User
 from domain.models.accounts import RoleScope
 from domain.permissions import grants
@@ -20,7 +20,7 @@ from domain.permissions.grants import grant as give
 from domain.permissions.grants import revoke as take
 from domain.permissions.held import roles_of, roles_on
 from domain.permissions.roles import SITE_ADMIN
-from lookit_ops.cli.options import Acting, Json, platform
+from lookit_ops.cli.options import Acting, Json, services
 from lookit_ops.cli.show import as_json, console, counted, plain, table
 
 app = typer.Typer(
@@ -91,7 +91,7 @@ def _change(
     giving: bool,
     force: bool = False,
 ) -> None:
-    with platform().sessions.begin() as session:
+    with services().sessions.begin() as session:
         target = _target(session, study, lab)
         user, by = find_user(session, email), find_user(session, acting)
         if dry:
@@ -126,7 +126,7 @@ def _show(effect: Effect, *, account: User) -> None:
 @app.command()
 def first_admin(email: Person) -> None:
     """Make an account that is there the first site admin, who can grant all else; refused once there is one."""
-    with platform().sessions.begin() as session:
+    with services().sessions.begin() as session:
         user = find_user(session, email)
         effect = grants.grant_first_admin(session, user)
     console.print(f"Is now {SITE_ADMIN} platform-wide, the first one: {plain(user.email)}.", soft_wrap=True)
@@ -142,7 +142,7 @@ def make_role(
 ) -> None:
     """Make a role by hand, with any permissions; `permission grant` then gives it to people."""
     codes = [_permission(typed) for typed in permissions]
-    with platform().sessions.begin() as session:
+    with services().sessions.begin() as session:
         grants.make_role(session, find_user(session, acting), on, name, codes)
     console.print(f"The {on} role {plain(name)} holds {', '.join(sorted(set(codes)))}.")
 
@@ -155,7 +155,7 @@ def list_grants(study: OnStudy = None, lab: OnLab = None, person: OfPerson = Non
             raise InvalidRequest("give --person alone: it lists every role of the account, wherever it is held")
         _list_of_person(person, json=json)
         return
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         target = _target(session, study, lab)
         held = [(user.email, user.name, role.name) for user, role in roles_on(session, target)]
         where = describe(target)
@@ -166,7 +166,7 @@ def list_grants(study: OnStudy = None, lab: OnLab = None, person: OfPerson = Non
 
 
 def _list_of_person(email: str, *, json: bool) -> None:
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         user = find_user(session, email)
         held = roles_of(session, user)
     if json:
@@ -184,7 +184,7 @@ def _list_of_person(email: str, *, json: bool) -> None:
 @app.command()
 def explain(email: Person, permission: Code, study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
     """Say why somebody holds a permission, or what is missing and who could grant it."""
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         code = _permission(permission)
         explanation = explain_permission(session, find_user(session, email), code, _target(session, study, lab))
     if json:
@@ -196,7 +196,7 @@ def explain(email: Person, permission: Code, study: OnStudy = None, lab: OnLab =
 @app.command()
 def who(permission: Code, study: OnStudy = None, lab: OnLab = None, json: Json = False) -> None:
     """List everyone who holds a permission, superusers among them."""
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         target = _target(session, study, lab)
         holders = [(user.email, user.name) for user in users_with_permission(session, _permission(permission), target)]
         where = describe(target)

@@ -6,11 +6,11 @@ from domain.models.studies import PageState
 from lookit_ops.cli.show import console, errors, plain
 from lookit_ops.maintenance.availability import bring_page_into_line
 from lookit_ops.maintenance.public_list import refresh_public_list
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 
 
-def keep_page(outside: Platform, study_id: int) -> None:
+def keep_page(outside: Services, study_id: int) -> None:
     """Bring the page into line after a change; the change stands, so a storage that fails is a warning."""
     try:
         changed = bring_page_into_line(outside, study_id)
@@ -26,7 +26,7 @@ def keep_page(outside: Platform, study_id: int) -> None:
         console.print(f"Families {told}.")
 
 
-def keep_public_list(outside: Platform) -> None:
+def keep_public_list(outside: Services) -> None:
     """After a change: it stands, whatever becomes of the list, so a storage that is away is a warning."""
     try:
         refresh_public_list(outside)

@@ -9,15 +9,15 @@ import typer
 from rich.rule import Rule
 from sqlalchemy import select
 
-from domain.builds.ledger import BuildLedger
 from domain.errors import InvalidRequest
-from domain.exports.ledger import ArchiveLedger
-from domain.find import find_user
+from domain.lookup import find_user
 from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study, User
-from domain.queue import RequestQueue
+from domain.requests.archives import ArchiveLedger
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import RequestQueue
 from lookit_ops.cli.options import MOST_ROWS
 from lookit_ops.cli.show import coloured, console, plain, when
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 
 Request = TypeVar("Request", BuildRequest, ArchiveRequest)
 
@@ -25,7 +25,7 @@ OnlyStatus = Annotated[str, typer.Option("--status", help="Only requests with th
 Last = Annotated[int, typer.Option("--last", min=1, max=MOST_ROWS, help="How many requests, the newest.")]
 
 
-def newest(outside: Platform, model: type[Request], status: str, last: int) -> list[tuple[Request, str, str]]:
+def newest(outside: Services, model: type[Request], status: str, last: int) -> list[tuple[Request, str, str]]:
     """Each with the name of its study and the address of who asked. An empty `status` is any. Raises InvalidRequest."""
     if status and status not in set(RequestStatus):
         raise InvalidRequest(f"there is no status {status!r}; there are {', '.join(RequestStatus)}")
@@ -42,12 +42,12 @@ def newest(outside: Platform, model: type[Request], status: str, last: int) -> l
         return [(row, name, email) for row, name, email in session.execute(query)]
 
 
-def places_in_queue(outside: Platform, model: type[BuildRequest] | type[ArchiveRequest]) -> dict[int, int]:
+def places_in_queue(outside: Services, model: type[BuildRequest] | type[ArchiveRequest]) -> dict[int, int]:
     """The place in the queue, from 1, of each request that waits."""
     return RequestQueue(outside.reading, model).places()
 
 
-def show_open(outside: Platform, study_id: int) -> bool:
+def show_open(outside: Services, study_id: int) -> bool:
     """Print the requests of a study that wait or run, with what went wrong in each attempt; False if there is none."""
     found = False
     for model, what in ((BuildRequest, "build request"), (ArchiveRequest, "archive request")):
@@ -79,7 +79,7 @@ def place_of(row: BuildRequest | ArchiveRequest, place: int | None) -> str:
 
 
 def cancel_request(
-    outside: Platform, ledger: BuildLedger | ArchiveLedger, what: str, request_id: int, acting: str
+    outside: Services, ledger: BuildLedger | ArchiveLedger, what: str, request_id: int, acting: str
 ) -> None:
     """Cancel a request, and say whether it has ended; `what` begins the sentence. Raises what the ledger raises."""
     with outside.sessions.begin() as session:

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from domain.errors import InvalidRequest
 from domain.models import BuildKind
-from lookit_ops.cli.options import platform
+from lookit_ops.cli.options import services
 from lookit_ops.cli.show import console, plain
-from lookit_ops.platform import Platform
 from lookit_ops.server.archive_server import ArchiveServer
 from lookit_ops.server.study_server import StudyServer
+from lookit_ops.services import Services
 from lookit_ops.settings import PREFIX
 from lookit_ops.storage.local import LocalExperimentBucket
 from lookit_ops.storage.local_archives import LocalArchiveBucket
@@ -22,7 +22,7 @@ HTTP_PORT = 80
 
 def serve() -> None:
     """Serve built studies and previews, as the platform's proxy does, and archives, until interrupted."""
-    outside = platform()
+    outside = services()
     if outside.settings.gcs_bucket and outside.settings.gcs_archives:
         raise InvalidRequest(
             f"{_why_no_studies(outside)}, and the archives in {outside.settings.archives_bucket} have links of"
@@ -34,7 +34,7 @@ def serve() -> None:
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
 
 
-def serve_folders(outside: Platform, servers: ExitStack) -> None:
+def serve_folders(outside: Services, servers: ExitStack) -> None:
     """Serve what is in folders, each kind at its own address, until the stack is closed. Raises InvalidRequest."""
     settings = outside.settings
     if settings.gcs_bucket:
@@ -54,11 +54,11 @@ def serve_folders(outside: Platform, servers: ExitStack) -> None:
         console.print(f"{'Links to archives':<20}{archives.url}", highlight=False)
 
 
-def _why_no_studies(outside: Platform) -> str:
+def _why_no_studies(outside: Services) -> str:
     return f"the bucket {outside.settings.bucket} is served by the platform's proxy (docs/serving.md)"
 
 
-def _port(outside: Platform, setting: str) -> int:
+def _port(outside: Services, setting: str) -> int:
     """Where links lead, there must be somebody. Raises InvalidRequest for an address that only a proxy can answer."""
     url = getattr(outside.settings, setting)
     parts = urlsplit(url)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
-from domain.find import find_lab, find_study, find_user
+from domain.lookup import find_lab, find_study, find_user
 from domain.models import Lab, Study, StudyLog
 from domain.models.studies import State
 from domain.studies.diff import readable_diff
@@ -21,7 +21,7 @@ from domain.studies.edit import edit as edit_study
 from domain.studies.labs import move_to_lab as move_study
 from domain.studies.workflow import Choice, allowed_triggers, triggers_from
 from domain.studies.workflow import transition as move
-from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, platform
+from lookit_ops.cli.options import MOST_ROWS, Acting, Json, StudyName, services
 from lookit_ops.cli.public_list import keep_page, keep_public_list
 from lookit_ops.cli.requests import show_open
 from lookit_ops.cli.show import as_json, coloured, console, counted, json_text, plain, table, visible, when
@@ -47,7 +47,7 @@ def list_studies(
     query = select(Study, Lab.name).join(Lab, Lab.id == Study.lab_id).order_by(Study.state_changed_at.desc(), Study.id)
     if state:
         query = query.where(Study.state == state)
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         found = [(study, lab) for study, lab in session.execute(query)]
     if json:
         as_json([_facts(study, lab) for study, lab in found])
@@ -62,7 +62,7 @@ def list_studies(
 @app.command()
 def show(study: StudyName, json: Json = False) -> None:
     """Show one study: its state, what may come next, its player, its reviewed content."""
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         found = find_study(session, study)
         facts = _facts(found, found.lab.name)
         facts["logs"] = session.scalar(select(func.count(StudyLog.id)).where(StudyLog.study_id == found.id))
@@ -125,7 +125,7 @@ def edit(
     ] = None,
 ) -> None:
     """Change a study; after its approval, a change of reviewed content sends it back for another review."""
-    outside = platform()
+    outside = services()
     given = {
         "player_repo_url": None if repository is None else repository.strip(),
         "last_known_player_sha": None if sha is None else _checked_sha(sha),
@@ -181,7 +181,7 @@ def transition(
     ] = None,
 ) -> None:
     """Move a study through the workflow; without a trigger, say what is possible, and why not and who could."""
-    outside = platform()
+    outside = services()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before = found.state
@@ -217,7 +217,7 @@ def move_to_lab(
     study: StudyName, lab: Annotated[str, typer.Argument(help="Name or UUID of the new lab.")], acting: Acting
 ) -> None:
     """Move a study to another lab; who holds no role there loses theirs on the study."""
-    outside = platform()
+    outside = services()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before = found.state
@@ -236,7 +236,7 @@ def move_to_lab(
 @app.command()
 def availability() -> None:
     """Take down and put back what families get, as the states of the studies say, as the sensor `availability` does."""
-    outside = platform()
+    outside = services()
     done = bring_pages_into_line(outside)
     with outside.sessions.begin() as session:
         changed = [int(number) for number in (*done.taken_down, *done.put_back)]
@@ -256,7 +256,7 @@ def availability() -> None:
 @app.command()
 def discoverable(json: Json = False) -> None:
     """Bring the public list of studies in the bucket up to date, and print it."""
-    outside = platform()
+    outside = services()
     written = refresh_public_list(outside)
     if json:
         json_text(outside.bucket.read(PUBLIC_LIST).decode())
@@ -274,7 +274,7 @@ def diff(
     last: Annotated[int, typer.Option(min=1, max=MOST_ROWS, help="How many changes, the newest.")] = 10,
 ) -> None:
     """Show what was changed in a study's content, oldest first, as a reviewer reads it."""
-    with platform().reading.begin() as session:
+    with services().reading.begin() as session:
         found = find_study(session, study)
         query = select(StudyLog).where(StudyLog.study_id == found.id).order_by(StudyLog.id.desc())
         changes = [entry for entry in session.scalars(query) if entry.extra.get("diff")][:last][::-1]
@@ -302,7 +302,7 @@ def log(
 
     Build output is printed as it was, line by line.
     """
-    outside = platform()
+    outside = services()
     with outside.reading.begin() as session:
         found = find_study(session, study)
         query = select(StudyLog).where(StudyLog.study_id == found.id).order_by(StudyLog.id.desc()).limit(last)

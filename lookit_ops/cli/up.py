@@ -10,28 +10,28 @@ from typing import Annotated
 
 import typer
 
-from lookit_ops.cli.options import platform
+from lookit_ops.cli.options import services
 from lookit_ops.cli.serve import serve_folders
 from lookit_ops.cli.show import console, plain
 from lookit_ops.demo.example import example_port, example_server
-from lookit_ops.platform import Platform
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.server.dagster_processes import LOOPBACK, dagster_programs, make_storage
 from lookit_ops.server.supervisor import supervise
+from lookit_ops.services import Services
 
 Port = Annotated[int, typer.Option(help="Port of Dagster's UI.", min=1, max=65535)]
 
 
 def up(port: Port = 3000) -> None:
     """Run Dagster's UI, daemon and code location on this machine, restarted when they die, until interrupted."""
-    outside = platform()
+    outside = services()
     with ExitStack() as servers:
         _run(outside, port, servers)
 
 
 def dev(port: Port = 3000) -> None:
     """The same, with the built studies and the demonstration's repository, to look at."""
-    outside = platform()
+    outside = services()
     with ExitStack() as servers:
         if example := example_port(outside.settings):
             server = servers.enter_context(example_server(example))
@@ -40,7 +40,7 @@ def dev(port: Port = 3000) -> None:
         _run(outside, port, servers)
 
 
-def _run(outside: Platform, port: int, servers: ExitStack) -> None:
+def _run(outside: Services, port: int, servers: ExitStack) -> None:
     outside.upgrade_database()
     home = prepare_dagster_home(outside.settings)
     make_storage()

@@ -9,12 +9,12 @@ import typer
 
 from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
-from domain.exports.consent_marks import mark_consent_frame
-from domain.find import find_study, find_user
+from domain.lookup import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
-from domain.queue import last_error
+from domain.requests.queue import last_error
+from domain.videos.consent_marks import mark_consent_frame
 from lookit_ops.archives.catalogue import PLAUSIBLE_SHARE, refresh_catalogue
-from lookit_ops.cli.options import Acting, Json, StudyName, platform
+from lookit_ops.cli.options import Acting, Json, StudyName, services
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
 
@@ -44,7 +44,7 @@ def zip_videos(
     json: Json = False,
 ) -> None:
     """Ask for a zip of a study's videos; a run makes it when it is its turn, or this command at once with --wait."""
-    outside = platform()
+    outside = services()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
     origin = "through the command line"
@@ -68,7 +68,7 @@ def zip_videos(
 @app.command()
 def link(request_id: RequestId, acting: Acting, json: Json = False) -> None:
     """Make a new link to an archive that is there already; the study's log records it."""
-    outside = platform()
+    outside = services()
     with outside.sessions.begin() as session:
         user = find_user(session, acting)
     offer = outside.archive_ledger.link(request_id, user.id, origin="through the command line")
@@ -98,7 +98,7 @@ def list_archives(
     last: Last = 20,
 ) -> None:
     """List archive requests, newest first, with their place in the queue."""
-    outside = platform()
+    outside = services()
     places = places_in_queue(outside, ArchiveRequest)
     found = newest(outside, ArchiveRequest, status, last)
     if json:
@@ -140,7 +140,7 @@ def mark_consent(
     acting: Acting,
 ) -> None:
     """Mark all videos of a study's frame as consent footage, where their names do not say so; later ones follow."""
-    with platform().sessions.begin() as session:
+    with services().sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         count = mark_consent_frame(session, found, user, frame)
     console.print(f"{count} videos of {plain(found.name)} were marked as consent footage.", soft_wrap=True)
@@ -149,7 +149,7 @@ def mark_consent(
 @app.command()
 def cancel(request_id: RequestId, acting: Acting) -> None:
     """Cancel an archive request, waiting or running."""
-    outside = platform()
+    outside = services()
     cancel_request(outside, outside.archive_ledger, "Archive request", request_id, acting)
 
 
@@ -162,7 +162,7 @@ def catalogue(
     json: Json = False,
 ) -> None:
     """Bring the table of videos up to date from the buckets, and say what has no row and what is gone."""
-    outside = platform()
+    outside = services()
     with outside.sessions.begin() as session:
         found = find_study(session, study) if study else None
     report = refresh_catalogue(outside, found, plausible_share=plausible_share)

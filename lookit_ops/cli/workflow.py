@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from domain.errors import InvalidRequest
-from domain.find import find_study
+from domain.lookup import find_study
 from domain.studies.diagram import Format, draw, mermaid, path_of
-from lookit_ops.cli.options import platform
+from lookit_ops.cli.options import services
 from lookit_ops.cli.show import console, plain
 
 app = typer.Typer(help="The workflow of studies.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def diagram(
         raise InvalidRequest("Mermaid draws the whole workflow only: leave the study out, or write .png or .svg")
     path = None
     if study:
-        with platform().reading.begin() as session:
+        with services().reading.begin() as session:
             path = path_of(session, find_study(session, study))
     picture = draw(form, path, region_of_interest=roi) if form else f"{mermaid()}\n".encode()
     try:

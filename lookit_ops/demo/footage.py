@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from domain.exports.keys import VideoKey
 from domain.models import ConsentRuling, Response, Study, User
-from lookit_ops.platform import Platform
+from domain.videos.object_names import VideoKey
+from lookit_ops.services import Services
 
 FAMILIES: tuple[str | None, ...] = ("accepted", "accepted", "accepted", "rejected", None)
 """What was ruled on each family's consent; None: nothing yet."""
@@ -35,13 +35,13 @@ class Filmed:
     size_bytes: int
 
 
-def film(platform: Platform, study: Study, arbiter: User) -> Filmed:
+def film(services: Services, study: Study, arbiter: User) -> Filmed:
     """Let some families take part: rows of responses and rulings, and files for the catalogue to find."""
     made = random.Random(study.uuid.int)  # noqa: S311 - reproducible, not secret
-    folder = platform.settings.local_videos
+    folder = services.settings.local_videos
     folder.mkdir(parents=True, exist_ok=True)
     size = 0
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         for number, ruling in enumerate(FAMILIES):
             for key in _take_part(session, study, arbiter, number, ruling, made):
                 contents = made.randbytes(made.randint(*SIZES))

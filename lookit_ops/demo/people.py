@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from domain.find import find_user
+from domain.lookup import find_user
 from domain.models import Lab, Study, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
 from domain.studies.labs import create_study

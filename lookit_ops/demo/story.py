@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from domain.errors import InvalidRequest
 from domain.mail.outbox import Delivery
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, OutboxMail, Study, StudyLog
-from domain.queue import last_error
+from domain.requests.queue import last_error
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.archives.catalogue import refresh_catalogue
@@ -23,8 +23,8 @@ from lookit_ops.demo.footage import film
 from lookit_ops.demo.people import RESEARCHER, Cast, new_study, populate
 from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.inline_run import progress, run_archive
-from lookit_ops.platform import LINK_VALID_FOR, Platform
 from lookit_ops.server.dagster_home import prepare_dagster_home
+from lookit_ops.services import LINK_VALID_FOR, Services
 from lookit_ops.settings import load_settings
 from lookit_ops.terminal import plain
 
@@ -74,27 +74,27 @@ def tell(console: Console, port: int) -> None:
             f"these settings fetch players from {settings.github_web_url}; the demonstration brings its own: give it an"
             " empty home, as in LOOKIT_HOME=/tmp/lookit-demo lookit-ops demo"
         )
-    platform = Platform(settings)
-    platform.upgrade_database()
+    services = Services(settings)
+    services.upgrade_database()
     first, second = example_commits()
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         cast = populate(session)
         study = new_study(session, first.sha)
     prepare_dagster_home(settings)
     console.print(f"The study [bold]{plain(study.name)}[/], made by {plain(cast.researcher.name)}.\n")
     with example_server(port_of_these), DagsterInstance.get() as instance:
-        preview = _build(console, platform, instance, cast, study.id, BuildKind.PREVIEW, "version 1.0")
-        _review(console, platform, cast, study.id, second.sha)
-        deployment = _build(console, platform, instance, cast, study.id, BuildKind.DEPLOYMENT, "version 2.0")
-    zipped = _zip_videos(console, platform, cast, study)
-    mails = platform.deliver_mails()
-    _show(console, platform, study.id, study.uuid, [preview, deployment], mails)
-    _show_archive(console, platform, zipped)
+        preview = _build(console, services, instance, cast, study.id, BuildKind.PREVIEW, "version 1.0")
+        _review(console, services, cast, study.id, second.sha)
+        deployment = _build(console, services, instance, cast, study.id, BuildKind.DEPLOYMENT, "version 2.0")
+    zipped = _zip_videos(console, services, cast, study)
+    mails = services.deliver_mails()
+    _show(console, services, study.id, study.uuid, [preview, deployment], mails)
+    _show_archive(console, services, zipped)
 
 
 def _build(
     console: Console,
-    platform: Platform,
+    services: Services,
     instance: DagsterInstance,
     cast: Cast,
     study_id: int,
@@ -103,7 +103,7 @@ def _build(
 ) -> Act:
     from lookit_ops.definitions import defs
 
-    request_id = platform.ledger.request(study_id, cast.researcher.id, kind, origin="the demonstration")
+    request_id = services.ledger.request(study_id, cast.researcher.id, kind, origin="the demonstration")
     with progress(console, f"{kind.value} of {version}", FIRST):
         run = defs.resolve_job_def("build_experiment").execute_in_process(
             run_config={
@@ -113,7 +113,7 @@ def _build(
             instance=instance,
             raise_on_error=False,
         )
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         request = session.get_one(BuildRequest, request_id)
         study = session.get_one(Study, study_id)
         log = session.scalars(select(StudyLog).where(StudyLog.build_request_id == request_id)).one_or_none()
@@ -131,44 +131,44 @@ def _build(
         state_after=log.state_after,
         files=facts["files"],
         size_bytes=facts["bytes"],
-        folder=f"{platform.bucket.name}/{folder_of(kind, study.uuid)}",
+        folder=f"{services.bucket.name}/{folder_of(kind, study.uuid)}",
     )
 
 
-def _review(console: Console, platform: Platform, cast: Cast, study_id: int, sha: str) -> None:
+def _review(console: Console, services: Services, cast: Cast, study_id: int, sha: str) -> None:
     """The researcher moves on to the next commit and submits; the site's admin approves."""
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         study = session.get_one(Study, study_id)
         edit(session, study, cast.researcher, {"last_known_player_sha": sha})
         transition(session, study, "submit", cast.researcher)
-        transition(session, study, "approve", cast.admin, revision=study.revision, is_trusted=platform.trusts_url)
+        transition(session, study, "approve", cast.admin, revision=study.revision, is_trusted=services.trusts_url)
     console.print(f"  {cast.researcher.name} chose version 2.0 and submitted, {cast.admin.name} approved [green]✓[/]")
 
 
-def _zip_videos(console: Console, platform: Platform, cast: Cast, study: Study) -> Zipped:
+def _zip_videos(console: Console, services: Services, cast: Cast, study: Study) -> Zipped:
     """Families take part, the catalogue finds their videos, and the researcher asks for all that consent lets out."""
-    filmed = film(platform, study, cast.researcher)
-    report = refresh_catalogue(platform, study)
+    filmed = film(services, study, cast.researcher)
+    report = refresh_catalogue(services, study)
     console.print(
         f"  {filmed.families} families took part, {filmed.accepted} consents accepted; the catalogue found"
         f" {report.added} videos, {filmed.size_bytes / 1e6:,.1f} MB [green]✓[/]"
     )
-    request_id = platform.archive_ledger.request(
+    request_id = services.archive_ledger.request(
         study.id, cast.researcher.id, ArchiveKind.ALL, origin="the demonstration"
     )
-    run_archive(platform, request_id, console)
-    offer = platform.archive_ledger.link(request_id, cast.researcher.id, origin="the demonstration")
-    download = platform.download(offer)
+    run_archive(services, request_id, console)
+    offer = services.archive_ledger.link(request_id, cast.researcher.id, origin="the demonstration")
+    download = services.download(offer)
     if download is None:
-        raise InvalidRequest(f"the archive of request {request_id} is not in {platform.archives.name}")
-    with platform.sessions.begin() as session:
+        raise InvalidRequest(f"the archive of request {request_id} is not in {services.archives.name}")
+    with services.sessions.begin() as session:
         request = session.get_one(ArchiveRequest, request_id)
     console.print(f"  a zip of {request.video_count} videos was made and mailed [green]✓[/]")
-    file = platform.settings.local_archives / offer.archive_key
+    file = services.settings.local_archives / offer.archive_key
     return Zipped(request_id, file, request.video_count or 0, offer.archive_bytes, download.url)
 
 
-def _show_archive(console: Console, platform: Platform, zipped: Zipped) -> None:
+def _show_archive(console: Console, services: Services, zipped: Zipped) -> None:
     size = f"{zipped.videos} videos, {zipped.size_bytes / 1e6:,.1f} MB"
     minutes = int(LINK_VALID_FOR.total_seconds() // 60)
     console.print(f"  archive     {zipped.file} ({size})", soft_wrap=True, highlight=False)
@@ -177,8 +177,8 @@ def _show_archive(console: Console, platform: Platform, zipped: Zipped) -> None:
     console.print(f"A new one: .venv/bin/lookit-ops videos link {zipped.request_id} --as {RESEARCHER}", highlight=False)
 
 
-def _show(console: Console, platform: Platform, study_id: int, uuid: UUID, acts: list[Act], mails: Delivery) -> None:
-    with platform.sessions.begin() as session:
+def _show(console: Console, services: Services, study_id: int, uuid: UUID, acts: list[Act], mails: Delivery) -> None:
+    with services.sessions.begin() as session:
         logs = list(session.scalars(select(StudyLog).where(StudyLog.study_id == study_id).order_by(StudyLog.id)))
         told = dict(
             session.execute(
@@ -209,6 +209,6 @@ def _show(console: Console, platform: Platform, study_id: int, uuid: UUID, acts:
     console.print("\nWhere to look:", highlight=False)
     for act in acts:
         console.print(f"  {act.kind.value:<11} {act.folder}/index.html", soft_wrap=True, highlight=False)
-    console.print(f"  mails       {platform.settings.mails}", soft_wrap=True, highlight=False)
+    console.print(f"  mails       {services.settings.mails}", soft_wrap=True, highlight=False)
     console.print(f"  log         .venv/bin/lookit-ops study log {uuid}", soft_wrap=True, highlight=False)
     console.print("  all of it   make dev, then http://127.0.0.1:3000 for Dagster's UI on this data", highlight=False)

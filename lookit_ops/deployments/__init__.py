@@ -1,1 +1,1 @@
-"""A study's files in the bucket: publishing, the commit point, manifests, rolling back, sweeping."""
+"""A study's files in the bucket: publishing, the commit point, manifests, rolling back, pruning."""

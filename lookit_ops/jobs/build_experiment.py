@@ -12,11 +12,11 @@ from typing import Literal
 import dagster as dg
 from pydantic import Field
 
-from domain.builds.claims import Claim, player_of
 from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocked
 from domain.escaping import markdown_block, markdown_list
-from domain.find import find_study, find_user
+from domain.lookup import find_study, find_user
 from domain.models import BuildKind
+from domain.requests.build_claims import Claim, player_of
 from ember_build.builder import BuildOrder, Image
 from ember_build.bundle import Bundle
 from ember_build.errors import BuildError, InvalidPlayer, PlayerBuildFailed
@@ -27,10 +27,10 @@ from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.publish import Deployment, publish
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.maintenance.public_list import refresh_public_list
-from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.runs.build import BuildSession
 from lookit_ops.runs.report import built, studies
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 
 logger = logging.getLogger(__name__)
@@ -92,23 +92,23 @@ class CheckedOut:
 
 @dg.op(
     description="Take the request: lock the study, remember its state, start the lease.",
-    required_resource_keys={"platform", "build_session"},
+    required_resource_keys={"services", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
 )
 def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBuild:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     try:
-        _ = platform.builder  # refuses to build without containers but in development, before anything is claimed
-        claimed = _take(platform, session, config)  # by the database alone: bucket and engine may be away
+        _ = services.builder  # refuses to build without containers but in development, before anything is claimed
+        claimed = _take(services, session, config)  # by the database alone: bucket and engine may be away
     except (DomainError, BuildError, StorageError) as error:
         if isinstance(error, (StudyIsLocked, QueueIsFull)) and config.request_id is not None:
-            platform.build_queue.release(config.request_id, session.submission)
+            services.build_queue.release(config.request_id, session.submission)
         raise as_dagster_failure(session.failure("claim", error)) from None
     with session.step(context):
         context.instance.add_run_tags(
             context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
-        repository = platform.repository(claimed.player_repo_url)  # the study is locked: this is what will be built
+        repository = services.repository(claimed.player_repo_url)  # the study is locked: this is what will be built
         live = live_deployment(session.bucket, folder_of(claimed.kind, claimed.study_uuid))
         context.add_output_metadata(
             {
@@ -125,24 +125,24 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
 
 @dg.op(
     description="Resolve the commit at GitHub, and fetch and unpack its archive.",
-    required_resource_keys={"platform", "build_session"},
+    required_resource_keys={"services", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={"claimed": dg.In(dagster_type=dg.Any)},
 )
 def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOut:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     with session.step(context):
-        platform.require_room()
-        github = replace(platform.github, cancelled=session.stop)
+        services.require_room()
+        github = replace(services.github, cancelled=session.stop)
         commit = github.resolve(claimed.repository, claimed.claim.player_sha)
         (logger.warning if commit.substituted else logger.info)("%s", commit.reason)
-        platform.ledger.note_commit(
+        services.ledger.note_commit(
             claimed.claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason
         )
-        source = platform.checkouts.cancelled_by(session.stop).fetch(commit)
+        source = services.checkouts.cancelled_by(session.stop).fetch(commit)
         warnings = left_out(source.path, session.stop)
         if warnings:
-            _warn(platform, claimed.claim, commit, warnings)
+            _warn(services, claimed.claim, commit, warnings)
         context.add_output_metadata(
             {
                 "repository": commit.repository.full_name,
@@ -159,42 +159,42 @@ def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOu
 
 @dg.op(
     description="Make ready what the build runs in: an image, or tools, with Node and ember-cli of the player's time.",
-    required_resource_keys={"platform", "build_session"},
+    required_resource_keys={"services", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source")},
 )
 def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut) -> Image:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     with session.step(context):
         output = session.show_output(session.image_output)
-        ready = platform.builder.prepare(output, source.checkout.path, claimed.labels, session.stop)
+        ready = services.builder.prepare(output, source.checkout.path, claimed.labels, session.stop)
         context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": round(ready.seconds, 1)})
         return ready
 
 
 @dg.op(
     description="Run build.sh on the checkout, and check the bundle that comes out.",
-    required_resource_keys={"platform", "build_session"},
+    required_resource_keys={"services", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "ready")},
 )
 def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, ready: Image) -> Bundle:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     with session.step(context):
-        trusted = _is_trusted(platform, claimed.claim, source)
-        if not (trusted or platform.builder.is_isolated):
-            raise InvalidPlayer(_why_untrusted(platform, source.commit))
+        trusted = _is_trusted(services, claimed.claim, source)
+        if not (trusted or services.builder.is_isolated):
+            raise InvalidPlayer(_why_untrusted(services, source.commit))
         order = BuildOrder(
             checkout=source.checkout.path,
             prefix=claimed.prefix,
-            environment=platform.settings.player_environment(trusted=trusted),
+            environment=services.settings.player_environment(trusted=trusted),
             output=session.output_folder,
             trusted=trusted,
             labels={**claimed.labels, "repository": source.commit.repository.full_name},
             image=ready.name,
         )
         try:
-            bundle = platform.builder.build(order, session.show_output(session.build_output), session.stop)
+            bundle = services.builder.build(order, session.show_output(session.build_output), session.stop)
         except PlayerBuildFailed as error:
             raise PlayerBuildFailed("\n".join([str(error), *source.warnings])) from error
         session.check()
@@ -210,12 +210,12 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
 
 @dg.op(
     description="Put the bundle into the bucket: everything else first, index.html last and at once.",
-    required_resource_keys={"platform", "build_session"},
+    required_resource_keys={"services", "build_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "bundle")},
 )
 def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, bundle: Bundle) -> Deployment:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     with session.step(context):
         deployed = publish(
             session.bucket,
@@ -231,7 +231,7 @@ def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
         )
         context.add_output_metadata(
             {
-                "bucket": platform.bucket.name,
+                "bucket": services.bucket.name,
                 "folder": claimed.folder,
                 "files": deployed.file_count,
                 "bytes": deployed.size_bytes,
@@ -245,25 +245,25 @@ def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
 
 @dg.op(
     description="State, study log and mails in one transaction; then the asset.",
-    required_resource_keys={"platform", "build_session"},
+    required_resource_keys={"services", "build_session"},
     ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "deployed")},
     out=dg.Out(dagster_type=dg.Nothing),
 )
 def finish(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, deployed: Deployment) -> None:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     with session.step(context):
         facts = {
-            "bucket": platform.bucket.name,
+            "bucket": services.bucket.name,
             "folder": claimed.folder,
             "files": deployed.file_count,
             "bytes": deployed.size_bytes,
         }
         session.finish(facts)
-        materialization = built(platform, claimed.claim.request_id)
+        materialization = built(services, claimed.claim.request_id)
         context.instance.add_dynamic_partitions(studies.name or "", [materialization.partition or ""])
         context.log_event(materialization)
         if claimed.claim.kind is BuildKind.DEPLOYMENT:
-            _refresh_public_list(context, platform)
+            _refresh_public_list(context, services)
 
 
 @dg.job(
@@ -279,78 +279,78 @@ def build_experiment() -> None:
     finish(claimed, source, upload(claimed, source, bundle))
 
 
-def _resources(context: dg.OpExecutionContext) -> tuple[Platform, BuildSession]:
-    return context.resources.platform, context.resources.build_session
+def _resources(context: dg.OpExecutionContext) -> tuple[Services, BuildSession]:
+    return context.resources.services, context.resources.build_session
 
 
-def _refresh_public_list(context: dg.OpExecutionContext, platform: Platform) -> None:
+def _refresh_public_list(context: dg.OpExecutionContext, services: Services) -> None:
     """The build has ended well: that the list cannot be written is no failure of it, and a sensor tries again."""
     try:
-        refresh_public_list(platform)
+        refresh_public_list(services)
     except StorageError as error:
         context.log.warning(f"the public list could not be brought up to date, the sensor will: {error}")
 
 
-def _launch(platform: Platform, session: BuildSession, config: BuildExperiment) -> Claim:
+def _launch(services: Services, session: BuildSession, config: BuildExperiment) -> Claim:
     """Ask for what this run was configured to be. Raises InvalidRequest, PermissionDenied, StudyIsLocked, ..."""
     if not config.study.strip() or not config.requesting_user.strip():
         raise InvalidRequest(
             "give either request_id, or both study and requesting_user; study was"
             f" {config.study!r} and requesting_user {config.requesting_user!r}"
         )
-    with platform.sessions.begin() as database:
+    with services.sessions.begin() as database:
         study, user = find_study(database, config.study), find_user(database, config.requesting_user)
-    platform.repository(player_of(study, BuildKind(config.kind)).repository_url)
+    services.repository(player_of(study, BuildKind(config.kind)).repository_url)
     origin = f"on behalf of {user.email} through Dagster"
     return session.launch(study.id, user.id, BuildKind(config.kind), origin)
 
 
-def _take(platform: Platform, session: BuildSession, config: BuildExperiment) -> Claim:
+def _take(services: Services, session: BuildSession, config: BuildExperiment) -> Claim:
     """Claim what this run was configured to build. Raises what the ledger raises, InvalidPlayer, ..."""
-    return _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
+    return _launch(services, session, config) if config.request_id is None else _claim(session, config.request_id)
 
 
 def _claim(session: BuildSession, request_id: int) -> Claim:
     """Claim a request that waits; a malformed URL of its player ends it before. Raises InvalidPlayer, ..."""
-    platform = session.platform
+    services = session.services
     try:
-        platform.repository(platform.ledger.player_repo_url(request_id))
+        services.repository(services.ledger.player_repo_url(request_id))
     except InvalidPlayer as error:
         failure = session.failure("claim", error)
-        platform.ledger.refuse(request_id, failure.code, failure.message)
+        services.ledger.refuse(request_id, failure.code, failure.message)
         raise
     return session.claim(request_id)
 
 
-def _warn(platform: Platform, claim: Claim, commit: ResolvedCommit, warnings: tuple[str, ...]) -> None:
+def _warn(services: Services, claim: Claim, commit: ResolvedCommit, warnings: tuple[str, ...]) -> None:
     """Tell what people should know of a build, however it ends, in the log, the run and the mail. Raises LeaseLost."""
     for warning in warnings:
         logger.warning("%s", warning)
-    platform.ledger.note_commit(
+    services.ledger.note_commit(
         claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason, warnings=warnings
     )
 
 
-def _is_trusted(platform: Platform, claim: Claim, source: CheckedOut) -> bool:
+def _is_trusted(services: Services, claim: Claim, source: CheckedOut) -> bool:
     """Whether the build gets secrets and shares dependencies.
 
     A GitHub that cannot compare commits, whatever the reason, is asked again by later attempts. The last one builds
     without: nothing of the player depends on it but the two secrets, and the log, the run and the mail say so.
     """
     try:
-        return platform.trusts_commit(source.commit)
+        return services.trusts_commit(source.commit)
     except CannotCompare as error:
-        if not platform.builder.is_isolated or platform.ledger.has_another_attempt(claim):
+        if not services.builder.is_isolated or services.ledger.has_another_attempt(claim):
             raise
         logger.warning("%s", error)
-        _warn(platform, claim, source.commit, (*source.warnings, UNCERTAIN))
+        _warn(services, claim, source.commit, (*source.warnings, UNCERTAIN))
         return False
 
 
-def _why_untrusted(platform: Platform, commit: ResolvedCommit) -> str:
+def _why_untrusted(services: Services, commit: ResolvedCommit) -> str:
     """What is wrong, and what can be done: the repository is a stranger's, or only the commit is."""
     name = commit.repository.full_name
-    if not platform.trusts(commit.repository):
+    if not services.trusts(commit.repository):
         return (
             f"{name} is not among the trusted repositories, so its code is not run without a container; an operator can"
             " add it to LOOKIT_TRUSTED_REPOSITORIES"

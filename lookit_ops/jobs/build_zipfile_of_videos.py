@@ -15,15 +15,15 @@ import dagster as dg
 from pydantic import Field
 
 from domain.errors import DomainError, InvalidRequest, QueueIsFull
-from domain.exports.ledger import ArchiveClaim
-from domain.find import find_study, find_user
+from domain.lookup import find_study, find_user
 from domain.models import ArchiveKind
+from domain.requests.archives import ArchiveClaim
 from lookit_ops.archives.plan import ArchivePlan, plan_archive, probe
 from lookit_ops.archives.stream import Progress, stream_archive
 from lookit_ops.failures import as_dagster_failure
-from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.runs.archive import ArchiveSession
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.videos import VideoChanged, VideoUnreadable
 
@@ -67,14 +67,14 @@ class Archive:
 @dg.op(
     name="claim_archive",  # names of ops are unique among all jobs; in this one it is called `claim`, as in the other
     description="Take the request and start its lease.",
-    required_resource_keys={"platform", "archive_session"},
+    required_resource_keys={"services", "archive_session"},
     out=dg.Out(dagster_type=dg.Any),
 )
 def claim(context: dg.OpExecutionContext, config: BuildZipfileOfVideos) -> ArchiveClaim:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     try:
         claimed = (
-            _launch(platform, session, config) if config.request_id is None else _claim(session, config.request_id)
+            _launch(services, session, config) if config.request_id is None else _claim(session, config.request_id)
         )
     except (DomainError, StorageError) as error:
         raise as_dagster_failure(session.failure("claim", error)) from None
@@ -97,14 +97,14 @@ def claim(context: dg.OpExecutionContext, config: BuildZipfileOfVideos) -> Archi
 
 @dg.op(
     description="Select the person's videos, list the bucket, and look whether the archive is there already.",
-    required_resource_keys={"platform", "archive_session"},
+    required_resource_keys={"services", "archive_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={"claimed": dg.In(dagster_type=dg.Any)},
 )
 def plan(context: dg.OpExecutionContext, claimed: ArchiveClaim) -> FoundPlan:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     with session.step(context):
-        found = _plan(platform, session, claimed)
+        found = _plan(services, session, claimed)
         context.add_output_metadata(
             {
                 "archive": found.plan.archive_key,
@@ -121,16 +121,16 @@ def plan(context: dg.OpExecutionContext, claimed: ArchiveClaim) -> FoundPlan:
 
 @dg.op(
     description="Read the videos and write the archive, in parts that are joined at the end. Nothing touches the disk.",
-    required_resource_keys={"platform", "archive_session"},
+    required_resource_keys={"services", "archive_session"},
     out=dg.Out(dagster_type=dg.Any),
     ins={"claimed": dg.In(dagster_type=dg.Any), "found": dg.In(dagster_type=dg.Any)},
 )
 def stream(context: dg.OpExecutionContext, claimed: ArchiveClaim, found: FoundPlan) -> Archive:
-    platform, session = _resources(context)
+    services, session = _resources(context)
     with session.step(context):
-        archive, progress = _stream(platform, session, claimed, found)
+        archive, progress = _stream(services, session, claimed, found)
         metadata: dict[str, object] = {
-            "bucket": platform.archives.name,
+            "bucket": services.archives.name,
             "archive": archive.plan.archive_key,
             "bytes": archive.archive_bytes,
             "was there already": archive.was_there,
@@ -144,7 +144,7 @@ def stream(context: dg.OpExecutionContext, claimed: ArchiveClaim, found: FoundPl
 @dg.op(
     name="finish_archive",
     description="Record it in the study's log, and tell who asked: the mail gets its link when it is sent.",
-    required_resource_keys={"platform", "archive_session"},
+    required_resource_keys={"services", "archive_session"},
     ins={"archive": dg.In(dagster_type=dg.Any)},
     out=dg.Out(dagster_type=dg.Nothing),
 )
@@ -165,8 +165,8 @@ def build_zipfile_of_videos() -> None:
     finish.alias("finish")(stream(claimed, plan(claimed)))
 
 
-def _resources(context: dg.OpExecutionContext) -> tuple[Platform, ArchiveSession]:
-    return context.resources.platform, context.resources.archive_session
+def _resources(context: dg.OpExecutionContext) -> tuple[Services, ArchiveSession]:
+    return context.resources.services, context.resources.archive_session
 
 
 def _claim(session: ArchiveSession, request_id: int) -> ArchiveClaim:
@@ -174,35 +174,35 @@ def _claim(session: ArchiveSession, request_id: int) -> ArchiveClaim:
     try:
         return session.claim(request_id)
     except QueueIsFull:
-        session.platform.archive_queue.release(request_id, session.submission)
+        session.services.archive_queue.release(request_id, session.submission)
         raise
 
 
-def _launch(platform: Platform, session: ArchiveSession, config: BuildZipfileOfVideos) -> ArchiveClaim:
+def _launch(services: Services, session: ArchiveSession, config: BuildZipfileOfVideos) -> ArchiveClaim:
     """Ask for what this run was configured to make. Raises InvalidRequest, PermissionDenied, ..."""
     if not config.study.strip() or not config.requesting_user.strip():
         raise InvalidRequest(
             "give either request_id, or both study and requesting_user; study was"
             f" {config.study!r} and requesting_user {config.requesting_user!r}"
         )
-    with platform.sessions.begin() as database:
+    with services.sessions.begin() as database:
         study, user = find_study(database, config.study), find_user(database, config.requesting_user)
     origin = f"on behalf of {user.email} through Dagster"
     return session.launch(study.id, user.id, ArchiveKind(config.kind), config.name_contains, origin)
 
 
 def _plan(
-    platform: Platform, session: ArchiveSession, claimed: ArchiveClaim, unreadable: Mapping[str, str] | None = None
+    services: Services, session: ArchiveSession, claimed: ArchiveClaim, unreadable: Mapping[str, str] | None = None
 ) -> FoundPlan:
     made = session.answer_of(
-        lambda: plan_archive(platform, claimed, unreadable, session.stop), "the videos were listed"
+        lambda: plan_archive(services, claimed, unreadable, session.stop), "the videos were listed"
     )
-    size = session.answer_of(lambda: platform.archives.size_of(made.archive_key), "the archive was looked for")
+    size = session.answer_of(lambda: services.archives.size_of(made.archive_key), "the archive was looked for")
     return FoundPlan(made, size)
 
 
 def _stream(
-    platform: Platform, session: ArchiveSession, claimed: ArchiveClaim, found: FoundPlan
+    services: Services, session: ArchiveSession, claimed: ArchiveClaim, found: FoundPlan
 ) -> tuple[Archive, Progress | None]:
     """Make the archive, from a new listing whenever a video turns out to be no longer the listed one, or unreadable."""
     last: Progress | None = None
@@ -215,13 +215,13 @@ def _stream(
 
     for listing in range(1, LISTINGS + 1):
         if found.archive_bytes is not None:
-            logger.info("%s is in %s already", found.plan.archive_key, platform.archives.name)
+            logger.info("%s is in %s already", found.plan.archive_key, services.archives.name)
             return Archive(found.plan, found.archive_bytes, was_there=True), last
         try:
-            archives = session.answer_of(lambda: platform.archives, "the bucket of archives was opened")
+            archives = session.answer_of(lambda: services.archives, "the bucket of archives was opened")
             size = stream_archive(
                 found.plan,
-                platform.videos,
+                services.videos,
                 archives,
                 session.scratch,
                 stop=session.stop,
@@ -235,9 +235,9 @@ def _stream(
             session.check()
             if isinstance(change, VideoUnreadable):
                 unreadable |= session.answer_of(
-                    partial(probe, platform, found.plan, session.stop), "the videos were tried"
+                    partial(probe, services, found.plan, session.stop), "the videos were tried"
                 )
-            found = _plan(platform, session, claimed, unreadable)
+            found = _plan(services, session, claimed, unreadable)
         else:
             return Archive(found.plan, size, was_there=False), last
     raise AssertionError("the last listing returns or raises")

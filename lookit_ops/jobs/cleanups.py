@@ -17,7 +17,7 @@ from lookit_ops.assets.disk import cleanup_assets, facts
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.jobs.listing import listing
 from lookit_ops.maintenance.cleanup import CLEANUPS, Cleanup, hours
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 
 
@@ -45,14 +45,14 @@ def _job(cleanup: Cleanup) -> dg.JobDefinition:
     @dg.op(
         name=f"clean_{cleanup.name}",
         description=cleanup.description,
-        required_resource_keys={"platform"},
+        required_resource_keys={"services"},
         out=dg.Out(dagster_type=dg.Nothing),
     )
     def clean(context: dg.OpExecutionContext, config: config_type) -> None:  # ty: ignore[invalid-type-form]
-        platform: Platform = context.resources.platform
+        services: Services = context.resources.services
         try:
             age = None if config.older_than_hours is None else hours(config.older_than_hours)
-            done = cleanup.run(platform, age, dry_run=config.dry_run)
+            done = cleanup.run(services, age, dry_run=config.dry_run)
         except (DomainError, BuildError, StorageError) as error:
             raise as_dagster_failure(failure_of(f"clean_{cleanup.name}", error)) from None
         listed = listing([markdown_code(name) for name in done.removed])

@@ -5,8 +5,8 @@
 import dagster as dg
 from pydantic import Field
 
-from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG
+from lookit_ops.services import Services
 
 
 class DeliverMails(dg.Config):
@@ -18,12 +18,12 @@ class DeliverMails(dg.Config):
 @dg.op(
     name="deliver",
     description="Render each mail that is due, make its links, and hand it to the mail server.",
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
     out=dg.Out(dagster_type=dg.Nothing),
 )
 def deliver_op(context: dg.OpExecutionContext, config: DeliverMails) -> None:
-    platform: Platform = context.resources.platform
-    done = platform.deliver_mails(config.limit)
+    services: Services = context.resources.services
+    done = services.deliver_mails(config.limit)
     context.log.info(
         f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed for good, {done.withdrawn} withdrawn"
     )

@@ -5,19 +5,19 @@
 import dagster as dg
 
 from lookit_ops.maintenance.availability import bring_pages_into_line
-from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG
+from lookit_ops.services import Services
 
 
 @dg.op(
     name="set_pages",
     description="Write the page that each study's state says, its own or one that says that it is not available.",
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
     out=dg.Out(dagster_type=dg.Nothing),
 )
 def set_pages(context: dg.OpExecutionContext) -> None:
-    platform: Platform = context.resources.platform
-    done = bring_pages_into_line(platform)
+    services: Services = context.resources.services
+    done = bring_pages_into_line(services)
     context.add_output_metadata(
         {"taken down": len(done.taken_down), "put back": len(done.put_back), "failed": len(done.failed)}
     )

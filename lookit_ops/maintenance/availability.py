@@ -22,7 +22,7 @@ from lookit_ops.deployments.manifest import (
     history,
 )
 from lookit_ops.deployments.rollback import whole_page
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import ExperimentBucket, GenerationMismatch, StorageError, StoredPage
 
 logger = logging.getLogger(__name__)
@@ -40,14 +40,14 @@ class Pages:
     """Still to be changed: the log says why, and the next time tries again."""
 
 
-def bring_pages_into_line(platform: Platform) -> Pages:
+def bring_pages_into_line(services: Services) -> Pages:
     """Give each study the page that its state says; one that cannot be changed now never stops the others."""
     done: dict[str, list[str]] = {"taken_down": [], "put_back": [], "failed": []}
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         ids = out_of_line(session)
     for study_id in ids:
         try:
-            changed = bring_page_into_line(platform, study_id)
+            changed = bring_page_into_line(services, study_id)
         except Exception:  # its trouble is not the others'
             logger.exception("the page of study %s cannot be changed now", study_id)
             done["failed"].append(str(study_id))
@@ -57,21 +57,21 @@ def bring_pages_into_line(platform: Platform) -> Pages:
     return Pages(*(tuple(found) for found in done.values()))
 
 
-def bring_page_into_line(platform: Platform, study_id: int) -> PageState | None:
+def bring_page_into_line(services: Services, study_id: int) -> PageState | None:
     """Give a study the page that its state says; returns what it is now if that is another one, None if not.
 
     Raises StorageError: the page is as it was, or may have been written; the database knows that it is to be changed.
     """
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         uuid = session.get_one(Study, study_id).uuid
     folder = folder_of(BuildKind.DEPLOYMENT, uuid)
     for _ in range(ATTEMPTS):
-        with platform.sessions.begin() as session:
+        with services.sessions.begin() as session:
             if not needs_change(session, study_id):
                 return None
         # Before the state: a worker that is late with a state that has passed finds another generation than this.
-        page = platform.bucket.page(f"{folder}/{PAGE}")
-        with platform.sessions.begin() as session:
+        page = services.bucket.page(f"{folder}/{PAGE}")
+        with services.sessions.begin() as session:
             change = begin_change(session, study_id)
         if change is None:
             return None
@@ -81,10 +81,10 @@ def bring_page_into_line(platform: Platform, study_id: int) -> PageState | None:
             found = change.wanted
             was_changed = (WITHDRAWN in page.metadata) == (found is PageState.SERVED)
             try:
-                _write(platform.bucket, folder, page, found)
+                _write(services.bucket, folder, page, found)
             except GenerationMismatch:
                 continue  # a deployment, or another worker, has just written it: look again
-        with platform.sessions.begin() as session:
+        with services.sessions.begin() as session:
             if end_change(session, change, found, was_changed=was_changed):
                 return found if was_changed else None
     raise StorageError(f"the page of study {study_id} changes faster than it can be written; try again")

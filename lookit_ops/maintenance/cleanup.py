@@ -17,11 +17,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from domain.errors import InvalidRequest
-from domain.exports.archive_name import study_of
+from domain.videos.archive_names import study_of
 from ember_build.removal import Removal, remove_old
-from lookit_ops.platform import Platform
-from lookit_ops.runs.in_use import is_running, output_folders, sweep_dead_builds, wanted_commits
+from lookit_ops.runs.in_use import is_running, output_folders, remove_dead_builds, wanted_commits
 from lookit_ops.runs.reconcile_archives import remove_orphans
+from lookit_ops.services import Services
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import StorageError
 
@@ -30,49 +30,49 @@ SHORTEST, LONGEST = timedelta(hours=1), timedelta(days=3650)
 """A run takes an hour at most, so what is older and unclaimed belongs to none."""
 
 
-def clean_builds(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
+def clean_builds(services: Services, older_than: datetime, *, dry_run: bool) -> Removal:
     """Remove what killed builds have left behind: bundles here, and containers and volumes on the engine."""
     removal = Removal()
     if not dry_run:
-        sweep_dead_builds(platform)
-    folder = platform.settings.home_folder / "ember_build" / "deployments"
+        remove_dead_builds(services)
+    folder = services.settings.home_folder / "ember_build" / "deployments"
     if not folder.is_dir():
         return removal
 
     def in_use(path: Path) -> bool:
         # While it is checked, a bundle has a hidden name that holds the folder's.
-        return any(name in path.name for name in output_folders(platform))
+        return any(name in path.name for name in output_folders(services))
 
     remove_old(sorted(folder.iterdir()), older_than.timestamp(), removal, in_use=in_use, dry_run=dry_run)
     return removal
 
 
-def clean_checkouts(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
+def clean_checkouts(services: Services, older_than: datetime, *, dry_run: bool) -> Removal:
     """Remove sources that no build has wanted since; a later one fetches them again."""
-    return platform.checkouts.clean(
-        older_than.timestamp(), lambda sha: sha in wanted_commits(platform), dry_run=dry_run
+    return services.checkouts.clean(
+        older_than.timestamp(), lambda sha: sha in wanted_commits(services), dry_run=dry_run
     )
 
 
-def clean_docker_images(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
+def clean_docker_images(services: Services, older_than: datetime, *, dry_run: bool) -> Removal:
     """Remove images of earlier builds. Raises BuildPlatformError without an engine."""
-    if platform.settings.builder != "docker":
+    if services.settings.builder != "docker":
         return Removal()
-    return platform.docker_builder.clean_images(
-        older_than, lambda labels: is_running(platform, labels), dry_run=dry_run
+    return services.docker_builder.clean_images(
+        older_than, lambda labels: is_running(services, labels), dry_run=dry_run
     )
 
 
-def clean_dependencies(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
+def clean_dependencies(services: Services, older_than: datetime, *, dry_run: bool) -> Removal:
     """Remove what builds share. Raises BuildPlatformError without an engine."""
     removal = Removal()
-    home = platform.settings.home_folder / "ember_build"
+    home = services.settings.home_folder / "ember_build"
     stores = home / "dependencies"
     if stores.is_dir():
         # A local build touches the store that it takes, and takes it for less than an hour.
         remove_old(sorted(stores.iterdir()), older_than.timestamp(), removal, in_use=lambda _: False, dry_run=dry_run)
-    if platform.settings.builder == "docker":
-        on_engine = platform.docker_builder.clean_stores(older_than, dry_run=dry_run)
+    if services.settings.builder == "docker":
+        on_engine = services.docker_builder.clean_stores(older_than, dry_run=dry_run)
         removal.removed += on_engine.removed
         removal.freed_bytes += on_engine.freed_bytes
         removal.size_is_known = on_engine.size_is_known
@@ -81,7 +81,7 @@ def clean_dependencies(platform: Platform, older_than: datetime, *, dry_run: boo
     return removal
 
 
-def clean_archives(platform: Platform, older_than: datetime, *, dry_run: bool) -> Removal:
+def clean_archives(services: Services, older_than: datetime, *, dry_run: bool) -> Removal:
     """Remove archives of videos, which can be made again, but those that somebody asked for within a day.
 
     None of a study whose archive is being made: its worker may have found one, and would offer it. Parts that no claim
@@ -89,18 +89,18 @@ def clean_archives(platform: Platform, older_than: datetime, *, dry_run: bool) -
     """
     removal = Removal()
     if not dry_run:
-        remove_orphans(platform)
-    there = [file for file in platform.archives.files() if not file.key.startswith((".", f"{PARTS}/"))]
+        remove_orphans(services)
+    there = [file for file in services.archives.files() if not file.key.startswith((".", f"{PARTS}/"))]
     for file in there:
         if file.updated_at >= older_than:
             continue
         # Asked before each one: to delete them all takes long enough for somebody to ask for the last.
-        if platform.archive_ledger.is_wanted(file.key, study_of(file.key), DAY):
+        if services.archive_ledger.is_wanted(file.key, study_of(file.key), DAY):
             removal.in_use += 1
             continue
         try:
             if not dry_run:
-                platform.archives.delete(file.key)
+                services.archives.delete(file.key)
         except StorageError as error:
             removal.failed[file.key] = str(error)
             continue
@@ -108,7 +108,7 @@ def clean_archives(platform: Platform, older_than: datetime, *, dry_run: bool) -
         removal.freed_bytes += file.size_bytes
     if not dry_run:
         # An archive younger than the listing belongs to a request that ended within the day.
-        platform.archive_ledger.forget_contents({file.key for file in there} - set(removal.removed), DAY)
+        services.archive_ledger.forget_contents({file.key for file in there} - set(removal.removed), DAY)
     return removal
 
 
@@ -125,17 +125,17 @@ class Cleanup:
     older_than: timedelta | None
     clean: Callable[..., Removal]
 
-    def run(self, platform: Platform, older_than: timedelta | None = None, *, dry_run: bool = False) -> Removal:
+    def run(self, services: Services, older_than: timedelta | None = None, *, dry_run: bool = False) -> Removal:
         """Clean up. Raises InvalidRequest for an age under an hour, BuildPlatformError if the engine is away."""
         age = self.older_than if older_than is None else older_than
         if age is None:
-            age = timedelta(days=platform.settings.archives_kept_days)
+            age = timedelta(days=services.settings.archives_kept_days)
         if not SHORTEST <= age <= LONGEST:
             raise InvalidRequest(
                 f"older_than is {age / timedelta(hours=1):g} hours; a build that has just begun may need what is"
                 " younger than an hour: give 1 or more, and at most ten years"
             )
-        return self.clean(platform, datetime.now(UTC) - age, dry_run=dry_run)
+        return self.clean(services, datetime.now(UTC) - age, dry_run=dry_run)
 
 
 CLEANUPS = (

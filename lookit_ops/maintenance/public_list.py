@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 from domain.models import BuildKind
 from domain.studies.discoverable import discoverable_studies
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import GenerationMismatch
 
 KEY = "discoverable_studies.json"
@@ -29,11 +29,11 @@ class PublicList:
     """False if it was up to date already."""
 
 
-def wanted_list(platform: Platform) -> tuple[tuple[str, ...], bytes]:
+def wanted_list(services: Services) -> tuple[tuple[str, ...], bytes]:
     """Return the names on the list, and its content, as the database has them now."""
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         studies = discoverable_studies(session)
-    link = platform.links.built
+    link = services.links.built
     entries = [
         {**asdict(study), "uuid": str(study.uuid), "url": link(BuildKind.DEPLOYMENT, str(study.uuid))}
         for study in studies
@@ -42,15 +42,15 @@ def wanted_list(platform: Platform) -> tuple[tuple[str, ...], bytes]:
     return tuple(study.name for study in studies), content
 
 
-def refresh_public_list(platform: Platform) -> PublicList:
+def refresh_public_list(services: Services) -> PublicList:
     """Bring the list in the bucket up to date with the database. Raises StorageError."""
     for attempt in range(1, ATTEMPTS + 1):
-        there = platform.bucket.page(KEY)
-        names, content = wanted_list(platform)
+        there = services.bucket.page(KEY)
+        names, content = wanted_list(services)
         if there is not None and there.content == content:
             return PublicList(names, there.generation, rewritten=False)
         try:
-            generation = platform.bucket.write_page(
+            generation = services.bucket.write_page(
                 KEY,
                 content,
                 content_type="application/json; charset=utf-8",

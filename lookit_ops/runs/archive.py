@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from domain.exports.ledger import ArchiveClaim, ArchiveFacts, ArchiveLedger
 from domain.models import ArchiveKind, RequestStatus
-from domain.queue import Failure
+from domain.requests.archives import ArchiveClaim, ArchiveFacts, ArchiveLedger
+from domain.requests.queue import Failure
 from lookit_ops.failures import RETRIED
 from lookit_ops.runs.session import WorkSession
 from lookit_ops.storage.archives import PARTS
@@ -22,11 +22,11 @@ class ArchiveSession(WorkSession[ArchiveClaim]):
     @property
     def ledger(self) -> ArchiveLedger:
         """The archive ledger."""
-        return self.platform.archive_ledger
+        return self.services.archive_ledger
 
     def claim(self, request_id: int) -> ArchiveClaim:
         """Claim the request and keep its lease alive. Raises what the ledger raises."""
-        settings = self.platform.settings
+        settings = self.services.settings
         return self._hold(
             self.ledger.claim(
                 request_id,
@@ -39,7 +39,7 @@ class ArchiveSession(WorkSession[ArchiveClaim]):
 
     def launch(self, study_id: int, user_id: int, kind: ArchiveKind, name_contains: str, origin: str) -> ArchiveClaim:
         """Ask for the archive of this run, and claim it, both or neither. Raises what the ledger raises."""
-        settings = self.platform.settings
+        settings = self.services.settings
         return self._hold(
             self.ledger.launch(
                 study_id,

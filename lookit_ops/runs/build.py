@@ -16,16 +16,16 @@ from typing import Any
 
 from dagster import OpExecutionContext
 
-from domain.builds.claims import Claim
 from domain.models import BuildKind, RequestStatus
-from domain.queue import Failure
+from domain.requests.build_claims import Claim
+from domain.requests.queue import Failure
 from lookit_ops.failures import RETRIED
-from lookit_ops.platform import Platform
 from lookit_ops.runs.in_use import output_folder
 from lookit_ops.runs.interruption import Interruption
+from lookit_ops.runs.log_buffer import Transcript
 from lookit_ops.runs.page import PageSession
 from lookit_ops.runs.report import report_build
-from lookit_ops.runs.transcript import Transcript
+from lookit_ops.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +40,23 @@ class BuildSession(PageSession):
 
     def __init__(
         self,
-        platform: Platform,
+        services: Services,
         run_id: str,
         show: Callable[[int, str], None],
         interruption: Callable[[], Interruption | None] = lambda: None,
         submission: int | None = None,
     ) -> None:
         """See `WorkSession`."""
-        super().__init__(platform, run_id, show, interruption, submission)
-        self.image_output = Transcript(platform.redact)
-        self.build_output = Transcript(platform.redact)
+        super().__init__(services, run_id, show, interruption, submission)
+        self.image_output = Transcript(services.redact)
+        self.build_output = Transcript(services.redact)
         self._pending: list[str] = []
         self._showing = threading.Lock()
         self._shown_at = 0.0
 
     def claim(self, request_id: int) -> Claim:
         """Claim the request and keep its lease alive. Raises what the ledger raises."""
-        settings = self.platform.settings
+        settings = self.services.settings
         return self._hold(
             self.ledger.claim(
                 request_id,
@@ -69,7 +69,7 @@ class BuildSession(PageSession):
 
     def launch(self, study_id: int, user_id: int, kind: BuildKind, origin: str) -> Claim:
         """Ask for the build that this run is to be, and claim it, both or neither. Raises what the ledger raises."""
-        settings = self.platform.settings
+        settings = self.services.settings
         return self._hold(
             self.ledger.launch(
                 study_id,
@@ -98,7 +98,7 @@ class BuildSession(PageSession):
     @property
     def output_folder(self) -> Path:
         """Where this claim's bundle is built; removed when the session is closed."""
-        return self.platform.settings.home_folder / "ember_build" / "deployments" / output_folder(self.held())
+        return self.services.settings.home_folder / "ember_build" / "deployments" / output_folder(self.held())
 
     def show_output(self, transcript: Transcript) -> Callable[[str], None]:
         """A place for the output of a build: kept in the transcript, shown on the run's page every few seconds."""
@@ -136,7 +136,7 @@ class BuildSession(PageSession):
 
     def _after_error(self, context: OpExecutionContext) -> None:
         if self.rolled_forward:
-            report_build(context.instance, self.platform, self.held().request_id)
+            report_build(context.instance, self.services, self.held().request_id)
 
     def _outputs(self) -> dict[str, str]:
         return {"image_output": self.image_output.text(), "build_output": self.build_output.text()}

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
-from lookit_ops.platform import Platform
+from domain.requests.build_claims import Claim
+from domain.requests.builds import BuildLedger
 from lookit_ops.runs.interruption import Interruption
 from lookit_ops.runs.reconcile import roll_forward
 from lookit_ops.runs.session import WorkSession
+from lookit_ops.services import Services
 from lookit_ops.storage.cancellable import CancellableExperimentBucket
 from lookit_ops.storage.experiments import NoAnswer
 
@@ -26,15 +26,15 @@ class PageSession(WorkSession[Claim]):
 
     def __init__(
         self,
-        platform: Platform,
+        services: Services,
         run_id: str,
         show: Callable[[int, str], None],
         interruption: Callable[[], Interruption | None] = lambda: None,
         submission: int | None = None,
     ) -> None:
         """See `WorkSession`."""
-        super().__init__(platform, run_id, show, interruption, submission)
-        self.bucket = CancellableExperimentBucket(lambda: platform.bucket, self.stop)
+        super().__init__(services, run_id, show, interruption, submission)
+        self.bucket = CancellableExperimentBucket(lambda: services.bucket, self.stop)
         """The bucket, for as long as this worker may go on."""
         self.rolled_forward = False
         """Whether the work counts although a step failed."""
@@ -43,7 +43,7 @@ class PageSession(WorkSession[Claim]):
     @property
     def ledger(self) -> BuildLedger:
         """The build ledger."""
-        return self.platform.ledger
+        return self.services.ledger
 
     def before_commit(self) -> None:
         """Make sure that the page may be written, which is what comes next. Raises LeaseLost or RequestCancelled."""

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
 from domain.errors import LeaseLost
-from domain.queue import WORKER_DIED, Failure
+from domain.requests.build_claims import Claim
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import WORKER_DIED, Failure
 from lookit_ops.deployments.commit_point import fence, finish_public_files
 from lookit_ops.deployments.manifest import facts_of, folder_of, live_deployment
-from lookit_ops.platform import Platform
 from lookit_ops.runs.in_use import clear_away_after
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import ExperimentBucket, NoSuchObject
 
 logger = logging.getLogger(__name__)
@@ -45,21 +45,21 @@ class Reconciled:
         return bool(self.rolled_forward or self.expired or self.failed)
 
 
-def reconcile_builds(platform: Platform) -> Reconciled:
+def reconcile_builds(services: Services) -> Reconciled:
     """End every build whose lease has run out; one that cannot be ended now never stops the others."""
     forward: list[int] = []
     expired: list[int] = []
     failed: list[int] = []
     runs: list[str] = []
     ended: list[Claim] = []
-    for claim in platform.ledger.running(expired_only=True):
+    for claim in services.ledger.running(expired_only=True):
         try:
-            run_id = platform.ledger.run_of(claim)
+            run_id = services.ledger.run_of(claim)
             # Read some time ago: another reconciler may have ended it, and a new build of the study may have begun.
-            with _taken_over(platform, claim, expired_only=True) as held:
-                is_live = _roll_forward_or_fence(platform, held)
+            with _taken_over(services, claim, expired_only=True) as held:
+                is_live = _roll_forward_or_fence(services, held)
                 if not is_live:
-                    platform.ledger.retry(held, WORKER_DIED, {"note": f"nothing of this {claim.act} is live"})
+                    services.ledger.retry(held, WORKER_DIED, {"note": f"nothing of this {claim.act} is live"})
                 logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
             (forward if is_live else expired).append(claim.request_id)
             runs += [run_id] if run_id else []
@@ -71,59 +71,59 @@ def reconcile_builds(platform: Platform) -> Reconciled:
         else:
             ended.append(claim)
     if ended:  # not before all have their end: the engine, which it needs, may hang
-        clear_away_after(platform, ended)
+        clear_away_after(services, ended)
     return Reconciled(tuple(forward), tuple(expired), tuple(failed), tuple(runs))
 
 
 def end_build_of_run(
-    platform: Platform, run_id: str, cancelled_by: str | None, failure: Failure = WORKER_DIED
+    services: Services, run_id: str, cancelled_by: str | None, failure: Failure = WORKER_DIED
 ) -> int | None:
     """End the build that a run held which has ended itself, without waiting for the lease to run out.
 
     The run was cancelled by a person, or (None) it failed so. Returns the id of the request, None if the run held none.
     Raises StorageError if the bucket cannot be asked; the reconciler then ends the build when its lease has run out.
     """
-    claim = platform.ledger.held_by(run_id)
+    claim = services.ledger.held_by(run_id)
     if claim is None:
         return None
     note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}
     try:
-        with _taken_over(platform, claim, expired_only=False) as held:
+        with _taken_over(services, claim, expired_only=False) as held:
             if cancelled_by is not None:  # remembered first: should the bucket be away now, it is not tried again later
-                platform.ledger.note_wish(held)
-            if not _roll_forward_or_fence(platform, held):
+                services.ledger.note_wish(held)
+            if not _roll_forward_or_fence(services, held):
                 if cancelled_by is None:
-                    platform.ledger.retry(held, failure, note)
+                    services.ledger.retry(held, failure, note)
                 else:
-                    platform.ledger.cancelled(held, platform.ledger.canceller(held) or cancelled_by, note)
+                    services.ledger.cancelled(held, services.ledger.canceller(held) or cancelled_by, note)
     except LeaseLost:
         return None
-    clear_away_after(platform, [claim])
+    clear_away_after(services, [claim])
     return claim.request_id
 
 
 @contextmanager
-def _taken_over(platform: Platform, claim: Claim, *, expired_only: bool) -> Generator[Claim]:
+def _taken_over(services: Services, claim: Claim, *, expired_only: bool) -> Generator[Claim]:
     """Hold a dead worker's claim while it is ended; after a failure its lease has run out, so that others may try.
 
     Raises LeaseLost.
     """
-    held = platform.ledger.take_over(claim, TAKEN_FOR, expired_only=expired_only)
+    held = services.ledger.take_over(claim, TAKEN_FOR, expired_only=expired_only)
     try:
         yield held
     except LeaseLost:
         raise
     except BaseException:
         with suppress(LeaseLost):
-            platform.ledger.heartbeat(held, timedelta(0))
+            services.ledger.heartbeat(held, timedelta(0))
         raise
 
 
-def _roll_forward_or_fence(platform: Platform, claim: Claim) -> bool:
+def _roll_forward_or_fence(services: Services, claim: Claim) -> bool:
     """True if the build was finished for its worker; False if its page is not live, and from now on never will be."""
     folder = folder_of(claim.kind, claim.study_uuid)
-    if fence(platform.bucket, folder, claim.page_owner, claim.fencing_token):
-        return roll_forward(platform.ledger, platform.bucket, claim, {})
+    if fence(services.bucket, folder, claim.page_owner, claim.fencing_token):
+        return roll_forward(services.ledger, services.bucket, claim, {})
     return False
 
 

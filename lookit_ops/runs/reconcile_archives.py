@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from domain.errors import LeaseLost
 from domain.models import RequestStatus
-from domain.queue import WORKER_DIED, Failure
-from lookit_ops.platform import Platform
+from domain.requests.queue import WORKER_DIED, Failure
+from lookit_ops.services import Services
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import StorageError
 
@@ -35,7 +35,7 @@ class ReconciledArchives:
         return bool(self.waiting or self.ended or self.parts_removed or self.failed)
 
 
-def reconcile_archives(platform: Platform, *, look_for_parts: bool = True) -> ReconciledArchives:
+def reconcile_archives(services: Services, *, look_for_parts: bool = True) -> ReconciledArchives:
     """Give back every archive request whose lease has run out; one that cannot be, never stops the others.
 
     The bucket is looked through for parts that nobody needs if a request was given back, or if that is asked for.
@@ -44,7 +44,7 @@ def reconcile_archives(platform: Platform, *, look_for_parts: bool = True) -> Re
     ended: list[int] = []
     failed: list[int] = []
     runs: list[str] = []
-    ledger = platform.archive_ledger
+    ledger = services.archive_ledger
     for claim in ledger.running(expired_only=True):
         try:
             run_id = ledger.run_of(claim)
@@ -57,18 +57,18 @@ def reconcile_archives(platform: Platform, *, look_for_parts: bool = True) -> Re
         except Exception:  # its trouble is not the others'
             logger.exception("archive request %s, whose worker died, cannot be ended now", claim.request_id)
             failed.append(claim.request_id)
-    removed = remove_orphans(platform) if waiting or ended or look_for_parts else 0
+    removed = remove_orphans(services) if waiting or ended or look_for_parts else 0
     return ReconciledArchives(tuple(waiting), tuple(ended), removed, tuple(failed), tuple(runs))
 
 
 def end_archive_of_run(
-    platform: Platform, run_id: str, cancelled_by: str | None, failure: Failure = WORKER_DIED
+    services: Services, run_id: str, cancelled_by: str | None, failure: Failure = WORKER_DIED
 ) -> int | None:
     """End the archive that a run held which has ended itself, without waiting for the lease to run out.
 
     The run was cancelled by a person, or (None) it failed so. Returns the id of the request, None if the run held none.
     """
-    ledger = platform.archive_ledger
+    ledger = services.archive_ledger
     claim = ledger.held_by(run_id)
     if claim is None:
         return None
@@ -80,20 +80,20 @@ def end_archive_of_run(
             ledger.cancelled(claim, ledger.canceller(claim) or cancelled_by, note)
     except LeaseLost:
         return None
-    remove_orphans(platform)
+    remove_orphans(services)
     return claim.request_id
 
 
-def remove_orphans(platform: Platform) -> int:
+def remove_orphans(services: Services) -> int:
     """Remove the parts of claims that no longer run. The parts are listed first: a claim that begins later has none."""
     try:
-        keys = [file.key for file in platform.archives.files(f"{PARTS}/")]
+        keys = [file.key for file in services.archives.files(f"{PARTS}/")]
         alive = {
-            f"{claim.request_id}-{claim.fencing_token}" for claim in platform.archive_ledger.running(expired_only=False)
+            f"{claim.request_id}-{claim.fencing_token}" for claim in services.archive_ledger.running(expired_only=False)
         }
         orphans = [key for key in keys if key.split("/")[1] not in alive]
         for key in orphans:
-            platform.archives.delete(key)
+            services.archives.delete(key)
     except StorageError as error:
         logger.warning("the parts of archives cannot be looked through now: %s", error)
         return 0

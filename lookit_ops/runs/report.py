@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from domain.escaping import markdown_list
 from domain.models import BuildKind, BuildRequest, Study, StudyLog
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ ASSET_OF: dict[BuildKind, AssetKey] = {
 }
 
 
-def built(platform: Platform, request_id: int) -> AssetMaterialization:
+def built(services: Services, request_id: int) -> AssetMaterialization:
     """What a build that succeeded means for its asset, as the study's log tells it."""
     finished = (
         select(StudyLog, BuildRequest, Study)
@@ -30,13 +30,13 @@ def built(platform: Platform, request_id: int) -> AssetMaterialization:
         .join(Study, Study.id == StudyLog.study_id)
         .where(BuildRequest.id == request_id)
     )
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         log, request, study = session.execute(finished).one()
     kind, uuid = BuildKind(request.kind), str(study.uuid)
     metadata = {
         "study": study.name,
         "state": log.state_after,
-        "link": MetadataValue.url(platform.links.built(kind, uuid)),
+        "link": MetadataValue.url(services.links.built(kind, uuid)),
         "repository": log.extra["repository"],
         "sha": log.extra["sha"],
         "why this sha": log.extra["sha_reason"],
@@ -47,21 +47,21 @@ def built(platform: Platform, request_id: int) -> AssetMaterialization:
     return AssetMaterialization(ASSET_OF[kind], partition=uuid, metadata=metadata)
 
 
-def report_build(instance: DagsterInstance, platform: Platform, request_id: int) -> None:
+def report_build(instance: DagsterInstance, services: Services, request_id: int) -> None:
     """Tell Dagster of a build that was finished outside of its own run's last step.
 
     The build has ended well, so trouble here is logged, and the run goes on.
     """
     try:
-        event = built(platform, request_id)
+        event = built(services, request_id)
         instance.add_dynamic_partitions(studies.name or "", [event.partition or ""])
         instance.report_runless_asset_event(event)
     except Exception:
         logger.exception("build request %s succeeded, but its asset cannot be reported", request_id)
 
 
-def report_builds(platform: Platform, request_ids: Iterable[int]) -> None:
+def report_builds(services: Services, request_ids: Iterable[int]) -> None:
     """The same from outside of any run, to the instance that DAGSTER_HOME names."""
     with DagsterInstance.get() as instance:
         for request_id in request_ids:
-            report_build(instance, platform, request_id)
+            report_build(instance, services, request_id)

@@ -8,14 +8,14 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
-from domain.builds.claims import Claim, require_for
-from domain.builds.rollback import KIND, begin_rollback
 from domain.models import Study, User
-from domain.queue import Failure
+from domain.requests.build_claims import Claim, require_for
+from domain.requests.queue import Failure
+from domain.requests.rollbacks import KIND, begin_rollback
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.rollback import NotRestorable, choose_whole, rollback
-from lookit_ops.platform import Platform
 from lookit_ops.runs.page import PageSession
+from lookit_ops.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class RolledBack:
 
 
 def roll_back(
-    platform: Platform, study_id: int, user_id: int, to: int | None, *, origin: str, comment: str = ""
+    services: Services, study_id: int, user_id: int, to: int | None, *, origin: str, comment: str = ""
 ) -> RolledBack:
     """Put back what the request `to` built, or the build before the live one, and record it.
 
@@ -41,15 +41,15 @@ def roll_back(
     changed; StorageError, LeaseLost and RequestCancelled when it failed on the way, and the study is as before;
     NoAnswer when nobody knows, and the study stays locked until the reconciler has found out.
     """
-    with platform.sessions.begin() as database:
+    with services.sessions.begin() as database:
         study = database.get_one(Study, study_id)
         require_for(database, database.get_one(User, user_id), study, KIND)
         folder = folder_of(KIND, study.uuid)
-    target = choose_whole(platform.bucket, folder, None if to is None else str(to)).manifest.request_id
+    target = choose_whole(services.bucket, folder, None if to is None else str(to)).manifest.request_id
     if not target.isdecimal():
         raise NotRestorable(f"the deployment of request {target!r} in {folder} is not one of this platform's")
     session = RollbackSession(
-        platform,
+        services,
         f"rollback in process {os.getpid()} on {socket.gethostname()}"[:64],
         lambda _level, _text: None,
     )
@@ -69,10 +69,10 @@ class RollbackSession(PageSession):
 
     def begin(self, study_id: int, user_id: int, restores_id: int, origin: str, comment: str = "") -> Claim:
         """Lock the study and keep the lease alive. Raises what `begin_rollback` raises."""
-        lease = self.platform.settings.lease_duration
+        lease = self.services.settings.lease_duration
         claim = self._hold(
             begin_rollback(
-                self.platform.sessions,
+                self.services.sessions,
                 study_id,
                 user_id,
                 restores_id,
@@ -112,7 +112,7 @@ class RollbackSession(PageSession):
             after_commit=self.bucket.ask_to_the_end,
         )
         return {
-            "bucket": self.platform.bucket.name,
+            "bucket": self.services.bucket.name,
             "folder": folder,
             "files": done.file_count,
             "bytes": done.size_bytes,

@@ -18,13 +18,13 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from dagster import DagsterExecutionInterruptedError, OpExecutionContext
 
 from domain.errors import LeaseLost
-from domain.queue import TOO_LONG, Beat, Failure
+from domain.requests.queue import TOO_LONG, Beat, Failure
 from ember_build.errors import BuildCancelled
 from ember_build.waiting import Grace, answer_of
 from lookit_ops.failures import RequestCancelled, as_dagster_failure, exception_for_log, failure_of
-from lookit_ops.platform import Platform
 from lookit_ops.runs.interruption import Interruption
-from lookit_ops.runs.transcript import Transcript, TranscriptHandler
+from lookit_ops.runs.log_buffer import Transcript, TranscriptHandler
+from lookit_ops.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +67,14 @@ class WorkSession(ABC, Generic[ClaimT]):
 
     def __init__(
         self,
-        platform: Platform,
+        services: Services,
         run_id: str,
         show: Callable[[int, str], None],
         interruption: Callable[[], Interruption | None] = lambda: None,
         submission: int | None = None,
     ) -> None:
         """`interruption` says why Dagster ends the run, if it does; `submission`: see `BuildLedger.claim`."""
-        self.platform = platform
+        self.services = services
         self.run_id = run_id
         self.submission = submission
         self.stop = threading.Event()
@@ -82,7 +82,7 @@ class WorkSession(ABC, Generic[ClaimT]):
         self._grace = Grace(self.stop)
         self._interruption = interruption
         self._show = show
-        self._log = Transcript(platform.redact)
+        self._log = Transcript(services.redact)
         self._handler = TranscriptHandler(self._log, lambda level, text: self._show(level, text))
         self._claim: ClaimT | None = None
         self._ended = False
@@ -156,7 +156,7 @@ class WorkSession(ABC, Generic[ClaimT]):
         return self._claim
 
     def _beat(self) -> None:
-        claim, lease = self.held(), self.platform.settings.lease_duration
+        claim, lease = self.held(), self.services.settings.lease_duration
         while not self._quiet.wait(min(lease.total_seconds() / BEATS_IN_A_LEASE, LONGEST_PAUSE)):
             try:
                 if self.ledger.heartbeat(claim, lease).cancel_requested:
@@ -170,7 +170,7 @@ class WorkSession(ABC, Generic[ClaimT]):
 
     def check(self) -> None:
         """Make sure that this worker may go on, and prolong the lease. Raises LeaseLost or RequestCancelled."""
-        beat = self.ledger.heartbeat(self.held(), self.platform.settings.lease_duration)
+        beat = self.ledger.heartbeat(self.held(), self.services.settings.lease_duration)
         if beat.cancel_requested and self._step != "finish":  # the work is done and can be seen: too late to stop
             self._cancel_requested = True
             raise RequestCancelled(f"somebody asked for this {self.what} to be cancelled")
@@ -262,7 +262,7 @@ class WorkSession(ABC, Generic[ClaimT]):
     def failure(self, step: str, error: BaseException) -> Failure:
         """What the ledger and the run's page are told of an error: redacted."""
         failure = failure_of(step, error)
-        return replace(failure, message=self.platform.redact(failure.message))
+        return replace(failure, message=self.services.redact(failure.message))
 
     def close(self) -> None:
         """Tear down: no more heartbeats, no claim left open, nothing left on this machine, the log let go."""
@@ -279,7 +279,7 @@ class WorkSession(ABC, Generic[ClaimT]):
                 logging.getLogger(package).removeHandler(self._handler)
 
     def _redacted(self, texts: dict[str, str]) -> dict[str, str]:
-        return {name: self.platform.redact(text) for name, text in texts.items()}
+        return {name: self.services.redact(text) for name, text in texts.items()}
 
     def _extra(self, more: dict[str, Any]) -> dict[str, Any]:
         return {**self._outputs(), "durations_seconds": self._durations, "log": self._log.text(), **more}

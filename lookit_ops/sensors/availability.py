@@ -8,8 +8,8 @@ import dagster as dg
 
 from domain.studies.availability import out_of_line
 from lookit_ops.jobs.set_availability import set_availability
-from lookit_ops.platform import Platform
 from lookit_ops.sensors.under_way import is_under_way
+from lookit_ops.services import Services
 
 TRUSTED_FOR = timedelta(minutes=5)
 """How long a run that has not ended is believed to be at work."""
@@ -21,11 +21,11 @@ TRUSTED_FOR = timedelta(minutes=5)
     job=set_availability,
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
 )
 def availability(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    platform: Platform = context.resources.platform
-    with platform.sessions.begin() as session:
+    services: Services = context.resources.services
+    with services.sessions.begin() as session:
         waiting = len(out_of_line(session))
     if not waiting:
         return dg.SkipReason("every study has the page that its state says")

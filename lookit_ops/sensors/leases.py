@@ -10,10 +10,11 @@ from datetime import timedelta
 
 import dagster as dg
 
-from lookit_ops.jobs.end_dead_work import NOTHING, end_dead_work_job, idle_runs, mark_failed
-from lookit_ops.platform import Platform
+from lookit_ops.jobs.end_dead_work import end_dead_work_job
+from lookit_ops.runs.dead_runs import NOTHING, idle_runs, mark_failed
 from lookit_ops.runs.in_use import remove_dead_outputs
 from lookit_ops.sensors.under_way import is_under_way
+from lookit_ops.services import Services
 
 TRUSTED_FOR = timedelta(minutes=10)
 """How long a run that has not ended is believed to be at work."""
@@ -27,14 +28,14 @@ ALL = {"lookit/ends": "all"}
     job=end_dead_work_job,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
 )
 def leases(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    platform: Platform = context.resources.platform
-    dead_runs = mark_failed(context.instance, idle_runs(context.instance, platform))
-    bundles = remove_dead_outputs(platform)
+    services: Services = context.resources.services
+    dead_runs = mark_failed(context.instance, idle_runs(context.instance, services))
+    bundles = remove_dead_outputs(services)
     told = [f"{count} {what}" for what, count in (("dead runs", dead_runs), ("left-over bundles", bundles)) if count]
-    expired = [*platform.ledger.running(expired_only=True), *platform.archive_ledger.running(expired_only=True)]
+    expired = [*services.ledger.running(expired_only=True), *services.archive_ledger.running(expired_only=True)]
     if not expired:
         return dg.SkipReason("; ".join(told) or NOTHING)
     if is_under_way(context.instance, end_dead_work_job.name, TRUSTED_FOR, ALL):

@@ -8,8 +8,8 @@ import dagster as dg
 
 from domain.mail.outbox import outbox_state
 from lookit_ops.jobs.deliver_mails import deliver_mails
-from lookit_ops.platform import Platform
 from lookit_ops.sensors.under_way import is_under_way
+from lookit_ops.services import Services
 
 TRUSTED_FOR = timedelta(minutes=5)
 """How long a run that has not ended is believed to be at work."""
@@ -21,11 +21,11 @@ TRUSTED_FOR = timedelta(minutes=5)
     job=deliver_mails,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
 )
 def outbox(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    platform: Platform = context.resources.platform
-    state = outbox_state(platform.sessions, timedelta())
+    services: Services = context.resources.services
+    state = outbox_state(services.sessions, timedelta())
     if not state.due:
         return dg.SkipReason(f"no mail is due; {state.waiting} wait for another attempt")
     # An older one may be dead without Dagster's knowing; and two at once send no mail twice.

@@ -14,8 +14,8 @@ import dagster as dg
 
 from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.maintenance.public_list import wanted_list
-from lookit_ops.platform import Platform
 from lookit_ops.sensors.under_way import UNFINISHED
+from lookit_ops.services import Services
 
 LIST_TAG = "lookit/public-list"
 """The digest of the list that the run is to write."""
@@ -29,12 +29,12 @@ AGAIN_AFTER = timedelta(minutes=1)
     description="Keeps the list of the public page true to the database.",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
     asset_selection=[discoverable_studies_asset],
 )
 def public_list_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    platform: Platform = context.resources.platform
-    names, content = wanted_list(platform)
+    services: Services = context.resources.services
+    names, content = wanted_list(services)
     digest = hashlib.sha256(content).hexdigest()[:32]
     now = datetime.now(UTC)
 

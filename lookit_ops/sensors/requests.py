@@ -1,6 +1,6 @@
 """The sensors `build_requests` and `archive_requests`: requests that wait in the database become runs.
 
-The database decides which (`domain/queue.py`); the run key is a second line of defence, and never fires twice.
+The database decides which (`domain/requests/queue.py`); the run key is a second line of defence, and never fires twice.
 """
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from domain.queue import QueueState, RequestQueue, Submission
+from domain.requests.queue import QueueState, RequestQueue, Submission
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
-from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_submission_of
-from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, STUDY_TAG, SUBMISSION_TAG, number_in
+from lookit_ops.runs.dead_runs import IN_DAGSTER, end_submission_of
 from lookit_ops.runs.interruption import Interruption, interruption_of
 from lookit_ops.sensors.under_way import UNFINISHED
+from lookit_ops.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +36,21 @@ class Kind:
     """One kind of request, and where the settings and the platform keep what belongs to it."""
 
     name: str
-    queue: Callable[[Platform], RequestQueue]
-    at_once: Callable[[Platform], int]
+    queue: Callable[[Services], RequestQueue]
+    at_once: Callable[[Services], int]
     locks_its_study: bool
 
 
 BUILDS = Kind(
     "build",
-    lambda platform: platform.build_queue,
-    lambda platform: platform.settings.builds_at_once,
+    lambda services: services.build_queue,
+    lambda services: services.settings.builds_at_once,
     locks_its_study=True,
 )
 ARCHIVES = Kind(
     "archive",
-    lambda platform: platform.archive_queue,
-    lambda platform: platform.settings.archives_at_once,
+    lambda services: services.archive_queue,
+    lambda services: services.settings.archives_at_once,
     locks_its_study=False,
 )
 
@@ -62,13 +62,13 @@ def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
         job=job,
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={"platform"},
+        required_resource_keys={"services"},
     )
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        platform: Platform = context.resources.platform
-        queue, at_once = kind.queue(platform), kind.at_once(platform)
+        services: Services = context.resources.services
+        queue, at_once = kind.queue(services), kind.at_once(services)
         _cancel_those_not_awaited(context.instance, kind, queue)
-        _look_after_those_that_do_not_come(context.instance, platform, kind, queue)
+        _look_after_those_that_do_not_come(context.instance, services, kind, queue)
         submissions = queue.submit(limit=A_TICK, at_once=at_once)
         if not submissions:
             return dg.SkipReason(_why_nothing(kind, queue.state(), at_once))
@@ -109,7 +109,7 @@ def _cancel_those_not_awaited(instance: dg.DagsterInstance, kind: Kind, queue: R
 
 
 def _look_after_those_that_do_not_come(
-    instance: dg.DagsterInstance, platform: Platform, kind: Kind, queue: RequestQueue
+    instance: dg.DagsterInstance, services: Services, kind: Kind, queue: RequestQueue
 ) -> None:
     """A run may sit in Dagster's queue for long, and is not asked for twice. Any other is dead, whatever it is called.
 
@@ -117,7 +117,7 @@ def _look_after_those_that_do_not_come(
     a run would hold a place among those that may run at once for as long as a run may take.
     """
     for request_id in queue.overdue():
-        if _was_cancelled(instance, platform, kind, request_id):
+        if _was_cancelled(instance, services, kind, request_id):
             continue
         tags = {KIND_TAG: kind.name, REQUEST_TAG: str(request_id)}
         runs = instance.get_runs(dg.RunsFilter(tags=tags, statuses=UNFINISHED))
@@ -133,7 +133,7 @@ def _look_after_those_that_do_not_come(
                 logger.exception("Dagster cannot be told that run %s is dead", run.run_id)
 
 
-def _was_cancelled(instance: dg.DagsterInstance, platform: Platform, kind: Kind, request_id: int) -> bool:
+def _was_cancelled(instance: dg.DagsterInstance, services: Services, kind: Kind, request_id: int) -> bool:
     """End the request if a person has cancelled the run that was to claim it, which the status sensor may have missed.
 
     That sensor reacts to each run once, and fails where the database is away.
@@ -143,8 +143,8 @@ def _was_cancelled(instance: dg.DagsterInstance, platform: Platform, kind: Kind,
     )
     for record in instance.get_run_records(cancelled, limit=1):  # the newest
         if interruption_of(record) is Interruption.OPERATOR:
-            logger.info("%s", end_submission_of(platform, record.dagster_run, IN_DAGSTER))
-            return request_id not in kind.queue(platform).overdue()
+            logger.info("%s", end_submission_of(services, record.dagster_run, IN_DAGSTER))
+            return request_id not in kind.queue(services).overdue()
     return False
 
 

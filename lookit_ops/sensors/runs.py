@@ -13,9 +13,10 @@ import dagster as dg
 
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
-from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_dead_work_job, end_submission_of, holds_a_request
-from lookit_ops.platform import Platform
+from lookit_ops.jobs.end_dead_work import end_dead_work_job
+from lookit_ops.runs.dead_runs import IN_DAGSTER, end_submission_of, holds_a_request
 from lookit_ops.runs.interruption import Interruption, interruption_of
+from lookit_ops.services import Services
 
 JOBS = [build_experiment, build_zipfile_of_videos]
 INTERVAL = 5
@@ -31,11 +32,11 @@ INTERVAL = 5
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def cancelled_runs(
-    context: dg.RunStatusSensorContext, platform: dg.ResourceParam[Any]
+    context: dg.RunStatusSensorContext, services: dg.ResourceParam[Any]
 ) -> dg.RunRequest | dg.SkipReason:
     record = context.instance.get_run_record_by_id(context.dagster_run.run_id)
     interruption = interruption_of(record) if record else Interruption.OPERATOR
-    return end_of(platform, context.dagster_run, interruption)
+    return end_of(services, context.dagster_run, interruption)
 
 
 @dg.run_status_sensor(
@@ -47,14 +48,14 @@ def cancelled_runs(
     minimum_interval_seconds=INTERVAL,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def failed_runs(context: dg.RunStatusSensorContext, platform: dg.ResourceParam[Any]) -> dg.RunRequest | dg.SkipReason:
-    return end_of(platform, context.dagster_run, None)
+def failed_runs(context: dg.RunStatusSensorContext, services: dg.ResourceParam[Any]) -> dg.RunRequest | dg.SkipReason:
+    return end_of(services, context.dagster_run, None)
 
 
-def end_of(platform: Platform, run: dg.DagsterRun, interruption: Interruption | None) -> dg.RunRequest | dg.SkipReason:
+def end_of(services: Services, run: dg.DagsterRun, interruption: Interruption | None) -> dg.RunRequest | dg.SkipReason:
     """Request a run that ends what the run held; what it was to claim is ended here."""
     by = None if interruption in (None, Interruption.TOO_LONG) else IN_DAGSTER
-    if not holds_a_request(platform, run):
-        return dg.SkipReason(end_submission_of(platform, run, by))
+    if not holds_a_request(services, run):
+        return dg.SkipReason(end_submission_of(services, run, by))
     config = {"run_id": run.run_id, "cancelled_by": by or "", "too_long": interruption is Interruption.TOO_LONG}
     return dg.RunRequest(run_key=f"end-{run.run_id}", run_config={"ops": {"end_work": {"config": config}}})

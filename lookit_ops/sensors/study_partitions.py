@@ -6,8 +6,8 @@ import dagster as dg
 from sqlalchemy import select
 
 from domain.models import Study
-from lookit_ops.platform import Platform
 from lookit_ops.runs.report import studies
+from lookit_ops.services import Services
 
 AT_ONCE = 500
 
@@ -17,12 +17,12 @@ AT_ONCE = 500
     description="Adds a partition for each new study, and removes those of studies that were deleted.",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
 )
 def study_partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    platform: Platform = context.resources.platform
+    services: Services = context.resources.services
     # All of them, not those above some id: ids are given out before a transaction commits, not in the order of commits.
-    with platform.sessions.begin() as session:
+    with services.sessions.begin() as session:
         found = [str(uuid) for uuid in session.scalars(select(Study.uuid).order_by(Study.id))]
     there = set(context.instance.get_dynamic_partitions(studies.name or ""))
     missing = [uuid for uuid in found if uuid not in there][:AT_ONCE]

@@ -8,7 +8,7 @@ import time
 import dagster as dg
 
 from lookit_ops.assets.watch import WATCHED, Seen
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 
 AT_LEAST_EVERY = 3600.0
 """Seconds after which what has not changed is reported again."""
@@ -19,15 +19,15 @@ AT_LEAST_EVERY = 3600.0
     description="Reports queue, outcomes, outbox and workers to their assets, and evaluates their checks.",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
 )
 def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    platform: Platform = context.resources.platform
+    services: Services = context.resources.services
     told: dict[str, list] = json.loads(context.cursor or "{}")
     now = time.time()
     events: list = []
     for watched in WATCHED:
-        name, seen = watched.spec.key.to_user_string(), watched.look(platform)
+        name, seen = watched.spec.key.to_user_string(), watched.look(services)
         before = told.get(name)
         if before and before[1] == _changes(seen) and now - before[0] < AT_LEAST_EVERY:
             continue

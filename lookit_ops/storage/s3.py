@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
-from domain.exports.keys import bare_etag
+from domain.videos.object_names import bare_etag
 from lookit_ops.storage.experiments import StorageError
 from lookit_ops.storage.videos import BLOCK_BYTES, COLD, FORBIDDEN, ListedVideo, VideoChanged, VideoUnreadable
 

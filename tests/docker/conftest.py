@@ -63,7 +63,7 @@ def yard(docker_engine: Engine, image: str, tmp_path: Path) -> Iterator[Yard]:
     yard = Yard(docker_engine, DEPLOYMENT, tmp_path)
     yield yard
     left = yard.left_on_the_engine()
-    yard.builder().sweep_orphans(lambda request: False)
+    yard.builder().remove_orphans(lambda request: False)
     assert left == []
 
 

@@ -259,5 +259,5 @@ def test_volumes_of_a_store_say_whose_they_are(yard: Yard, client: docker.Docker
         (name,) = volumes(client, yard, role)
         labels = labels_of(client.api.inspect_volume(name)["Labels"])
         assert (labels["repository"], labels["deployment"]) == (REPOSITORY, yard.deployment)
-        assert "request" not in labels, "or the sweep of orphans would take it"
-    assert yard.builder().sweep_orphans(lambda labels: False).removed == ()
+        assert "request" not in labels, "or the pruning of orphans would take it"
+    assert yard.builder().remove_orphans(lambda labels: False).removed == ()

@@ -25,7 +25,7 @@ from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.maintenance.cleanup import clean_builds
 from tests.support.docker_engine import GOOD_DIST, Engine, Player, Yard, start_engine
 from tests.support.site import Site
-from tests.support.workshop import REPOSITORY, Workshop, WorkshopPlatform
+from tests.support.workshop import REPOSITORY, Workshop, WorkshopServices
 
 pytestmark = pytest.mark.docker
 STRANGERS = "stranger/player"
@@ -33,7 +33,7 @@ KEY = "AKIA-not-for-strangers"
 TELLS = f'{GOOD_DIST}echo "key: $S3_ACCESS_KEY_ID" > dist/key.txt\n'
 
 
-class DockerPlatform(WorkshopPlatform):
+class DockerServices(WorkshopServices):
     """The workshop's platform, with containers that are given little."""
 
     yard: Yard
@@ -51,11 +51,11 @@ class DockerWorkshop(Workshop):
     yard: Yard
 
     @cached_property
-    def platform(self) -> WorkshopPlatform:
-        made = super().platform
-        platform = DockerPlatform(made.settings, self.engine, self.script, self.tools)
-        object.__setattr__(platform, "yard", self.yard)
-        return platform
+    def services(self) -> WorkshopServices:
+        made = super().services
+        services = DockerServices(made.settings, self.engine, self.script, self.tools)
+        object.__setattr__(services, "yard", self.yard)
+        return services
 
 
 @pytest.fixture
@@ -176,5 +176,5 @@ def test_an_engine_that_stops_in_the_middle_fails_the_build_as_ours_and_nothing_
     workshop.site.set_metadata(last_known_player_sha=None)
     assert workshop.build().success
     assert served(workshop) == f"key: {KEY}\n"
-    clean_builds(workshop.platform, datetime.now(UTC), dry_run=False)  # what the other has left, by the nightly cleanup
+    clean_builds(workshop.services, datetime.now(UTC), dry_run=False)  # what the other has left, by the nightly cleanup
     gc.collect()

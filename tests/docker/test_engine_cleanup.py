@@ -160,12 +160,12 @@ def test_orphans_of_dead_builds_go_and_those_of_living_ones_and_of_others_stay(
             mounts = [{"Type": "volume", "Source": names[part], "Target": "/x"}]
             config = client.api.create_host_config(mounts=mounts)
             client.api.create_container(image, command=["/x"], name=names[part], labels=labels, host_config=config)
-        swept = yard.builder().sweep_orphans(lambda labels: (labels["request"], labels["claim"]) == ("2", "2"))
-        assert swept.failed == ()
-        assert sorted(swept.removed) == sorted(
+        removed = yard.builder().remove_orphans(lambda labels: (labels["request"], labels["claim"]) == ("2", "2"))
+        assert removed.failed == ()
+        assert sorted(removed.removed) == sorted(
             f"{kind} {names[part]}" for kind in ("container", "network", "volume") for part in ("dead", "dead-again")
         )
-        assert yard.builder().sweep_orphans(lambda labels: True).removed == ()
+        assert yard.builder().remove_orphans(lambda labels: True).removed == ()
         for part in ("living", "shared", "others"):
             client.api.inspect_container(names[part])
             client.api.inspect_network(names[part])
@@ -180,14 +180,14 @@ def test_orphans_of_dead_builds_go_and_those_of_living_ones_and_of_others_stay(
                 client.api.remove_volume(name, force=True)
 
 
-def test_a_sweep_while_a_build_runs_leaves_it_alone(docker_engine: Engine, image: str, tmp_path: Path) -> None:
+def test_a_cleanup_while_a_build_runs_leaves_it_alone(docker_engine: Engine, image: str, tmp_path: Path) -> None:
     yard = Yard(docker_engine, "tests", tmp_path)
-    swept: list[object] = []
+    removed: list[object] = []
 
-    def sweep(line: str) -> None:
+    def prune(line: str) -> None:
         if line == "ready":
-            swept.append(yard.builder().sweep_orphans(lambda labels: labels["request"] == "1").removed)
+            removed.append(yard.builder().remove_orphans(lambda labels: labels["request"] == "1").removed)
 
     yard.player.write(ember=f"echo ready; sleep 1\n{GOOD_DIST}")
-    assert yard.build(on_line=sweep).file_count == 2
-    assert swept == [()]
+    assert yard.build(on_line=prune).file_count == 2
+    assert removed == [()]

@@ -18,7 +18,7 @@ import requests
 from playwright.sync_api import Browser
 
 from domain.db import sessions_for
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.settings import Settings
 from tests.support.browser import chromium
 
@@ -42,11 +42,11 @@ class Demonstration:
     environment: dict[str, str]
 
     @property
-    def platform(self) -> Platform:
-        return Platform(Settings(home=self.home, _env_file=self.home / "settings.env"))
+    def services(self) -> Services:
+        return Services(Settings(home=self.home, _env_file=self.home / "settings.env"))
 
     def sessions(self):
-        return sessions_for(self.platform.engine)
+        return sessions_for(self.services.engine)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `lookit-ops` as a user would."""

@@ -46,14 +46,14 @@ class Film:
 
     def visible(self) -> list[str]:
         """The archives that a link could lead to, of all films."""
-        return [file.key for file in self.running.platform.archives.files() if not file.key.startswith(f"{PARTS}/")]
+        return [file.key for file in self.running.services.archives.files() if not file.key.startswith(f"{PARTS}/")]
 
     def parts(self) -> list[str]:
-        return [file.key for file in self.running.platform.archives.files(f"{PARTS}/")]
+        return [file.key for file in self.running.services.archives.files(f"{PARTS}/")]
 
     def stray(self) -> list[str]:
         """All files of the bucket that are no archive, nor the bucket's own notes; half-written ones among them."""
-        root = self.running.platform.settings.local_archives
+        root = self.running.services.settings.local_archives
         own = {".bucket/environment", ".bucket/link-key"}
         names = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
         return sorted(name for name in names - own - set(self.visible()) if not name.startswith(".bucket/locks/"))
@@ -71,7 +71,7 @@ class Film:
     def assert_is_there(self) -> None:
         """The archive is whole, and holds exactly these videos."""
         assert self.row.archive_key in self.visible()
-        path = self.running.platform.settings.local_archives / (self.row.archive_key or "")
+        path = self.running.services.settings.local_archives / (self.row.archive_key or "")
         assert opened(path.read_bytes())[0] == self.videos
 
 
@@ -80,12 +80,12 @@ def film(running: Live, name: str) -> Film:
     footage = Footage(running.site)
     response = footage.response("accepted")
     videos = {footage.video(response, f"{name}-{place}"): contents_of(place, PART_BYTES + place) for place in range(2)}
-    folder = running.platform.settings.local_videos
+    folder = running.services.settings.local_videos
     folder.mkdir(parents=True, exist_ok=True)
     for key, contents in videos.items():
         (folder / key).write_bytes(contents)
     site = running.site
-    request = running.platform.archive_ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL, name)
+    request = running.services.archive_ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL, name)
     return Film(running, videos, request)
 
 
@@ -124,7 +124,7 @@ def test_an_archive_that_is_cancelled_in_the_middle_ends_within_seconds(running:
     before, lease = filmed.visible(), filmed.row.lease_expires_at
     (run,) = running.runs_of(filmed.request_id)
     if how == "command":
-        running.platform.archive_ledger.cancel(filmed.request_id, running.site.study_admin)
+        running.services.archive_ledger.cancel(filmed.request_id, running.site.study_admin)
         running.wait(lambda: filmed.row.lease_expires_at != lease, 30, "no heartbeat")
     else:
         running.terminate(run.run_id)

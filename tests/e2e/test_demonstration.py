@@ -44,7 +44,7 @@ def test_page_and_assets_are_in_the_bucket_with_the_studys_prefix_in_them(
     demonstration: Demonstration, kind: BuildKind
 ) -> None:
     uuid = study_of(demonstration).uuid
-    folder = demonstration.platform.settings.local_bucket / folder_of(kind, uuid)
+    folder = demonstration.services.settings.local_bucket / folder_of(kind, uuid)
     page = (folder / "index.html").read_text()
     scripts = [name.split('"')[0] for name in page.split(f"/studies/{uuid}/")[1:]]
     assert any(name.endswith(".js") for name in scripts)
@@ -56,9 +56,9 @@ def test_page_and_assets_are_in_the_bucket_with_the_studys_prefix_in_them(
 
 
 def test_the_videos_are_zipped_and_the_printed_link_gives_the_archive(demonstration: Demonstration) -> None:
-    settings = demonstration.platform.settings
+    settings = demonstration.services.settings
     (link,) = re.findall(rf"{settings.archives_url}\S+", demonstration.said)
-    bucket = demonstration.platform.archives
+    bucket = demonstration.services.archives
     assert isinstance(bucket, LocalArchiveBucket)
     with ArchiveServer(bucket) as server:
         answer = requests.get(link.replace(settings.archives_url, server.url), timeout=10)
@@ -79,7 +79,7 @@ def test_preview_and_deployment_render_each_with_its_own_version(
     demonstration: Demonstration, browser: Browser, kind: BuildKind, version: str
 ) -> None:
     uuid = study_of(demonstration).uuid
-    bucket = LocalExperimentBucket(demonstration.platform.settings.local_bucket)
+    bucket = LocalExperimentBucket(demonstration.services.settings.local_bucket)
     wrong: list[str] = []
     with StudyServer(bucket, kind) as server, browser.new_context() as context:
         page = context.new_page()
@@ -115,7 +115,7 @@ def test_log_mails_and_states_tell_the_story(demonstration: Demonstration) -> No
     assert (logs[0].extra["sha"], logs[4].extra["sha"]) == (first.sha, second.sha)
     assert "==> ember build" in logs[0].extra["build_output"]
     assert {mail.status for mail in mails} == {"sent"}
-    assert len(list(demonstration.platform.settings.mails.glob("*.eml"))) >= len(mails)
+    assert len(list(demonstration.services.settings.mails.glob("*.eml"))) >= len(mails)
 
 
 def test_the_log_on_the_command_line_has_real_line_breaks(demonstration: Demonstration) -> None:

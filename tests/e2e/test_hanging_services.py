@@ -114,7 +114,7 @@ def ticks_of(running: Live, sensor: str, since: float) -> list[float]:
 def give_everything_something_to_do(running: Live, service: str) -> int:
     """A dead build, a request that waits, a mail, a list to write, a page to take down; returns the waiting request."""
     dead = running.request(running.site.another_study(f"Dead while {service} hangs", State.APPROVED))
-    running.platform.ledger.claim(dead, "a run that died", running.platform.settings.lease_duration)
+    running.services.ledger.claim(dead, "a run that died", running.services.settings.lease_duration)
     running.site.end_leases()
     study_id = running.site.another_study(f"Moved while {service} hangs", State.SUBMITTED)
     with running.site.sessions.begin() as session:

@@ -54,5 +54,5 @@ def test_a_run_launched_from_the_launchpad_succeeds(
     assert log.extra["outcome"] == "succeeded"
     assert log.extra["origin"] == f"on behalf of {RESEARCHER} through Dagster"
     assert (
-        demonstration.platform.settings.local_bucket / folder_of(BuildKind.PREVIEW, study.uuid) / "index.html"
+        demonstration.services.settings.local_bucket / folder_of(BuildKind.PREVIEW, study.uuid) / "index.html"
     ).exists()

@@ -94,7 +94,7 @@ def test_cancelled_by_command_it_ends_within_seconds(running: Live, step: str) -
     try:
         running.wait(lambda: running.status(request_id) == "running", 60, lambda: running.told(request_id))
         time.sleep(3)
-        running.platform.ledger.cancel(request_id, running.site.study_admin)
+        running.services.ledger.cancel(request_id, running.site.study_admin)
         if step == "upload":
             running.let_go()
         seconds = running.wait(lambda: running.status(request_id) == "cancelled", 30, lambda: running.told(request_id))

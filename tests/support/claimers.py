@@ -10,10 +10,10 @@ from multiprocessing.synchronize import Barrier
 
 from sqlalchemy import true
 
-from domain.builds import claims
-from domain.builds.ledger import BuildLedger
 from domain.db import engine_for, sessions_for
 from domain.errors import StudyIsLocked
+from domain.requests import build_claims as claims
+from domain.requests.builds import BuildLedger
 
 WON, LOST = "won", "found the study locked"
 

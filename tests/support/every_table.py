@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from domain.exports.ledger import ArchiveFacts, ArchiveLedger
-from domain.exports.selection import basis_of, select_videos
 from domain.models import ArchiveKind, BuildKind, Study, User
 from domain.permissions.grants import grant
+from domain.requests.archives import ArchiveFacts, ArchiveLedger
+from domain.videos.selection import basis_of, select_videos
 from tests.support.footage import Footage
 from tests.support.site import Site
 

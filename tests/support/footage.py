@@ -8,10 +8,10 @@ from uuid import uuid4
 
 from sqlalchemy import insert, select
 
-from domain.exports.keys import VideoKey
 from domain.models import ConsentRuling, Response, Study, User, Video
 from domain.models.accounts import Role, RolePermission, RoleScope, StudyGrant
 from domain.permissions.codes import Permission
+from domain.videos.object_names import VideoKey
 from tests.support.site import Site
 
 RECORDED_AT = datetime(2026, 3, 1, 10, tzinfo=UTC)

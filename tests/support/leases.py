@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
 from domain.models import RequestStatus
-from domain.queue import WORKER_DIED
+from domain.requests.build_claims import Claim
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import WORKER_DIED
 
 
 def give_up(end_leases: Callable[[], None], reconcile: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:

@@ -20,10 +20,10 @@ from sqlalchemy import select
 from domain.models import ArchiveRequest, BuildKind, BuildRequest, OutboxMail, RequestStatus, State, Study, StudyLog
 from lookit_ops.demo.github_server import GitHubServer
 from lookit_ops.deployments.manifest import folder_of
-from lookit_ops.platform import Platform
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.server.dagster_processes import dagster_programs, make_storage
 from lookit_ops.server.supervisor import Program
+from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 from tests.support.databases import migrate
 from tests.support.site import Site, populate
@@ -43,7 +43,7 @@ class Live:
     home: Path
     server: GitHubServer
     programs: dict[str, Program]
-    platform: Platform
+    services: Services
     site: Site
     port: int
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Live:
                 process.wait()
         for pid in self.run_processes():
             os.kill(pid, signal.SIGKILL)
-        self.platform.close()
+        self.services.close()
 
     # -- steps ----------------------------------------------------------------------------------------------------
 
@@ -137,7 +137,7 @@ class Live:
     # -- requests -------------------------------------------------------------------------------------------------
 
     def request(self, study_id: int | None = None, kind: BuildKind = BuildKind.DEPLOYMENT) -> int:
-        return self.platform.ledger.request(study_id or self.site.study_id, self.site.study_admin, kind)
+        return self.services.ledger.request(study_id or self.site.study_id, self.site.study_admin, kind)
 
     def status(self, request_id: int) -> str:
         return self.site.request(request_id).status
@@ -200,12 +200,12 @@ class Live:
 
     def page(self, study_id: int | None = None) -> bytes | None:
         study = self.site.study(study_id)
-        page = self.platform.settings.local_bucket / folder_of(BuildKind.DEPLOYMENT, study.uuid) / "index.html"
+        page = self.services.settings.local_bucket / folder_of(BuildKind.DEPLOYMENT, study.uuid) / "index.html"
         return page.read_bytes() if page.exists() else None
 
     def files_of(self, study_id: int) -> dict[str, bytes]:
         """All that the bucket has of a study's deployments, by path."""
-        folder = self.platform.settings.local_bucket / folder_of(BuildKind.DEPLOYMENT, self.site.study(study_id).uuid)
+        folder = self.services.settings.local_bucket / folder_of(BuildKind.DEPLOYMENT, self.site.study(study_id).uuid)
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def rows_of(self, study_id: int) -> dict[str, list[dict[str, Any]]]:
@@ -259,14 +259,14 @@ def live(
             }
         ),
     ):
-        platform = Platform(load_settings())
+        services = Services(load_settings())
         (home / "tools").mkdir(parents=True)
-        migrate(platform.settings.database)
-        dagster_home = prepare_dagster_home(platform.settings)
+        migrate(services.settings.database)
+        dagster_home = prepare_dagster_home(services.settings)
         make_storage()
         code, daemon, webserver = dagster_programs(dagster_home, port, module=MODULE)
         programs = {CODE: code, DAEMON: daemon, SECOND_DAEMON: daemon, WEBSERVER: webserver}
-        living = Live(home, server, programs, platform, populate(platform.sessions), port)
+        living = Live(home, server, programs, services, populate(services.sessions), port)
         living.build_well()
         try:
             yield living

@@ -16,15 +16,15 @@ from typing import Any
 
 import dagster as dg
 
-from domain.builds.ledger import BuildLedger
-from domain.exports.ledger import ArchiveLedger
+from domain.requests.archives import ArchiveLedger
+from domain.requests.builds import BuildLedger
 from ember_build.builder import Builder
 from ember_build.docker.engine import connect
 from ember_build.local.builder import LocalBuilder
 from ember_build.local.toolchain import Toolchain
 from ember_build.source.github import GitHub
 from lookit_ops.definitions import definitions
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 from lookit_ops.storage.archives import ArchiveBucket, StoredPart
 from lookit_ops.storage.experiments import ExperimentBucket, StorageError
@@ -37,8 +37,8 @@ SECOND_PART = "000001"
 class Gate:
     """Stands around a part: each call of a method waits where its step is to be held, before or after it."""
 
-    def __init__(self, platform: Platform, real: Any, before: dict[str, str], after: dict[str, str]) -> None:
-        self._platform, self._real = platform, real
+    def __init__(self, services: Services, real: Any, before: dict[str, str], after: dict[str, str]) -> None:
+        self._platform, self._real = services, real
         self._before, self._after = before, after
 
     def __getattr__(self, name: str) -> Any:
@@ -116,7 +116,7 @@ class GatedGitHub(GitHub):
         return super().resolve(*arguments, **named)
 
 
-class LivePlatform(Platform):
+class LiveServices(Services):
     """The platform with a short build and gates."""
 
     @cached_property
@@ -159,10 +159,10 @@ class LivePlatform(Platform):
 
 
 @dg.resource
-def live_platform(_context: dg.InitResourceContext) -> Iterator[Platform]:
-    platform = LivePlatform(load_settings())
-    yield platform
-    platform.close()
+def live_platform(_context: dg.InitResourceContext) -> Iterator[Services]:
+    services = LiveServices(load_settings())
+    yield services
+    services.close()
 
 
 defs = definitions(live_platform)

@@ -14,11 +14,11 @@ from typing import Any
 import dagster as dg
 from sqlalchemy import Engine, update
 
-from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
+from domain.requests.archives import ArchiveLedger
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
-from lookit_ops.platform import Platform
 from lookit_ops.resources import archive_session_resource
+from lookit_ops.services import Services
 from lookit_ops.settings import Settings
 from lookit_ops.storage.archives import ArchiveBucket
 from lookit_ops.storage.video_buckets import VideoBuckets
@@ -28,7 +28,7 @@ from tests.support.site import Site
 
 
 @dataclass(frozen=True)
-class ReelsPlatform(Platform):
+class ReelsServices(Services):
     """The platform with the test's database, and with buckets that a test may have replaced."""
 
     database_engine: Engine
@@ -41,7 +41,7 @@ class ReelsPlatform(Platform):
 
     @cached_property
     def videos(self) -> VideoBuckets:
-        return VideoBuckets(self.videos_instead) if self.videos_instead else Platform.videos.func(self)
+        return VideoBuckets(self.videos_instead) if self.videos_instead else Services.videos.func(self)
 
     def _archives(self) -> ArchiveBucket:
         return self.archives_instead or super()._archives()
@@ -68,9 +68,9 @@ class Reels:
     """What the folder of videos holds, by key."""
 
     @cached_property
-    def platform(self) -> ReelsPlatform:
+    def services(self) -> ReelsServices:
         settings = Settings(**{"home": self.root / "home", **self.settings})
-        return ReelsPlatform(settings, self.engine, self.videos_bucket, self.archives_bucket)
+        return ReelsServices(settings, self.engine, self.videos_bucket, self.archives_bucket)
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
@@ -82,7 +82,7 @@ class Reels:
 
     @property
     def ledger(self) -> ArchiveLedger:
-        return self.platform.archive_ledger
+        return self.services.archive_ledger
 
     def close(self) -> None:
         if "instance" in self.__dict__:
@@ -100,7 +100,7 @@ class Reels:
 
     def put(self, key: str, contents: bytes) -> None:
         """A video in the folder."""
-        path = self.platform.settings.local_videos / key
+        path = self.services.settings.local_videos / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(contents)
         self.written[key] = contents
@@ -113,7 +113,7 @@ class Reels:
         definitions = dg.Definitions(
             jobs=[build_zipfile_of_videos],
             resources={
-                "platform": dg.ResourceDefinition.hardcoded_resource(self.platform),
+                "services": dg.ResourceDefinition.hardcoded_resource(self.services),
                 "archive_session": archive_session_resource,
                 "io_manager": dg.mem_io_manager,
             },
@@ -127,7 +127,7 @@ class Reels:
             raise_on_error=False,
         )
         if self.delivers:
-            self.platform.deliver_mails()
+            self.services.deliver_mails()
         return run
 
     def archive(self, kind: ArchiveKind = ArchiveKind.ALL) -> ArchiveRequest:
@@ -148,7 +148,7 @@ class Reels:
 
     def visible(self) -> list[str]:
         """The keys of what is in the bucket of archives, parts among them."""
-        return [file.key for file in self.platform.archives.files()]
+        return [file.key for file in self.services.archives.files()]
 
 
 def opened(archive: bytes) -> tuple[dict[str, bytes], list[dict[str, str]]]:

@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from domain.builds.ledger import BuildLedger
 from domain.db import Sessions
 from domain.models import BuildRequest, Lab, OutboxMail, RequestStatus, State, Study, StudyLog, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
-from domain.queue import Retry
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import Retry
 from domain.studies.workflow import transition
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import dagster as dg
 from sqlalchemy import Engine
 
-from domain.builds.ledger import BuildLedger
 from domain.models import BuildKind
+from domain.requests.builds import BuildLedger
 from ember_build.builder import Builder
 from ember_build.local.builder import LocalBuilder
 from ember_build.local.toolchain import Toolchain
@@ -26,9 +26,9 @@ from lookit_ops.definitions import defs
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.jobs.build_experiment import build_experiment
-from lookit_ops.jobs.end_dead_work import end_dead_work, tell_dagster
-from lookit_ops.platform import Platform
 from lookit_ops.resources import build_session_resource
+from lookit_ops.runs.dead_runs import end_dead_work, tell_dagster
+from lookit_ops.services import Services
 from lookit_ops.settings import Settings
 from lookit_ops.storage.experiments import ExperimentBucket
 from tests.support.faulty_bucket import FaultyBucket
@@ -54,7 +54,7 @@ def player(version: str) -> Commit:
 
 
 @dataclass(frozen=True)
-class WorkshopPlatform(Platform):
+class WorkshopServices(Services):
     """The platform with a short build, a bucket that can refuse, and a GitHub client that does not sleep."""
 
     database_engine: Engine
@@ -112,7 +112,7 @@ class Workshop:
         self.script.write_text(begins + textwrap.dedent(script))
 
     @cached_property
-    def platform(self) -> WorkshopPlatform:
+    def services(self) -> WorkshopServices:
         url = self.server.url
         settings = Settings(
             **{
@@ -125,7 +125,7 @@ class Workshop:
                 **self.settings,
             }
         )
-        return WorkshopPlatform(settings, self.engine, self.script, self.tools)
+        return WorkshopServices(settings, self.engine, self.script, self.tools)
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
@@ -136,7 +136,7 @@ class Workshop:
         """Evaluate a sensor as the daemon does, on this workshop's parts."""
         context = dg.build_sensor_context(
             instance=self.instance,
-            resources={"platform": self.platform},
+            resources={"services": self.services},
             definitions=defs,
             cursor=cursor,
         )
@@ -145,14 +145,14 @@ class Workshop:
 
     def end_dead_work(self) -> list[str]:
         """End what dead workers left open, as a run of `end_dead_work` does; says what was done."""
-        done = end_dead_work(self.platform, self.instance)
-        dead_runs = tell_dagster(self.instance, self.platform, done)
+        done = end_dead_work(self.services, self.instance)
+        dead_runs = tell_dagster(self.instance, self.services, done)
         return [*done.told(), *([f"dead runs: {dead_runs}"] if dead_runs else [])]
 
     def close(self) -> None:
         """Let go of what was opened; the engine is the test's."""
-        if "platform" in self.__dict__ and "bucket" in self.platform.__dict__:
-            self.platform.bucket.close()
+        if "services" in self.__dict__ and "bucket" in self.services.__dict__:
+            self.services.bucket.close()
         if "instance" in self.__dict__:
             self.instance.dispose()
 
@@ -162,7 +162,7 @@ class Workshop:
 
     @property
     def faults(self) -> FaultyBucket:
-        bucket = self.platform.bucket
+        bucket = self.services.bucket
         assert isinstance(bucket, FaultyBucket)
         return bucket
 
@@ -170,13 +170,13 @@ class Workshop:
         return self.ledger.request(self.site.study_id, self.site.study_admin, kind)
 
     def run(
-        self, platform: Platform | None = None, tags: Mapping[str, str] | None = None, **config: Any
+        self, services: Services | None = None, tags: Mapping[str, str] | None = None, **config: Any
     ) -> dg.ExecuteInProcessResult:
         """Run the job with the claim's config, as the Launchpad would; errors end the run, not the test."""
         definitions = dg.Definitions(
             jobs=[build_experiment],
             resources={
-                "platform": dg.ResourceDefinition.hardcoded_resource(platform or self.platform),
+                "services": dg.ResourceDefinition.hardcoded_resource(services or self.services),
                 "build_session": build_session_resource,
                 "io_manager": dg.mem_io_manager,
             },
@@ -197,7 +197,7 @@ class Workshop:
 
     def folder(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> Path:
         """The study's folder in the bucket."""
-        return self.platform.settings.local_bucket / folder_of(kind, self.site.study().uuid)
+        return self.services.settings.local_bucket / folder_of(kind, self.site.study().uuid)
 
     def live(self, kind: BuildKind = BuildKind.DEPLOYMENT) -> dict[str, bytes]:
         """What a family can fetch: the page and all that it names, by path; empty if nothing is deployed."""
@@ -212,7 +212,7 @@ class Workshop:
 
     def leftovers(self) -> list[str]:
         """Files of builds that should be gone: scratch, outputs, half archives."""
-        home = self.platform.settings.home_folder / "ember_build"
+        home = self.services.settings.home_folder / "ember_build"
         places = [home / "scratch", home / "deployments"]
         found = [path for place in places if place.exists() for path in place.iterdir()]
         return [str(path.relative_to(home)) for path in [*found, *home.glob("checkouts/*/.incoming-*")]]

@@ -12,10 +12,10 @@ import yaml
 from sqlalchemy import update
 from sqlalchemy.engine import make_url
 
-from domain.builds.ledger import BuildLedger
 from domain.db import engine_for
 from domain.models import BuildKind, OutboxMail, State
-from domain.queue import Failure
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import Failure
 from lookit_ops.server.dagster_processes import dagster_programs
 from tests.support.site import Site
 

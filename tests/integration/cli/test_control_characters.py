@@ -127,7 +127,7 @@ CALLS: list[tuple[str, ...]] = [
     ("build", "deployments", "STUDY"),
     ("build", "deployments", "STUDY", "--json"),
     ("build", "rollback", "STUDY", "--as", "ADMIN"),
-    ("build", "sweep", "--dry-run"),
+    ("build", "prune", "--dry-run"),
     ("videos", "zip", "STUDY", "--as", "ADMIN", "--kind", "all"),
     ("videos", "zip", "STUDY", "--as", "ADMIN", "--kind", "all", "--name-contains", EVIL),
     ("videos", "zip", "STUDY", "--as", "STRANGER"),

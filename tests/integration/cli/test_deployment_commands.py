@@ -1,4 +1,4 @@
-"""`lookit-ops build deployments`, `rollback` and `sweep`, on a study with deployments in a bucket that is a folder."""
+"""`lookit-ops build deployments`, `rollback` and `prune`, on a study with deployments in a bucket that is a folder."""
 
 from __future__ import annotations
 
@@ -115,13 +115,13 @@ def test_a_refusal_says_why_and_changes_nothing(
     assert (len(deployed.logs()), deployed.study().state) == (logs, State.ACTIVE)
 
 
-def test_sweep_says_what_goes_and_takes_nothing_young(deployed: Site, run: Run) -> None:
-    shown = run("build", "sweep", "--keep", "1", "--older-than-hours", "1")
+def test_prune_says_what_goes_and_takes_nothing_young(deployed: Site, run: Run) -> None:
+    shown = run("build", "prune", "--keep", "1", "--older-than-hours", "1")
     assert shown.status == 0, shown.err
     assert "0 files with 0 bytes removed" in shown.out
-    assert "would be removed" in run("build", "sweep", "--dry-run").out
+    assert "would be removed" in run("build", "prune", "--dry-run").out
     for wrong in (["--older-than-hours", "0.5"], ["--keep", "0"]):
-        assert run("build", "sweep", *wrong).status == 2
+        assert run("build", "prune", *wrong).status == 2
 
 
 def test_the_public_list_is_kept_in_a_bucket_of_google(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

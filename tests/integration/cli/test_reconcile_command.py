@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from sqlalchemy import update
 
-from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, RequestStatus, State
+from domain.requests.archives import ArchiveLedger
 from lookit_ops.jobs.build_experiment import build_experiment
 from tests.integration.cli.conftest import Shown
 from tests.support.footage import Footage

@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from sqlalchemy import update
 
-from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, Video
-from domain.queue import Failure
+from domain.requests.archives import ArchiveLedger
+from domain.requests.queue import Failure
 from tests.integration.cli.conftest import Shown
 from tests.support.footage import Footage
 from tests.support.reels import opened

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from domain.builds.claims import Claim
-from domain.builds.rollback import approvals_of, begin_rollback
 from domain.db import database_now
 from domain.errors import DomainError, InvalidRequest, TransitionNotAllowed
 from domain.mail.compose import Composer, Links
 from domain.mail.outbox import deliver
 from domain.models import BuildKind, OutboxMail, State, Study, User
+from domain.requests.build_claims import Claim
+from domain.requests.rollbacks import approvals_of, begin_rollback
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from tests.support.mail import FakeTransport

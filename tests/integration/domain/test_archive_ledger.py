@@ -17,16 +17,6 @@ from sqlalchemy.exc import IntegrityError
 
 from domain.db import database_now
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied
-from domain.exports.ledger import (
-    NAMED_IN_A_LOG,
-    NAMED_IN_A_MAIL,
-    ArchiveClaim,
-    ArchiveFacts,
-    ArchiveLedger,
-    MissingVideo,
-    record_withdrawal,
-)
-from domain.exports.selection import Source, basis_of, require_basis, select_videos
 from domain.mail.compose import Composer, Download, Links
 from domain.mail.outbox import Delivery, MailWithdrawn, deliver
 from domain.models import (
@@ -46,7 +36,17 @@ from domain.models import (
 )
 from domain.models.accounts import RolePermission
 from domain.permissions.codes import Permission
-from domain.queue import Failure, Retry
+from domain.requests.archives import (
+    NAMED_IN_A_LOG,
+    NAMED_IN_A_MAIL,
+    ArchiveClaim,
+    ArchiveFacts,
+    ArchiveLedger,
+    MissingVideo,
+    record_withdrawal,
+)
+from domain.requests.queue import Failure, Retry
+from domain.videos.selection import Source, basis_of, require_basis, select_videos
 from tests.support.footage import Footage
 from tests.support.mail import FakeTransport
 from tests.support.site import Site

@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.mail.compose import Composer, Links
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, User
 from domain.models.studies import WORKFLOW_STATES
-from domain.queue import Failure, RequestQueue, Retry
+from domain.requests.build_claims import Claim
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import Failure, RequestQueue, Retry
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 

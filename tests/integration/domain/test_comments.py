@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from domain.builds.claims import Claim
 from domain.models import BuildKind, State, Study, User
-from domain.queue import Failure
+from domain.requests.build_claims import Claim
+from domain.requests.queue import Failure
 from tests.support.site import Site, transition_as_read
 
 STRANGE = {

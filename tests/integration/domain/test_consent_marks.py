@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from domain.errors import InvalidRequest, PermissionDenied
-from domain.exports.catalogue import update_catalogue
-from domain.exports.consent_marks import mark_consent_frame
-from domain.exports.selection import Selection, select_videos
 from domain.models import ArchiveKind, Study, User
+from domain.videos.catalogue import update_catalogue
+from domain.videos.consent_marks import mark_consent_frame
+from domain.videos.selection import Selection, select_videos
 from lookit_ops.storage.videos import ListedVideo
 from tests.support.footage import RECORDED_AT, Footage
 from tests.support.site import Site
@@ -42,7 +42,7 @@ def listed(key: str) -> ListedVideo:
 def test_a_name_marks_one_video_and_no_other_of_its_frame(
     site: Site, footage: Footage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("domain.exports.catalogue.BATCH", 1)
+    monkeypatch.setattr("domain.videos.catalogue.BATCH", 1)
     named = footage.key(footage.response("accepted"), "1-video", is_consent=True)
     plain = footage.key(footage.response("rejected"), "1-video")
     with site.sessions.begin() as session:

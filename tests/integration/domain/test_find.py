@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from domain.errors import InvalidRequest
-from domain.find import find_lab, find_study, find_user
+from domain.lookup import find_lab, find_study, find_user
 from domain.models import Lab, Study, User
 from tests.support.site import Site
 

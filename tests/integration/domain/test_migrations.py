@@ -22,11 +22,11 @@ from sqlalchemy import table as lightweight
 from domain import sqlite_types
 from domain.db import Base, engine_for, sessions_for
 from domain.errors import InvalidRequest
-from domain.exports.ledger import ArchiveFacts, ArchiveLedger
-from domain.exports.selection import basis_of, select_videos
 from domain.migrations import config_for, upgrade
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, Lab, Role, Study, User
 from domain.permissions.roles import BUILTIN_ROLES
+from domain.requests.archives import ArchiveFacts, ArchiveLedger
+from domain.videos.selection import basis_of, select_videos
 from tests.support.databases import POSTGRESQL, SQLITE, create_database
 from tests.support.every_table import fill_every_table
 from tests.support.footage import Footage

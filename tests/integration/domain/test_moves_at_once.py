@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
 from domain.db import Sessions
 from domain.errors import DomainError, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, Lab, State, Study, User
 from domain.permissions.grants import grant, permissions_of
 from domain.permissions.roles import grant_on_lab
-from domain.queue import Failure
+from domain.requests.build_claims import Claim
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import Failure
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
 from tests.support.contention import Act, one_after_the_other, together

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import update
 
-from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
 from domain.db import database_now
 from domain.errors import LeaseLost, QueueIsFull, StudyIsLocked, TransitionNotAllowed
-from domain.exports.ledger import ArchiveLedger
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, RequestStatus, State
-from domain.queue import LONGEST_NAMED_WAIT, MOST_NAMED_WAITS, Failure, RequestQueue, Retry, last_error
+from domain.requests.archives import ArchiveLedger
+from domain.requests.build_claims import Claim
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import LONGEST_NAMED_WAIT, MOST_NAMED_WAITS, Failure, RequestQueue, Retry, last_error
 from tests.support.footage import Footage
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site

@@ -16,14 +16,14 @@ from sqlalchemy import Engine
 from sqlalchemy.engine import make_url
 
 from domain import errors, queue
-from domain.builds import ledger
 from domain.errors import PermissionDenied
-from domain.exports import ledger as archive_ledger
-from domain.exports.ledger import ArchiveFacts, ArchiveLedger, MissingVideo
-from domain.exports.ledger import Failure as ArchiveFailure
-from domain.exports.selection import Basis, HeldVideo, Source
 from domain.models import ArchiveRequest, RequestStatus, Response, Study, User, Video
-from domain.queue import RequestQueue
+from domain.requests import archives as archive_ledger
+from domain.requests import builds as ledger
+from domain.requests.archives import ArchiveFacts, ArchiveLedger, MissingVideo
+from domain.requests.archives import Failure as ArchiveFailure
+from domain.requests.queue import RequestQueue
+from domain.videos.selection import Basis, HeldVideo, Source
 from lookit_ops.failures import CODES, UNEXPECTED
 from lookit_ops.jobs import end_dead_work
 from tests.support.footage import Footage

@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from domain.builds.claims import MAY_START_FROM, Claim
-from domain.builds.rollback import begin_rollback
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, RequestStatus, State, Study
 from domain.models.studies import WORKFLOW_STATES
-from domain.queue import Failure
+from domain.requests.build_claims import MAY_START_FROM, Claim
+from domain.requests.queue import Failure
+from domain.requests.rollbacks import begin_rollback
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 

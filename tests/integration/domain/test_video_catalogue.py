@@ -14,9 +14,9 @@ from sqlalchemy import text, update
 
 from domain.db import database_now
 from domain.errors import InvalidRequest
-from domain.exports import catalogue
-from domain.exports.catalogue import ALWAYS_PLAUSIBLE, EXAMPLES, CatalogueReport, Finding, Found, update_catalogue
 from domain.models import Response, Study, Video
+from domain.videos import catalogue
+from domain.videos.catalogue import ALWAYS_PLAUSIBLE, EXAMPLES, CatalogueReport, Finding, Found, update_catalogue
 from tests.support.footage import RECORDED_AT, RECORDED_MS, Footage
 from tests.support.site import Site
 from tests.support.statements import statements_of

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import insert
 
 from domain.errors import InvalidRequest, PermissionDenied
-from domain.exports.selection import HeldVideo, Selection, Source, basis_of, require_videos, select_videos
 from domain.models import ArchiveKind, ConsentRuling, Study, User
 from domain.models.responses import Ruling
 from domain.permissions.codes import Permission
+from domain.videos.selection import HeldVideo, Selection, Source, basis_of, require_videos, select_videos
 from tests.support.footage import RECORDED_AT, Footage
 from tests.support.site import Site
 from tests.support.statements import statements_of

@@ -33,8 +33,6 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
-from domain.builds.claims import Claim
-from domain.builds.ledger import BuildLedger
 from domain.errors import (
     DomainError,
     InvalidRequest,
@@ -45,7 +43,9 @@ from domain.errors import (
 )
 from domain.models import BuildKind, BuildRequest, Lab, RequestStatus, State, Study, User
 from domain.permissions.roles import grant_on_lab, grant_on_study
-from domain.queue import Failure, Retry
+from domain.requests.build_claims import Claim
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import Failure, Retry
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
 from tests.support.leases import end_for_dead_worker

@@ -85,7 +85,7 @@ def clouds(tmp_path: Path, site: Site, engine: Engine, s3: S3Server) -> Iterator
         videos = S3VideoBucket(bucket, s3.access(endpoint=detour.url, attempts=1))
         archives = GcsArchiveBucket(BUCKET, GcsAccess(endpoint=gcs.url, patience=2))
         reels = Reels(tmp_path / "reels", site, engine, {"lease": 4}, videos, archives)
-        reels.platform.archives.claim_environment("development")
+        reels.services.archives.claim_environment("development")
         yield Clouds(reels, s3, bucket, detour, gcs)
         reels.close()
         videos.close()
@@ -117,9 +117,9 @@ def test_the_settings_lead_to_the_clouds(clouds: Clouds, site: Site, engine: Eng
     reels = Reels(tmp_path / "wired", site, engine, settings)
     request = reels.archive()
     clouds.check(request)
-    assert secret in reels.platform.settings.secrets()
+    assert secret in reels.services.settings.secrets()
     assert site.mails()[-1].status == "waiting", "without a key no link is signed, and the mail waits for one"
-    reels.platform.close()
+    reels.services.close()
     reels.close()
 
 
@@ -258,8 +258,8 @@ def test_a_worker_that_lost_its_lease_shows_nothing(clouds: Clouds) -> None:
     request_id = clouds.reels.request()
 
     def lose() -> None:
-        platform = clouds.reels.platform
-        assert give_up(clouds.reels.end_leases, lambda: reconcile_archives(platform).waiting) == (request_id,)
+        services = clouds.reels.services
+        assert give_up(clouds.reels.end_leases, lambda: reconcile_archives(services).waiting) == (request_id,)
         lost.append(request_id)
 
     lost: list[int] = []  # an error in `lose` would end in the server that runs it
@@ -284,7 +284,7 @@ def test_killed_in_the_middle_nothing_is_seen_and_the_next_attempt_succeeds(clou
         clouds.reels.engine.dispose(close=False)  # connections of the parent are not ours to use
         clouds.reels.videos_bucket = S3VideoBucket(clouds.bucket, clouds.s3.access(endpoint=clouds.detour.url))
         clouds.reels.archives_bucket = GcsArchiveBucket(BUCKET, GcsAccess(endpoint=clouds.gcs.url, patience=2))
-        del clouds.reels.platform
+        del clouds.reels.services
         clouds.reels.run(request_id=request_id)
 
     process = multiprocessing.get_context("fork").Process(target=worker)
@@ -316,15 +316,15 @@ def test_killed_in_the_middle_nothing_is_seen_and_the_next_attempt_succeeds(clou
             assert where == "join"
             assert opened(contents)[0] == clouds.reels.written
 
-    assert reconcile_archives(clouds.reels.platform).waiting == (), "a lease that has not ended is not touched"
+    assert reconcile_archives(clouds.reels.services).waiting == (), "a lease that has not ended is not touched"
     clouds.reels.end_leases()
-    done = reconcile_archives(clouds.reels.platform)
+    done = reconcile_archives(clouds.reels.services)
     assert done.waiting == (request_id,)
     assert not [key for key in clouds.visible() if key.startswith(".parts/")]
     run = clouds.reels.run(request_id=request_id)
     clouds.check(clouds.reels.row(request_id))
     assert metadata_of(run, "claim")["attempt"] == 2
-    assert reconcile_archives(clouds.reels.platform).parts_removed == 0
+    assert reconcile_archives(clouds.reels.services).parts_removed == 0
 
 
 def test_orphans_are_removed_and_parts_of_a_running_archive_are_not(clouds: Clouds) -> None:
@@ -332,7 +332,7 @@ def test_orphans_are_removed_and_parts_of_a_running_archive_are_not(clouds: Clou
     clouds.gcs.insert(BUCKET, ".parts/77-1/000001", b"of a worker that died long ago")
     removed: list[int] = []
     clouds.detour.fault(
-        "act", keys[4], act=lambda: removed.append(reconcile_archives(clouds.reels.platform).parts_removed)
+        "act", keys[4], act=lambda: removed.append(reconcile_archives(clouds.reels.services).parts_removed)
     )
     request = clouds.reels.archive()
     clouds.check(request)

@@ -8,9 +8,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from domain.builds.claims import MAY_START_FROM
 from domain.models import BuildKind, State, Study, User
 from domain.models.studies import WORKFLOW_STATES, PageState
+from domain.requests.build_claims import MAY_START_FROM
 from domain.studies.availability import begin_change, end_change
 from domain.studies.discoverable import discoverable_studies
 from domain.studies.edit import edit
@@ -36,7 +36,7 @@ def move(workshop: Workshop, trigger: str) -> None:
 
 
 def in_line(workshop: Workshop) -> tuple[int, int, int]:
-    done = bring_pages_into_line(workshop.platform)
+    done = bring_pages_into_line(workshop.services)
     return len(done.taken_down), len(done.put_back), len(done.failed)
 
 
@@ -61,7 +61,7 @@ def test_a_study_that_leaves_is_taken_down_and_its_files_stay(served: Workshop, 
     assert (log.action, log.user_id, log.state_after) == ("taken_down", None, served.site.study().state)
     assert in_line(served) == (0, 0, 0)
     folder = folder_of("deployment", served.site.study().uuid)
-    assert len(history(served.platform.bucket, folder)) == 1
+    assert len(history(served.services.bucket, folder)) == 1
 
 
 def test_an_edit_that_sends_an_active_study_back_takes_it_down(served: Workshop) -> None:
@@ -103,7 +103,7 @@ def test_a_deployment_after_a_take_down_is_served_and_the_earlier_one_can_be_res
     assert b"<script" in page(served)
     assert served.site.study().page_state == PageState.SERVED
     assert in_line(served) == (0, 0, 0)
-    assert len(restorable(served.platform.bucket, folder_of("deployment", served.site.study().uuid))) == 1
+    assert len(restorable(served.services.bucket, folder_of("deployment", served.site.study().uuid))) == 1
 
 
 def test_a_bucket_that_is_away_leaves_the_wish_in_the_database(served: Workshop) -> None:
@@ -142,10 +142,10 @@ def test_a_worker_that_is_late_with_putting_back_does_not_undo_a_later_take_down
     def overtake(_key: str) -> None:
         served.faults.before("write_page", lambda _key: None)
         move(served, "reject")
-        late.append(bring_page_into_line(served.platform, served.site.study_id))
+        late.append(bring_page_into_line(served.services, served.site.study_id))
 
     served.faults.before("write_page", overtake)
-    assert bring_page_into_line(served.platform, served.site.study_id) is None
+    assert bring_page_into_line(served.services, served.site.study_id) is None
     assert late == [None], "the page said so already, and is written again all the same"
     assert page(served) == NOT_AVAILABLE
     assert served.site.study().page_state == PageState.WITHDRAWN
@@ -157,7 +157,7 @@ def test_a_worker_that_stalls_before_its_first_look_does_not_undo_a_later_take_d
     in_line(served)
     for trigger in ("resubmit", "approve", "activate"):
         move(served, trigger)
-    bucket = served.platform.bucket
+    bucket = served.services.bucket
     key = f"{folder_of('deployment', served.site.study().uuid)}/index.html"
     seen = bucket.page(key)
     with served.site.sessions.begin() as session:
@@ -185,12 +185,12 @@ def test_a_study_that_moves_while_its_page_is_written_is_looked_at_again(served:
             move(served, trigger)
 
     served.faults.after("write_page", move_on)
-    assert bring_page_into_line(served.platform, served.site.study_id) is PageState.SERVED
+    assert bring_page_into_line(served.services, served.site.study_id) is PageState.SERVED
     assert b"<script" in page(served)
 
 
 def test_while_a_deployment_runs_the_page_is_left_to_it(served: Workshop) -> None:
-    served.ledger.claim(served.request(), "a run", served.platform.settings.lease_duration)
+    served.ledger.claim(served.request(), "a run", served.services.settings.lease_duration)
     with served.site.sessions.begin() as session:
         assert begin_change(session, served.site.study_id) is None
     assert in_line(served) == (0, 0, 0)
@@ -220,7 +220,7 @@ def test_a_page_that_cannot_be_read_is_an_error_and_stays_to_be_changed(served: 
     served.faults.refuse("page")
     move(served, "deactivate")
     with pytest.raises(StorageError):
-        bring_page_into_line(served.platform, served.site.study_id)
+        bring_page_into_line(served.services, served.site.study_id)
     served.faults.allow("page")
     assert in_line(served) == (1, 0, 0)
 

@@ -19,12 +19,12 @@ import pytest
 
 from domain.models import BuildKind, State
 from lookit_ops.demo.github_server import Answer, Commit
-from lookit_ops.platform import Platform
 from lookit_ops.resources import build_session_resource
+from lookit_ops.services import Services
 from tests.support import faulty_github
 from tests.support.faulty_github import Faults, archive_of, body, entry, status
 from tests.support.production import PRODUCTION
-from tests.support.workshop import GOOD_BUILD, REPOSITORY, Workshop, WorkshopPlatform, player
+from tests.support.workshop import GOOD_BUILD, REPOSITORY, Workshop, WorkshopServices, player
 
 SYMLINK = stat.S_IFLNK | 0o777
 PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
@@ -70,8 +70,8 @@ def test_a_deployment_makes_the_study_active_with_one_log_and_the_right_mails(wo
         ("site_admin@example.org", "build_succeeded", "waiting"),
         ("study_admin@example.org", "build_succeeded", "waiting"),
     ]
-    assert workshop.platform.deliver_mails().sent == 2
-    assert len(list(workshop.platform.settings.mails.glob("*.eml"))) == 2
+    assert workshop.services.deliver_mails().sent == 2
+    assert len(list(workshop.services.settings.mails.glob("*.eml"))) == 2
 
 
 def test_the_runs_page_shows_commit_sizes_and_a_link_and_the_asset_is_materialised(workshop: Workshop) -> None:
@@ -246,10 +246,10 @@ def test_an_untrusted_repository_is_not_built_without_a_container(workshop: Work
 
 
 def test_the_bucket_of_another_environment_is_refused(workshop: Workshop) -> None:
-    workshop.platform.settings.local_bucket.mkdir(parents=True)
-    workshop.platform.bucket.real.claim_environment("development")  # ty: ignore[unresolved-attribute]
-    workshop.settings.update(environment="staging", bucket_folder=workshop.platform.settings.local_bucket)
-    del workshop.platform
+    workshop.services.settings.local_bucket.mkdir(parents=True)
+    workshop.services.bucket.real.claim_environment("development")  # ty: ignore[unresolved-attribute]
+    workshop.settings.update(environment="staging", bucket_folder=workshop.services.settings.local_bucket)
+    del workshop.services
     assert "development" in what_failed(workshop.build())
     (log,) = workshop.site.logs()
     assert workshop.site.request(log.build_request_id or 0).error_code == "wrong_environment"
@@ -415,13 +415,13 @@ def test_whose_waiting_request_is_replaced_by_somebody_else_is_told(workshop: Wo
 def test_what_is_built_and_pinned_is_the_repository_at_the_claim(workshop: Workshop) -> None:
     """An edit between the check before the claim and the claim: the newer repository counts, for both."""
     request_id = workshop.request(PREVIEW)
-    claim = workshop.platform.ledger.claim
+    claim = workshop.services.ledger.claim
 
     def edited_meanwhile(_self: Any, *args: Any, **more: Any) -> Any:
         workshop.site.set_metadata(player_repo_url=f"{workshop.server.url}/lookit/another")
         return claim(*args, **more)
 
-    with unittest.mock.patch.object(type(workshop.platform.ledger), "claim", edited_meanwhile):
+    with unittest.mock.patch.object(type(workshop.services.ledger), "claim", edited_meanwhile):
         run = workshop.run(request_id=request_id)
     assert "lookit/another" in what_failed(run)
     assert "last_known_player_sha" not in workshop.site.study().study_metadata
@@ -433,12 +433,12 @@ def test_without_containers_all_but_development_is_refused_before_the_claim(
 ) -> None:
     workshop.settings.update({**PRODUCTION, "environment": environment})
 
-    class ByTheSettings(WorkshopPlatform):
-        builder = Platform.builder
+    class ByTheSettings(WorkshopServices):
+        builder = Services.builder
 
-    platform = ByTheSettings(workshop.platform.settings, workshop.engine, workshop.script, workshop.tools)
+    services = ByTheSettings(workshop.services.settings, workshop.engine, workshop.script, workshop.tools)
     request_id = workshop.request()
-    run = workshop.run(platform=platform, request_id=request_id)
+    run = workshop.run(services=services, request_id=request_id)
     assert f"works in development only, not in {environment}" in what_failed(run)
     assert workshop.site.request(request_id).status == "queued"
     assert (workshop.site.logs(), workshop.site.mails()) == ([], [])
@@ -482,7 +482,7 @@ def test_an_error_after_the_page_was_written_does_not_undo_the_deployment(worksh
 
 def test_the_session_resource_closes_a_claim_that_a_torn_down_run_left_open(workshop: Workshop) -> None:
     request_id = workshop.request()
-    with dg.build_init_resource_context(resources={"platform": workshop.platform}) as context:
+    with dg.build_init_resource_context(resources={"services": workshop.services}) as context:
         generator = build_session_resource.resource_fn(context)
         session = next(generator)
         session.claim(request_id)
@@ -517,8 +517,8 @@ def test_what_the_source_lacks_is_told_in_log_run_and_mail_and_the_build_goes_on
     assert "nothing in stimuli, since GitHub's archives leave submodules out" in submodule
     assert lfs in log.extra["log"]
     assert "docs/film" in str(metadata_of(run, "checkout")["warnings"])
-    workshop.platform.deliver_mails()
-    (mail, *_) = sorted(workshop.platform.settings.mails.glob("*.eml"))
+    workshop.services.deliver_mails()
+    (mail, *_) = sorted(workshop.services.settings.mails.glob("*.eml"))
     text = message_from_bytes(mail.read_bytes(), policy=default)
     assert isinstance(text, EmailMessage)
     for kind in ("plain", "html"):

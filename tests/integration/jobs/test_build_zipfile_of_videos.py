@@ -26,7 +26,7 @@ from tests.support.reels import Reels, opened
 
 
 def mails_of(reels: Reels) -> list[EmailMessage]:
-    files = sorted(reels.platform.settings.mails.glob("*.eml"))
+    files = sorted(reels.services.settings.mails.glob("*.eml"))
     return [message_from_bytes(file.read_bytes(), policy=default) for file in files]  # ty: ignore[invalid-return-type]
 
 
@@ -38,7 +38,7 @@ def text_of(mail: EmailMessage) -> str:
 
 
 def bytes_of(reels: Reels, key: str | None) -> bytes:
-    return (reels.platform.settings.local_archives / (key or "")).read_bytes()
+    return (reels.services.settings.local_archives / (key or "")).read_bytes()
 
 
 def test_the_archive_holds_the_videos_and_the_manifest_tells_of_each(reels: Reels) -> None:
@@ -49,7 +49,7 @@ def test_the_archive_holds_the_videos_and_the_manifest_tells_of_each(reels: Reel
     assert len(contents) == request.archive_bytes
     members, rows = opened(contents)
     assert members == {key: reels.written[key] for key in keys}
-    listed = {video.key: video for video in reels.platform.videos.videos()}
+    listed = {video.key: video for video in reels.services.videos.videos()}
     assert [(row["object_key"], row["etag"], row["bytes"]) for row in rows] == [
         (key, listed[key].etag, str(len(reels.written[key]))) for key in sorted(keys)
     ]
@@ -58,10 +58,10 @@ def test_the_archive_holds_the_videos_and_the_manifest_tells_of_each(reels: Reel
 
 
 def test_the_mail_has_a_link_that_works_under_the_studys_name(reels: Reels) -> None:
-    bucket = LocalArchiveBucket(reels.platform.settings.local_archives, reels.platform.settings.archives_url)
+    bucket = LocalArchiveBucket(reels.services.settings.local_archives, reels.services.settings.archives_url)
     with ArchiveServer(bucket) as server:
         reels.settings["archives_url"] = server.url
-        del reels.platform
+        del reels.services
         reels.film(2)
         request = reels.archive()
         (mail,) = mails_of(reels)
@@ -88,7 +88,7 @@ def test_an_archive_made_anew_has_the_same_bytes(reels: Reels) -> None:
     reels.film(4)
     first = reels.archive()
     contents = bytes_of(reels, first.archive_key)
-    reels.platform.archives.delete(first.archive_key or "")
+    reels.services.archives.delete(first.archive_key or "")
     second = reels.archive()
     assert second.archive_key == first.archive_key
     assert bytes_of(reels, second.archive_key) == contents
@@ -105,7 +105,7 @@ def test_a_changed_video_makes_another_archive(reels: Reels) -> None:
 
 def test_what_the_bucket_does_not_have_is_named_in_manifest_and_mail(reels: Reels) -> None:
     keys = reels.film(3)
-    (reels.platform.settings.local_videos / keys[1]).unlink()
+    (reels.services.settings.local_videos / keys[1]).unlink()
     request = reels.archive()
     assert (request.video_count, request.missing_count) == (2, 1)
     members, rows = opened(bytes_of(reels, request.archive_key))
@@ -135,7 +135,7 @@ def test_names_of_several_lines_add_no_line_to_the_mail(reels: Reels) -> None:
 
 def test_nothing_left_in_the_bucket_fails_at_once_with_a_mail(reels: Reels) -> None:
     for key in reels.film(2):
-        (reels.platform.settings.local_videos / key).unlink()
+        (reels.services.settings.local_videos / key).unlink()
     run = reels.run(request_id=reels.request())
     assert "none of the 2 videos" in what_failed(run)
     assert [mail.template for mail in reels.site.mails()] == ["archive_failed"]
@@ -191,7 +191,7 @@ def test_who_loses_the_permission_before_the_mail_leaves_gets_no_link(reels: Ree
     reels.film(2)
     person = made_but_not_mailed(reels)
     reels.footage.take_away_from(person)
-    assert reels.platform.deliver_mails().withdrawn == 1
+    assert reels.services.deliver_mails().withdrawn == 1
     assert mails_of(reels) == []
     log = reels.site.logs()[-1]
     assert (log.action, log.extra["outcome"], log.user_id) == ("video_archive", "withdrawn", person)
@@ -204,9 +204,9 @@ def test_an_archive_with_a_withdrawn_consent_is_linked_to_nobody(reels: Reels) -
     with reels.site.sessions.begin() as session:
         response_id = session.scalars(select(Response.id)).first() or 0
     reels.footage.rule(response_id, "rejected")
-    assert reels.platform.deliver_mails().withdrawn == 1
+    assert reels.services.deliver_mails().withdrawn == 1
     assert mails_of(reels) == []
-    assert reels.platform.deliver_mails().sent == 1
+    assert reels.services.deliver_mails().sent == 1
     (mail,) = mails_of(reels)
     assert "without a consent that is 'accepted' by its newest ruling: " in text_of(mail)
 
@@ -215,10 +215,10 @@ def test_an_archive_that_is_gone_is_linked_to_nobody(reels: Reels) -> None:
     reels.film(2)
     made_but_not_mailed(reels)
     (key,) = reels.visible()
-    reels.platform.archives.delete(key)
-    assert reels.platform.deliver_mails().withdrawn == 1
+    reels.services.archives.delete(key)
+    assert reels.services.deliver_mails().withdrawn == 1
     assert "ask for the archive again" in reels.site.logs()[-1].extra["error"]
-    assert reels.platform.deliver_mails().sent == 1
+    assert reels.services.deliver_mails().sent == 1
     (mail,) = mails_of(reels)
     assert "ask again" in mail["Subject"]
     assert f"{key} is no longer in" in text_of(mail)
@@ -265,8 +265,8 @@ def test_what_is_cold_or_refused_is_missing_with_its_reason_and_the_rest_is_deli
 ) -> None:
     monkeypatch.setattr("lookit_ops.storage.videos.FIRST_PAUSE", 0.001)
     keys = reels.film(5)
-    reels.videos_bucket = Refusing(reels.platform.videos, {keys[0]}, {keys[2], keys[3]})
-    del reels.platform
+    reels.videos_bucket = Refusing(reels.services.videos, {keys[0]}, {keys[2], keys[3]})
+    del reels.services
     request = reels.archive()
     assert request.status == RequestStatus.SUCCEEDED, request.error
     assert (request.video_count, request.missing_count) == (2, 3)
@@ -285,8 +285,8 @@ def test_where_everything_is_refused_it_is_not_the_videos(reels: Reels, monkeypa
     monkeypatch.setattr("lookit_ops.storage.videos.FIRST_PAUSE", 0.001)
     keys = reels.film(3)
     reels.settings["attempts"] = 1
-    reels.videos_bucket = Refusing(reels.platform.videos, refused=set(keys))
-    del reels.platform
+    reels.videos_bucket = Refusing(reels.services.videos, refused=set(keys))
+    del reels.services
     request = reels.archive()
     assert (request.status, request.error_code) == (RequestStatus.FAILED, "storage_error")
     assert reels.visible() == []
@@ -294,8 +294,8 @@ def test_where_everything_is_refused_it_is_not_the_videos(reels: Reels, monkeypa
 
 def test_where_everything_is_cold_that_is_said(reels: Reels) -> None:
     keys = reels.film(2)
-    reels.videos_bucket = Refusing(reels.platform.videos, cold=set(keys))
-    del reels.platform
+    reels.videos_bucket = Refusing(reels.services.videos, cold=set(keys))
+    del reels.services
     request = reels.archive()
     assert request.error_code == "invalid_request"
     assert f"of 2: {COLD}" in str(request.error)
@@ -303,10 +303,10 @@ def test_where_everything_is_cold_that_is_said(reels: Reels) -> None:
 
 def test_videos_of_several_buckets_come_in_one_archive_and_an_unread_bucket_is_named(reels: Reels) -> None:
     keys = reels.film(20)
-    first, second = reels.platform.settings.local_videos, reels.root / "second"
+    first, second = reels.services.settings.local_videos, reels.root / "second"
     second.mkdir()
     reels.settings["videos_other_buckets"] = [str(second)]
-    del reels.platform
+    del reels.services
     for key in keys[:8]:
         (first / key).rename(second / key)
     (second / keys[9]).write_bytes(b"an older copy")

@@ -17,12 +17,12 @@ import dagster as dg
 import pytest
 from sqlalchemy import insert, select
 
-from domain.builds.claims import Claim
 from domain.db import database_now
 from domain.errors import InvalidRequest
 from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, BuildKind, State
-from domain.queue import Failure
-from ember_build.builder import Swept
+from domain.requests.build_claims import Claim
+from domain.requests.queue import Failure
+from ember_build.builder import Removed
 from ember_build.removal import REMOVED, Removal
 from lookit_ops.assets.disk import build_disk_usage, room_check
 from lookit_ops.jobs.cleanups import cleanup_jobs
@@ -71,13 +71,13 @@ def undeletable(file: Path) -> Iterator[None]:
 
 
 def outputs(workshop: Workshop) -> Path:
-    folder = workshop.platform.settings.home_folder / "ember_build" / "deployments"
+    folder = workshop.services.settings.home_folder / "ember_build" / "deployments"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def checkouts(workshop: Workshop) -> Path:
-    folder = workshop.platform.checkouts.root / "lookit__player"
+    folder = workshop.services.checkouts.root / "lookit__player"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -91,7 +91,7 @@ def running(workshop: Workshop, sha: str | None = None) -> Claim:
 
 
 def clean(workshop: Workshop, cleanup: str, hours: float = 24, **how: Any) -> Removal:
-    return BY_NAME[cleanup].run(workshop.platform, timedelta(hours=hours), **how)
+    return BY_NAME[cleanup].run(workshop.services, timedelta(hours=hours), **how)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -199,10 +199,10 @@ def test_downloads_that_were_broken_off_go_when_they_are_old(workshop: Workshop)
 
 
 def test_dependencies_of_the_local_builder_go_by_their_last_use(workshop: Workshop) -> None:
-    folder = workshop.platform.settings.home_folder / "ember_build" / "dependencies"
+    folder = workshop.services.settings.home_folder / "ember_build" / "dependencies"
     made(folder, "old", 15 * 24)
     made(folder, "new", 13 * 24)
-    assert [Path(name).name for name in BY_NAME["dependencies"].run(workshop.platform).removed] == ["old"]
+    assert [Path(name).name for name in BY_NAME["dependencies"].run(workshop.services).removed] == ["old"]
 
 
 # --- as jobs
@@ -212,11 +212,11 @@ def test_dependencies_of_the_local_builder_go_by_their_last_use(workshop: Worksh
 @pytest.mark.parametrize("cleanup", CLEANUPS, ids=lambda cleanup: cleanup.name)
 def test_an_age_that_could_hit_a_running_build_is_refused(workshop: Workshop, cleanup: Cleanup, hours: float) -> None:
     with pytest.raises(InvalidRequest, match="1 or more"):
-        cleanup.run(workshop.platform, timedelta.max if hours > 1e6 else timedelta(hours=hours))
+        cleanup.run(workshop.services, timedelta.max if hours > 1e6 else timedelta(hours=hours))
 
 
 def run(workshop: Workshop, job: str, **config: Any) -> dg.ExecuteInProcessResult:
-    resources = {"platform": dg.ResourceDefinition.hardcoded_resource(workshop.platform)}
+    resources = {"services": dg.ResourceDefinition.hardcoded_resource(workshop.services)}
     definitions = dg.Definitions(jobs=[cleanup_jobs[job]], resources=resources)
     return definitions.resolve_job_def(f"cleanup_{job}").execute_in_process(
         run_config={
@@ -267,7 +267,7 @@ def test_the_usage_is_told_in_numbers_with_a_check(workshop: Workshop) -> None:
     result = dg.materialize(
         [build_disk_usage],
         instance=workshop.instance,
-        resources={"platform": dg.ResourceDefinition.hardcoded_resource(workshop.platform)},
+        resources={"services": dg.ResourceDefinition.hardcoded_resource(workshop.services)},
     )
     (event,) = result.asset_materializations_for_node("build_disk_usage")
     assert float(str(event.metadata["home: deployments MB"].value)) > 0
@@ -301,10 +301,10 @@ def test_a_build_without_room_fails_as_ours_and_says_what_is_missing(workshop: W
 
 def put_archive(workshop: Workshop, key: str, hours: float) -> None:
     """An archive of three bytes in the bucket, that old."""
-    bucket = workshop.platform.archives
+    bucket = workshop.services.archives
     part = bucket.put_part(f".parts/1-1/{key}", iter([b"zip"]), 3)
     bucket.compose(key, [part], ".parts/1-1")
-    aged(workshop.platform.settings.local_archives / key, hours)
+    aged(workshop.services.settings.local_archives / key, hours)
 
 
 def archive_request(workshop: Workshop, key: str, ended: timedelta = timedelta()) -> int:
@@ -320,15 +320,15 @@ def archive_request(workshop: Workshop, key: str, ended: timedelta = timedelta()
 
 
 def old_archives_left(workshop: Workshop) -> list[str]:
-    return [file.key for file in workshop.platform.archives.files() if not file.key.startswith(".")]
+    return [file.key for file in workshop.services.archives.files() if not file.key.startswith(".")]
 
 
 def test_old_archives_go_but_not_those_that_somebody_asked_for_lately(workshop: Workshop) -> None:
     for name, hours in (("old", 24 * 31), ("old-and-wanted", 24 * 31), ("new", 0)):
         put_archive(workshop, f"u/{name}.zip", hours)
     archive_request(workshop, "u/old-and-wanted.zip")
-    planned = BY_NAME["archives"].run(workshop.platform, dry_run=True)
-    done = BY_NAME["archives"].run(workshop.platform)
+    planned = BY_NAME["archives"].run(workshop.services, dry_run=True)
+    done = BY_NAME["archives"].run(workshop.services)
     assert planned.removed == done.removed == ["u/old.zip"]
     assert (done.in_use, done.freed_bytes) == (1, 3)
     assert old_archives_left(workshop) == ["u/new.zip", "u/old-and-wanted.zip"]
@@ -346,14 +346,14 @@ def test_an_archive_that_is_asked_for_while_others_are_deleted_stays(
         archive_request(workshop, "u/b.zip")
 
     monkeypatch.setattr(LocalArchiveBucket, "delete", delete_slowly)
-    done = BY_NAME["archives"].run(workshop.platform)
+    done = BY_NAME["archives"].run(workshop.services)
     assert (done.removed, done.in_use) == (["u/a.zip"], 1)
     assert old_archives_left(workshop) == ["u/b.zip"]
 
 
 def test_archives_of_a_study_stay_while_one_of_it_is_being_made(workshop: Workshop) -> None:
     """The worker may have found one by its name; its request says which only when it ends."""
-    site, ledger = workshop.site, workshop.platform.archive_ledger
+    site, ledger = workshop.site, workshop.services.archive_ledger
     mine, other = site.study().uuid, site.study(site.another_study("Other")).uuid
     for study_uuid in (mine, other):
         put_archive(workshop, f"{study_uuid}/{study_uuid}_d_all.zip", 24 * 31)
@@ -361,10 +361,10 @@ def test_archives_of_a_study_stay_while_one_of_it_is_being_made(workshop: Worksh
     footage.video(footage.response("accepted"))
     request_id = ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL)
     claim = ledger.claim(request_id, "run-1", timedelta(minutes=1))
-    done = BY_NAME["archives"].run(workshop.platform)
+    done = BY_NAME["archives"].run(workshop.services)
     assert (done.removed, done.in_use) == ([f"{other}/{other}_d_all.zip"], 1)
     ledger.fail(claim, Failure("stream", "storage_error", "no answer"), {})
-    assert BY_NAME["archives"].run(workshop.platform).removed == [f"{mine}/{mine}_d_all.zip"]
+    assert BY_NAME["archives"].run(workshop.services).removed == [f"{mine}/{mine}_d_all.zip"]
 
 
 def test_what_was_in_an_archive_is_forgotten_once_it_is_away_for_a_day(workshop: Workshop) -> None:
@@ -377,20 +377,20 @@ def test_what_was_in_an_archive_is_forgotten_once_it_is_away_for_a_day(workshop:
     for dry_run in (True, False):
         with workshop.site.sessions.begin() as session:
             assert len(session.scalars(select(ArchiveContent)).all()) == 4
-        BY_NAME["archives"].run(workshop.platform, dry_run=dry_run)
+        BY_NAME["archives"].run(workshop.services, dry_run=dry_run)
     with workshop.site.sessions.begin() as session:
         assert set(session.scalars(select(ArchiveContent.archive_request_id))) == kept
 
 
 def test_the_nightly_cleanup_removes_what_dead_builds_left_on_the_engine(workshop: Workshop) -> None:
-    swept = []
+    removed = []
     with unittest.mock.patch.object(
-        workshop.platform.builder, "sweep_orphans", lambda is_running: swept.append(is_running) or Swept()
+        workshop.services.builder, "remove_orphans", lambda is_running: removed.append(is_running) or Removed()
     ):
-        clean_builds(workshop.platform, datetime.now(UTC), dry_run=True)
-        assert swept == []
-        clean_builds(workshop.platform, datetime.now(UTC), dry_run=False)
-    (is_running,) = swept
+        clean_builds(workshop.services, datetime.now(UTC), dry_run=True)
+        assert removed == []
+        clean_builds(workshop.services, datetime.now(UTC), dry_run=False)
+    (is_running,) = removed
     claim = workshop.ledger.claim(workshop.request(), "a run", timedelta(minutes=5))
     assert is_running({"request": str(claim.request_id), "claim": str(claim.fencing_token)})
     assert not is_running({"request": str(claim.request_id), "claim": "77"})

@@ -10,8 +10,8 @@ import pytest
 
 from domain.models import BuildKind, RequestStatus, State
 from lookit_ops.deployments.manifest import folder_of, live_deployment
+from lookit_ops.maintenance.prune_deployments import prune_deployments
 from lookit_ops.maintenance.public_list import KEY, refresh_public_list
-from lookit_ops.maintenance.sweep_deployments import sweep_deployments
 from lookit_ops.runs.reconcile import reconcile_builds
 from lookit_ops.runs.rollback import roll_back
 from lookit_ops.storage.experiments import StorageError, WrongEnvironment
@@ -72,7 +72,7 @@ def test_a_build_goes_from_the_claim_to_the_finish(cloud: Workshop, gcs: StrictG
     assert cloud.site.study().state == State.ACTIVE
     facts = cloud.site.logs()[-1].extra["facts"]
     assert (facts["bucket"], facts["folder"], facts["files"]) == (f"gs://{BUCKET}", folder, 3)
-    assert not (cloud.platform.settings.home_folder / "buckets").exists(), "nothing goes into the folder"
+    assert not (cloud.services.settings.home_folder / "buckets").exists(), "nothing goes into the folder"
 
 
 def test_the_public_list_is_written_and_kept(cloud: Workshop, gcs: StrictGcs) -> None:
@@ -80,8 +80,8 @@ def test_the_public_list_is_written_and_kept(cloud: Workshop, gcs: StrictGcs) ->
     assert json.loads(gcs.objects(BUCKET)[KEY].content) == {"studies": []}
     with cloud.site.sessions.begin() as session:
         session.get_one(type(cloud.site.study()), cloud.site.study_id).is_discoverable = True
-    assert refresh_public_list(cloud.platform).names == ("Apples and oranges",)
-    assert not refresh_public_list(cloud.platform).rewritten
+    assert refresh_public_list(cloud.services).names == ("Apples and oranges",)
+    assert not refresh_public_list(cloud.services).rewritten
     assert json.loads(gcs.objects(BUCKET)[KEY].content)["studies"][0]["name"] == "Apples and oranges"
 
 
@@ -91,10 +91,10 @@ def test_an_earlier_deployment_is_put_back_and_nothing_is_uploaded_but_its_manif
     build(cloud, "version_one")
     first = served(cloud, gcs)
     build(cloud, "version_two")
-    done = roll_back(cloud.platform, cloud.site.study_id, cloud.site.study_admin, None, origin="a test")
+    done = roll_back(cloud.services, cloud.site.study_id, cloud.site.study_admin, None, origin="a test")
     assert served(cloud, gcs) == first
     assert cloud.site.request(done.request_id).status == RequestStatus.SUCCEEDED
-    assert sweep_deployments(cloud.platform).removed == ()
+    assert prune_deployments(cloud.services).removed == ()
 
 
 def test_a_worker_that_died_after_its_page_is_rolled_forward(cloud: Workshop, gcs: StrictGcs) -> None:
@@ -112,7 +112,7 @@ def test_a_worker_that_died_after_its_page_is_rolled_forward(cloud: Workshop, gc
     cloud.faults.allow("copy")
     cloud.faults.allow("page")
     cloud.site.end_leases()
-    assert reconcile_builds(cloud.platform).rolled_forward == (request_id,)
+    assert reconcile_builds(cloud.services).rolled_forward == (request_id,)
     assert holds(served(cloud, gcs), "version_two")
     folder = folder_of(BuildKind.DEPLOYMENT, cloud.site.study().uuid)
     assert gcs.objects(BUCKET)[f"{folder}/robots.txt"].content == b"other\n"
@@ -121,11 +121,11 @@ def test_a_worker_that_died_after_its_page_is_rolled_forward(cloud: Workshop, gc
 def test_a_build_that_is_given_up_is_fenced_by_the_generation(cloud: Workshop, gcs: StrictGcs) -> None:
     build(cloud, "version_one")
     folder = folder_of(BuildKind.DEPLOYMENT, cloud.site.study().uuid)
-    before = live_deployment(cloud.platform.bucket, folder)
-    cloud.ledger.claim(cloud.request(), "a run", cloud.platform.settings.lease_duration)
+    before = live_deployment(cloud.services.bucket, folder)
+    cloud.ledger.claim(cloud.request(), "a run", cloud.services.settings.lease_duration)
     cloud.site.end_leases()
-    assert len(reconcile_builds(cloud.platform).expired) == 1
-    after = live_deployment(cloud.platform.bucket, folder)
+    assert len(reconcile_builds(cloud.services).expired) == 1
+    after = live_deployment(cloud.services.bucket, folder)
     assert after.generation > before.generation
     assert after.request_id == before.request_id
     assert holds(served(cloud, gcs), "version_one")
@@ -145,19 +145,19 @@ def test_faults_in_passing_are_no_failure_of_the_build(cloud: Workshop, gcs: Str
 
 def test_another_environments_bucket_is_refused_before_anything_is_claimed(cloud: Workshop, gcs: StrictGcs) -> None:
     build(cloud, "version_one")
-    cloud.platform.bucket.close()
-    del cloud.platform
+    cloud.services.bucket.close()
+    del cloud.services
     cloud.settings.update(environment="staging")
     with pytest.raises(
         WrongEnvironment, match=r"gs://lookit-studies belongs to the environment 'development'.*LOOKIT_"
     ):
-        _ = cloud.platform.bucket
+        _ = cloud.services.bucket
 
 
 def test_a_bucket_that_is_not_there_is_named_with_the_setting(workshop: Workshop, gcs: StrictGcs) -> None:
     workshop.settings.update(bucket="gs://no-such-bucket", gcs_endpoint=gcs.url)
     with pytest.raises(StorageError, match=r"gs://no-such-bucket.*LOOKIT_BUCKET"):
-        _ = workshop.platform.bucket
+        _ = workshop.services.bucket
 
 
 def test_a_key_that_is_none_is_named(workshop: Workshop, gcs: StrictGcs, tmp_path: Path) -> None:
@@ -165,4 +165,4 @@ def test_a_key_that_is_none_is_named(workshop: Workshop, gcs: StrictGcs, tmp_pat
     key.write_text("{}")
     workshop.settings.update(bucket=f"gs://{BUCKET}", gcs_credentials_file=key)
     with pytest.raises(StorageError, match=r"key\.json cannot be used as the key of a service account"):
-        _ = workshop.platform.bucket
+        _ = workshop.services.bucket

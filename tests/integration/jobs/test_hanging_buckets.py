@@ -264,7 +264,7 @@ def test_an_archive_hears_its_cancellation(reels: Reels, where: str, monkeypatch
         return real(*arguments, **named)
 
     monkeypatch.setattr(owner, method, hang)
-    ledger, ended = reels.platform.archive_ledger, []
+    ledger, ended = reels.services.archive_ledger, []
     request_id = reels.request()
     with cancelled_when(lambda: ledger.cancel(request_id, reels.site.study_admin), reached.is_set, ended):
         reels.run(request_id=request_id)

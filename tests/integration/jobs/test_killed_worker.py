@@ -73,9 +73,9 @@ def test_killed_before_the_page_the_next_start_rolls_back(workshop: Workshop, me
         there.faults.after(method, lambda of: kill(of) if key in of else None)
 
     request_id = build_in_a_process_that_is_killed(workshop, plan)
-    assert reconcile_builds(workshop.platform).expired == (), "a lease that has not ended is not touched"
+    assert reconcile_builds(workshop.services).expired == (), "a lease that has not ended is not touched"
     workshop.site.end_leases()
-    assert reconcile_builds(workshop.platform).expired == (request_id,)
+    assert reconcile_builds(workshop.services).expired == (request_id,)
 
     assert workshop.site.study().state == State.APPROVED
     assert workshop.live() == live
@@ -95,7 +95,7 @@ def test_a_worker_that_slept_before_its_page_can_no_longer_write_it(workshop: Wo
 
     def sleep_until_given_up(_key: str) -> None:
         workshop.faults.allow("write_page")
-        assert len(give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.platform).expired)) == 1
+        assert len(give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.services).expired)) == 1
 
     workshop.faults.before("write_page", sleep_until_given_up)
     assert not workshop.build().success
@@ -107,7 +107,7 @@ def test_a_worker_that_slept_before_its_page_can_no_longer_write_it(workshop: Wo
         assert workshop.live() == live
     assert [log.extra["outcome"] for log in workshop.site.logs()][-1:] == ["failed"]
     assert {mail.template for mail in workshop.site.mails()[told:]} == {"build_failed"}
-    assert reconcile_builds(workshop.platform).rolled_forward == ()
+    assert reconcile_builds(workshop.services).rolled_forward == ()
     assert workshop.build().success, "the next build starts from the page as it is now"
     assert any(b"next_version" in content for content in workshop.live().values())
 
@@ -117,10 +117,10 @@ def test_a_bucket_that_cannot_be_fenced_keeps_the_build_open(workshop: Workshop)
     workshop.ledger.claim(request_id, "a run", timedelta(minutes=5))
     workshop.site.end_leases()
     workshop.faults.refuse("write_page")
-    assert reconcile_builds(workshop.platform).failed == (request_id,)
+    assert reconcile_builds(workshop.services).failed == (request_id,)
     assert workshop.site.study().state == State.DEPLOYING
     workshop.faults.allow("write_page")
-    assert reconcile_builds(workshop.platform).expired == (request_id,)
+    assert reconcile_builds(workshop.services).expired == (request_id,)
 
 
 def test_a_fence_that_is_overtaken_looks_again(workshop: Workshop) -> None:
@@ -129,12 +129,12 @@ def test_a_fence_that_is_overtaken_looks_again(workshop: Workshop) -> None:
 
     def write() -> None:
         folder, claim = (
-            workshop.folder().relative_to(workshop.platform.settings.local_bucket),
+            workshop.folder().relative_to(workshop.services.settings.local_bucket),
             workshop.site.request(request_id),
         )
         page = {"request_id": str(request_id), "fencing_token": str(claim.fencing_token), "manifest": ""}
         kinds = {"content_type": "text/html", "cache_control": "no-cache"}
-        workshop.platform.bucket.write_page(f"{folder}/index.html", b"live", metadata=page, if_generation=0, **kinds)
+        workshop.services.bucket.write_page(f"{folder}/index.html", b"live", metadata=page, if_generation=0, **kinds)
 
     def wake_up(_key: str) -> None:
         workshop.faults.allow("write_page")
@@ -143,7 +143,7 @@ def test_a_fence_that_is_overtaken_looks_again(workshop: Workshop) -> None:
     workshop.ledger.claim(request_id, "a run", timedelta(minutes=5))
     workshop.site.end_leases()
     workshop.faults.before("write_page", wake_up)
-    assert reconcile_builds(workshop.platform).rolled_forward == (request_id,)
+    assert reconcile_builds(workshop.services).rolled_forward == (request_id,)
     assert workshop.site.study().state == State.ACTIVE
 
 
@@ -154,7 +154,7 @@ def test_a_deployment_whose_own_files_are_gone_stops_no_other_build(workshop: Wo
     workshop.faults.refuse("copy")
     assert not workshop.build().success
     workshop.faults.allow("copy")
-    for manifest in workshop.platform.settings.local_bucket.rglob("manifest.json"):
+    for manifest in workshop.services.settings.local_bucket.rglob("manifest.json"):
         manifest.unlink()
     workshop.site.end_leases()
 
@@ -171,7 +171,7 @@ def test_one_build_that_cannot_be_ended_stops_no_other(workshop: Workshop) -> No
     workshop.ledger.claim(second, "another run", timedelta(minutes=5))
     workshop.site.end_leases()
     workshop.faults.refuse("page", str(workshop.site.study().uuid))
-    done = reconcile_builds(workshop.platform)
+    done = reconcile_builds(workshop.services)
     assert (done.failed, done.expired) == ((first,), (second,))
     third = workshop.ledger.request(other, workshop.site.study_admin, BuildKind.PREVIEW)
     assert workshop.run(request_id=third).success
@@ -215,9 +215,9 @@ def test_without_an_answer_the_request_stays_open_until_the_page_is_fenced(
     assert workshop.site.request(request_id).status == RequestStatus.RUNNING
     assert workshop.site.study().state == State.DEPLOYING
     assert (len(workshop.site.logs()), len(workshop.site.mails())) == (logs, told)
-    assert not reconcile_builds(workshop.platform), "a lease that has not ended is not touched"
+    assert not reconcile_builds(workshop.services), "a lease that has not ended is not touched"
     workshop.site.end_leases()
-    assert reconcile_builds(workshop.platform).expired == (request_id,)
+    assert reconcile_builds(workshop.services).expired == (request_id,)
     assert (workshop.site.study().state, len(workshop.site.logs())) == (State.ACTIVE, logs + 1)
     with pytest.raises(GenerationMismatch):  # the write arrives at last
         late_write(workshop, generation)
@@ -231,7 +231,7 @@ def test_without_an_answer_to_a_write_that_went_through_the_build_is_finished(wo
     assert workshop.site.request(request_id).status == RequestStatus.RUNNING
     answer_again(workshop)
     workshop.site.end_leases()
-    assert reconcile_builds(workshop.platform).rolled_forward == (request_id,)
+    assert reconcile_builds(workshop.services).rolled_forward == (request_id,)
     assert workshop.site.study().state == State.ACTIVE
     assert {mail.template for mail in workshop.site.mails()} == {"build_succeeded"}
 
@@ -242,7 +242,7 @@ def page_generation(workshop: Workshop) -> int:
 
 
 def late_write(workshop: Workshop, generation: int) -> None:
-    workshop.platform.bucket.write_page(
+    workshop.services.bucket.write_page(
         f"experiments/{workshop.site.study().uuid}/index.html",
         b"late",
         content_type="text/html",
@@ -258,21 +258,21 @@ def test_a_reconciler_that_comes_late_does_not_fence_the_build_that_was_begun_an
     request_id = workshop.request()
     dead = workshop.ledger.claim(request_id, "a run that died", timedelta(minutes=5))
     workshop.site.end_leases()
-    (listed,) = workshop.platform.ledger.running(expired_only=True)
+    (listed,) = workshop.services.ledger.running(expired_only=True)
     assert listed == dead
-    assert reconcile_builds(workshop.platform).expired == (request_id,)
+    assert reconcile_builds(workshop.services).expired == (request_id,)
     generations = []
 
     def be_late(_key: str) -> None:
         workshop.faults.before("put", lambda _key: None)
         with pytest.raises(LeaseLost):
-            workshop.platform.ledger.take_over(listed, timedelta(minutes=1), expired_only=True)
-        assert end_build_of_run(workshop.platform, "a run that died", None) is None
+            workshop.services.ledger.take_over(listed, timedelta(minutes=1), expired_only=True)
+        assert end_build_of_run(workshop.services, "a run that died", None) is None
         # Even one that has passed that question, and is as late as can be, changes nothing in the bucket.
         folder = folder_of(dead.kind, dead.study_uuid)
         for _ in range(2):
-            assert fence(workshop.platform.bucket, folder, dead.page_owner, dead.fencing_token) is None
-            page = workshop.platform.bucket.page(f"{folder}/index.html")
+            assert fence(workshop.services.bucket, folder, dead.page_owner, dead.fencing_token) is None
+            page = workshop.services.bucket.page(f"{folder}/index.html")
             generations.append(page.generation if page else 0)
 
     workshop.faults.before("put", be_late)
@@ -285,7 +285,7 @@ def test_a_reconciler_that_comes_late_does_not_fence_the_build_that_was_begun_an
 def test_a_worker_that_wakes_up_after_its_claim_was_taken_over_holds_nothing(workshop: Workshop) -> None:
     request_id = workshop.request()
     claim = workshop.ledger.claim(request_id, "a run", timedelta(minutes=5))
-    held = workshop.platform.ledger.take_over(claim, timedelta(minutes=5), expired_only=False)
+    held = workshop.services.ledger.take_over(claim, timedelta(minutes=5), expired_only=False)
     for act in (
         lambda: workshop.ledger.heartbeat(claim, timedelta(minutes=5)),
         lambda: workshop.ledger.finish(claim, {}),
@@ -316,9 +316,9 @@ def test_an_engine_that_hangs_keeps_no_dead_build_open(workshop: Workshop) -> No
     open_while_asked = []
 
     def ask_the_engine(_is_running: object) -> None:
-        open_while_asked.append(len(workshop.platform.ledger.running(expired_only=False)))
+        open_while_asked.append(len(workshop.services.ledger.running(expired_only=False)))
         raise BuildPlatformError("the engine did not answer within 120 s")
 
-    with unittest.mock.patch.object(workshop.platform.builder, "sweep_orphans", ask_the_engine):
-        assert reconcile_builds(workshop.platform).expired == (first, second)
+    with unittest.mock.patch.object(workshop.services.builder, "remove_orphans", ask_the_engine):
+        assert reconcile_builds(workshop.services).expired == (first, second)
     assert open_while_asked == [0]

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from domain.models import BuildKind, State, Study, User
-from domain.queue import Failure
+from domain.requests.queue import Failure
 from domain.studies.edit import edit
 from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.definitions import defs
@@ -33,7 +33,7 @@ def listed(workshop: Workshop) -> Workshop:
 
 
 def names(workshop: Workshop) -> list[str]:
-    page = workshop.platform.bucket.page(KEY)
+    page = workshop.services.bucket.page(KEY)
     return [study["name"] for study in json.loads(page.content)["studies"]] if page else []
 
 
@@ -44,7 +44,7 @@ def move(workshop: Workshop, trigger: str, user: int) -> None:
 
 
 def test_a_deployment_puts_a_discoverable_study_on_the_list(listed: Workshop) -> None:
-    page = listed.platform.bucket.page(KEY)
+    page = listed.services.bucket.page(KEY)
     assert page is not None
     (entry,) = json.loads(page.content)["studies"]
     uuid = str(listed.site.study().uuid)
@@ -62,28 +62,28 @@ def test_a_hidden_study_and_a_preview_put_nothing_on_the_list(workshop: Workshop
 def test_a_build_of_an_active_study_takes_nothing_off_the_list(listed: Workshop, kind: BuildKind) -> None:
     claim = listed.ledger.claim(listed.request(kind), "a run", timedelta(minutes=5))
     assert listed.site.study().state == {"preview": State.PREVIEWING, "deployment": State.DEPLOYING}[kind]
-    assert refresh_public_list(listed.platform).names == (STUDY,)
+    assert refresh_public_list(listed.services).names == (STUDY,)
     listed.ledger.fail(claim, Failure("build", "player_build_failed", "no"), {})
-    assert refresh_public_list(listed.platform).names == (STUDY,)
+    assert refresh_public_list(listed.services).names == (STUDY,)
 
 
 def test_who_leaves_active_leaves_the_list_and_comes_back(listed: Workshop) -> None:
     move(listed, "pause", listed.site.study_admin)
-    assert refresh_public_list(listed.platform).rewritten
+    assert refresh_public_list(listed.services).rewritten
     assert names(listed) == []
     move(listed, "activate", listed.site.study_admin)
-    assert refresh_public_list(listed.platform).names == (STUDY,)
+    assert refresh_public_list(listed.services).names == (STUDY,)
 
 
 def test_an_edit_that_sends_the_study_back_takes_it_off(listed: Workshop) -> None:
     with listed.site.sessions.begin() as session:
         study = session.get_one(Study, listed.site.study_id)
         edit(session, study, session.get_one(User, listed.site.study_admin), {"purpose": "Another"})
-    assert refresh_public_list(listed.platform).names == ()
+    assert refresh_public_list(listed.services).names == ()
 
 
 def test_a_list_that_is_right_is_not_written_again(listed: Workshop) -> None:
-    first, second = refresh_public_list(listed.platform), refresh_public_list(listed.platform)
+    first, second = refresh_public_list(listed.services), refresh_public_list(listed.services)
     assert (first.rewritten, second.rewritten) == (False, False)
     assert first.generation == second.generation
 
@@ -97,10 +97,10 @@ def test_a_writer_that_was_overtaken_asks_the_database_again(listed: Workshop) -
         move(listed, "activate", listed.site.study_admin)
         with listed.site.sessions.begin() as session:
             session.get_one(Study, listed.site.study_id).name = "Pears"
-        assert refresh_public_list(listed.platform).rewritten
+        assert refresh_public_list(listed.services).rewritten
 
     listed.faults.before("write_page", overtake)
-    assert refresh_public_list(listed.platform).names == ("Pears",)
+    assert refresh_public_list(listed.services).names == ("Pears",)
     assert names(listed) == ["Pears"]
 
 
@@ -111,7 +111,7 @@ def test_a_writer_that_is_always_overtaken_says_so(listed: Workshop) -> None:
     move(listed, "pause", listed.site.study_admin)
     listed.faults.before("write_page", overtake)
     with pytest.raises(GenerationMismatch):
-        refresh_public_list(listed.platform)
+        refresh_public_list(listed.services)
 
 
 def test_a_storage_that_refuses_the_list_is_no_failure_of_the_build(workshop: Workshop) -> None:
@@ -121,7 +121,7 @@ def test_a_storage_that_refuses_the_list_is_no_failure_of_the_build(workshop: Wo
     assert workshop.build().success
     assert workshop.site.study().state == State.ACTIVE
     workshop.faults.allow("page")
-    assert refresh_public_list(workshop.platform).rewritten
+    assert refresh_public_list(workshop.services).rewritten
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_the_sensor_requests_a_run_for_a_list_that_none_has_compared_and_asks_th
     move(listed, "pause", listed.site.study_admin)
     listed.faults.refuse("page")
     listed.faults.refuse("write_page")
-    resources = {"platform": listed.platform}
+    resources = {"services": listed.services}
 
     def tick() -> tuple[list[dg.RunRequest], str | None]:
         with dg.build_sensor_context(instance=instance, definitions=defs, resources=resources) as context:
@@ -164,6 +164,6 @@ def test_the_sensor_requests_a_run_for_a_list_that_none_has_compared_and_asks_th
 
 def test_the_asset_is_materialized_by_hand(listed: Workshop, instance: dg.DagsterInstance) -> None:
     move(listed, "pause", listed.site.study_admin)
-    made = dg.materialize([discoverable_studies_asset], instance=instance, resources={"platform": listed.platform})
+    made = dg.materialize([discoverable_studies_asset], instance=instance, resources={"services": listed.services})
     assert made.success
     assert names(listed) == []

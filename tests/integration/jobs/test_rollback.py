@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from domain.builds.claims import Claim
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
+from domain.requests.build_claims import Claim
 from lookit_ops.deployments.manifest import live_deployment
 from lookit_ops.deployments.rollback import NotRestorable
 from lookit_ops.failures import RequestCancelled
@@ -40,7 +40,7 @@ def deploy(workshop: Workshop, name: str) -> None:
 
 def back(workshop: Workshop, to: int | None = None, user: int | None = None) -> RolledBack:
     site = workshop.site
-    return roll_back(workshop.platform, site.study_id, user or site.study_admin, to, origin="a test")
+    return roll_back(workshop.services, site.study_id, user or site.study_admin, to, origin="a test")
 
 
 def everything(workshop: Workshop) -> tuple[object, ...]:
@@ -74,12 +74,12 @@ def test_the_build_before_comes_back_with_one_log_the_mails_and_the_asset(worksh
         ("site_admin@example.org", "build_succeeded"),
         ("study_admin@example.org", "build_succeeded"),
     ]
-    workshop.platform.deliver_mails()
+    workshop.services.deliver_mails()
     (text, *_) = [
-        path.read_text() for path in workshop.platform.settings.mails.iterdir() if "rolled" in path.read_text()
+        path.read_text() for path in workshop.services.settings.mails.iterdir() if "rolled" in path.read_text()
     ]
     assert "Subject: Apples and oranges was rolled back" in text
-    asset = built(workshop.platform, done.request_id)
+    asset = built(workshop.services, done.request_id)
     assert asset.asset_key.path == ["experiment_deployment"]
     assert asset.metadata["sha"].value == workshop.site.request(2).player_sha
 
@@ -108,7 +108,7 @@ def test_the_state_stays_what_it_was(workshop: Workshop, three) -> None:
         (lambda _: None, None, "designer", PermissionDenied),
         (lambda there: there.site.set_state(State.REJECTED), None, None, TransitionNotAllowed),
         (
-            lambda there: there.ledger.claim(there.request(), "run", there.platform.settings.lease_duration),
+            lambda there: there.ledger.claim(there.request(), "run", there.services.settings.lease_duration),
             None,
             None,
             StudyIsLocked,
@@ -131,9 +131,9 @@ def test_what_is_refused_changes_nothing(
 
 
 def test_a_page_of_another_platform_is_no_target(workshop: Workshop, three) -> None:
-    (row,) = [row for row in workshop.platform.bucket.files() if row.key.endswith(".deployments/2-2/manifest.json")]
-    manifest = workshop.platform.bucket.read(row.key).replace(b'"request_id": "2"', b'"request_id": "r2"')
-    workshop.platform.bucket.put(
+    (row,) = [row for row in workshop.services.bucket.files() if row.key.endswith(".deployments/2-2/manifest.json")]
+    manifest = workshop.services.bucket.read(row.key).replace(b'"request_id": "2"', b'"request_id": "r2"')
+    workshop.services.bucket.put(
         row.key, manifest, content_type="application/json", cache_control="no-cache", replace=True
     )
     with pytest.raises(NotRestorable, match="'r2'"):
@@ -185,7 +185,7 @@ def test_a_wish_to_cancel_is_heard_before_the_page(workshop: Workshop, three) ->
 
 
 def test_an_interruption_in_the_middle_of_the_write_is_settled_at_once(workshop: Workshop, three) -> None:
-    generation = live_deployment(workshop.platform.bucket, f"experiments/{workshop.site.study().uuid}").generation
+    generation = live_deployment(workshop.services.bucket, f"experiments/{workshop.site.study().uuid}").generation
 
     def interrupt(_key: str) -> None:
         workshop.faults.allow("write_page")
@@ -197,7 +197,7 @@ def test_an_interruption_in_the_middle_of_the_write_is_settled_at_once(workshop:
     assert workshop.live() == three[2]
     assert_ended(workshop, 4, RequestStatus.FAILED)
     assert workshop.site.request(4).error_code == "interrupted"
-    after = live_deployment(workshop.platform.bucket, f"experiments/{workshop.site.study().uuid}").generation
+    after = live_deployment(workshop.services.bucket, f"experiments/{workshop.site.study().uuid}").generation
     assert after > generation, "a write that is still on its way no longer fits"
 
 
@@ -216,9 +216,9 @@ def test_without_an_answer_the_study_stays_locked_until_the_bucket_can_be_asked(
     workshop.faults.allow("page")
     workshop.faults.after("write_page", lambda _key: None)
     assert workshop.site.study().state == State.DEPLOYING
-    assert not reconcile_builds(workshop.platform), "a lease that has not ended is not touched"
+    assert not reconcile_builds(workshop.services), "a lease that has not ended is not touched"
     workshop.site.end_leases()
-    assert reconcile_builds(workshop.platform).rolled_forward == (4,)
+    assert reconcile_builds(workshop.services).rolled_forward == (4,)
     assert workshop.live() == three[1]
     assert_ended(workshop, 4, RequestStatus.SUCCEEDED)
 
@@ -234,7 +234,7 @@ def test_a_page_that_may_yet_arrive_is_called_no_failure(workshop: Workshop, thr
     assert workshop.site.request(4).status == RequestStatus.RUNNING
     workshop.faults.allow("write_page")
     workshop.site.end_leases()
-    assert reconcile_builds(workshop.platform).expired == (4,)
+    assert reconcile_builds(workshop.services).expired == (4,)
     assert workshop.live() == three[2]
     assert_ended(workshop, 4, RequestStatus.FAILED)
 
@@ -264,7 +264,7 @@ def test_killed_before_the_page_it_is_rolled_back_for_good(workshop: Workshop, t
     with pytest.raises(StudyIsLocked):
         back(workshop)
     workshop.site.end_leases()
-    assert reconcile_builds(workshop.platform).expired == (4,)
+    assert reconcile_builds(workshop.services).expired == (4,)
     assert workshop.live() == three[2]
     assert_ended(workshop, 4, RequestStatus.FAILED)
     assert workshop.site.request(4).error_code == "worker_died"
@@ -274,7 +274,7 @@ def test_killed_before_the_page_it_is_rolled_back_for_good(workshop: Workshop, t
 def test_killed_after_the_page_it_is_rolled_forward(workshop: Workshop, three) -> None:
     killed(workshop, lambda there: there.faults.after("write_page", kill))
     workshop.site.end_leases()
-    assert reconcile_builds(workshop.platform).rolled_forward == (4,)
+    assert reconcile_builds(workshop.services).rolled_forward == (4,)
     assert workshop.live() == three[1]
     assert (workshop.folder() / "robots.txt").read_text() == "version_2\n"
     assert_ended(workshop, 4, RequestStatus.SUCCEEDED)
@@ -284,7 +284,7 @@ def test_killed_after_the_page_it_is_rolled_forward(workshop: Workshop, three) -
 def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop: Workshop, three) -> None:
     def sleep_until_given_up(_key: str) -> None:
         workshop.faults.allow("write_page")
-        assert give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.platform).expired) == (4,)
+        assert give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.services).expired) == (4,)
         deploy(workshop, "version_4")
 
     workshop.faults.before("write_page", sleep_until_given_up)
@@ -298,7 +298,7 @@ def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop:
 def test_one_that_was_given_up_before_its_last_look_hears_it(workshop: Workshop, three) -> None:
     def sleep_until_given_up(_key: str) -> None:
         workshop.faults.after("put", lambda _key: None)
-        assert give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.platform).expired) == (4,)
+        assert give_up(workshop.site.end_leases, lambda: reconcile_builds(workshop.services).expired) == (4,)
 
     workshop.faults.after("put", sleep_until_given_up)
     with pytest.raises(LeaseLost):
@@ -311,4 +311,4 @@ def test_a_waiting_build_goes_on_waiting(workshop: Workshop, three) -> None:
     waiting = workshop.request(BuildKind.DEPLOYMENT)
     back(workshop)
     assert workshop.site.request(waiting).status == RequestStatus.QUEUED
-    assert isinstance(workshop.ledger.claim(waiting, "run", workshop.platform.settings.lease_duration), Claim)
+    assert isinstance(workshop.ledger.claim(waiting, "run", workshop.services.settings.lease_duration), Claim)

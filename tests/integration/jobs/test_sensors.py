@@ -33,11 +33,11 @@ from lookit_ops.definitions import defs
 from lookit_ops.jobs.build_experiment import build_experiment
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.jobs.deliver_mails import deliver_mails
-from lookit_ops.jobs.end_dead_work import IN_DAGSTER, end_dead_work_job, end_requests_of, idle_runs
+from lookit_ops.jobs.end_dead_work import end_dead_work_job
 from lookit_ops.jobs.prune_runs import prune_runs
-from lookit_ops.platform import Platform
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
 from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.dead_runs import IN_DAGSTER, end_requests_of, idle_runs
 from lookit_ops.runs.in_use import output_folder
 from lookit_ops.runs.interruption import Interruption, interruption_of
 from lookit_ops.sensors.leases import leases
@@ -45,6 +45,7 @@ from lookit_ops.sensors.outbox import outbox
 from lookit_ops.sensors.requests import archive_requests, build_requests
 from lookit_ops.sensors.runs import end_of
 from lookit_ops.sensors.watch import watch
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 from tests.support.footage import Footage
 from tests.support.site import transition_as_read
@@ -104,12 +105,12 @@ def test_a_waiting_request_becomes_one_run_that_builds_it(workshop: Workshop) ->
 
 def test_two_daemons_at_once_ask_for_one_run(workshop: Workshop) -> None:
     workshop.request()
-    workshop.platform.build_queue, workshop.instance  # noqa: B018 - made before the threads need them
+    workshop.services.build_queue, workshop.instance  # noqa: B018 - made before the threads need them
     together, asked = threading.Barrier(2), []
 
     def tick() -> None:
         together.wait()
-        asked.extend(workshop.platform.build_queue.submit(limit=10, at_once=2))
+        asked.extend(workshop.services.build_queue.submit(limit=10, at_once=2))
 
     daemons = [threading.Thread(target=tick) for _ in range(2)]
     for daemon in daemons:
@@ -129,7 +130,7 @@ def test_a_second_run_for_the_same_request_finds_nothing_to_claim_and_ends_nothi
     assert not second.success
     failed = the_run_for(workshop, asked, status=dg.DagsterRunStatus.FAILURE)
     for why in (None, *Interruption):
-        ended = end_of(workshop.platform, failed, why)
+        ended = end_of(workshop.services, failed, why)
         assert isinstance(ended, dg.SkipReason)
         assert "left nothing open" in str(ended.skip_message)
     workshop.ledger.finish(claim, {})
@@ -178,7 +179,7 @@ def test_a_run_in_dagsters_queue_whose_request_has_ended_is_taken_out_of_it(work
     workshop.tick(build_requests)
     assert status_of(workshop, runs[request_id]) == dg.DagsterRunStatus.CANCELED
     assert status_of(workshop, runs[other]) == dg.DagsterRunStatus.QUEUED
-    said = end_requests_of(workshop.instance, workshop.platform, runs[request_id], IN_DAGSTER)
+    said = end_requests_of(workshop.instance, workshop.services, runs[request_id], IN_DAGSTER)
     assert "nothing open" in said
 
 
@@ -197,7 +198,7 @@ def test_a_run_that_died_unnoticed_before_its_claim_is_told_to_be_dead_and_follo
     dead = workshop.instance.get_run_by_id(run.run_id)
     assert dead is not None
     assert dead.status == dg.DagsterRunStatus.FAILURE
-    end_requests_of(workshop.instance, workshop.platform, dead, None)
+    end_requests_of(workshop.instance, workshop.services, dead, None)
     assert workshop.site.request(1).submissions == 2, "the run that was asked for since is waited for"
 
 
@@ -236,7 +237,7 @@ def test_what_somebody_types_as_a_tag_stops_no_queue(workshop: Workshop, typed: 
     odd = the_queued_run_for(workshop, asked)
     assert len(requests_of(workshop.tick(build_requests))) == 1
     assert status_of(workshop, odd) == dg.DagsterRunStatus.QUEUED
-    assert "nothing open" in end_requests_of(workshop.instance, workshop.platform, odd, None)
+    assert "nothing open" in end_requests_of(workshop.instance, workshop.services, odd, None)
 
 
 def test_a_run_that_dagster_cannot_update_stops_no_queue(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,12 +263,12 @@ def test_cancelled_in_dagsters_queue_cancels_the_request(workshop: Workshop) -> 
     request_id = workshop.request()
     (asked,) = requests_of(workshop.tick(build_requests))
     run = the_run_for(workshop, asked, status=dg.DagsterRunStatus.CANCELED)
-    said = end_requests_of(workshop.instance, workshop.platform, run, IN_DAGSTER)
+    said = end_requests_of(workshop.instance, workshop.services, run, IN_DAGSTER)
     assert f"with it request {request_id}" in said
     assert workshop.site.request(request_id).status == RequestStatus.CANCELLED
     (log,) = workshop.site.logs()
     assert log.extra["cancelled_by"] == IN_DAGSTER
-    assert "nothing open" in end_requests_of(workshop.instance, workshop.platform, run, IN_DAGSTER)
+    assert "nothing open" in end_requests_of(workshop.instance, workshop.services, run, IN_DAGSTER)
 
 
 def test_a_run_that_died_before_its_claim_is_followed_by_another(workshop: Workshop) -> None:
@@ -277,7 +278,7 @@ def test_a_run_that_died_before_its_claim_is_followed_by_another(workshop: Works
         move(workshop, BuildRequest, next_attempt_at=timedelta(minutes=1))
         (asked,) = requests_of(workshop.tick(build_requests))
         run = the_run_for(workshop, asked, status=dg.DagsterRunStatus.FAILURE)
-        end_requests_of(workshop.instance, workshop.platform, run, None)
+        end_requests_of(workshop.instance, workshop.services, run, None)
         assert workshop.site.request(request_id).status == ("queued" if number == 1 else "failed")
     assert workshop.site.request(request_id).error_code == "run_not_started"
     assert len(workshop.site.logs()) == 1
@@ -288,8 +289,8 @@ def test_what_a_run_held_that_ended_is_ended_before_its_lease(
     workshop: Workshop, cancelled_by: str | None, outcome: str
 ) -> None:
     run = workshop.instance.create_run_for_job(build_experiment)
-    workshop.platform.ledger.claim(workshop.request(), run.run_id, timedelta(hours=1))
-    end_requests_of(workshop.instance, workshop.platform, run, cancelled_by)
+    workshop.services.ledger.claim(workshop.request(), run.run_id, timedelta(hours=1))
+    end_requests_of(workshop.instance, workshop.services, run, cancelled_by)
     assert workshop.site.study().state == State.APPROVED
     (log,) = workshop.site.logs()
     assert log.extra["outcome"] == outcome
@@ -304,7 +305,7 @@ def test_what_a_dead_run_held_is_finished_if_its_page_is_live(workshop: Workshop
     assert workshop.site.study().state == State.DEPLOYING
     run = workshop.instance.get_run_by_id(str(workshop.site.request(request_id).run_id))
     assert run is not None
-    end_requests_of(workshop.instance, workshop.platform, run, None)
+    end_requests_of(workshop.instance, workshop.services, run, None)
     assert workshop.site.study().state == State.ACTIVE
     assert workshop.instance.get_latest_materialization_event(dg.AssetKey("experiment_deployment")) is not None
 
@@ -320,7 +321,7 @@ def test_a_lease_that_ran_out_is_ended_and_dagster_is_told_of_the_dead_run(works
     assert reason_of(workshop.tick(leases)) == "no lease has run out"
     run = workshop.instance.create_run_for_job(build_experiment, status=dg.DagsterRunStatus.STARTED)
     request_id = workshop.request()
-    workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
+    workshop.services.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
     workshop.site.end_leases()
     assert len(requests_of(workshop.tick(leases))) == 1
     under_way = workshop.instance.create_run_for_job(end_dead_work_job, tags={"lookit/ends": "all"})
@@ -336,18 +337,18 @@ def test_a_lease_that_ran_out_is_ended_and_dagster_is_told_of_the_dead_run(works
 def test_a_run_that_holds_nothing_for_minutes_is_dead(workshop: Workshop) -> None:
     idle = workshop.instance.create_run_for_job(build_experiment, status=dg.DagsterRunStatus.STARTED)
     works = workshop.instance.create_run_for_job(build_experiment, status=dg.DagsterRunStatus.STARTED)
-    claim = workshop.platform.ledger.claim(workshop.request(), works.run_id, timedelta(minutes=1))
+    claim = workshop.services.ledger.claim(workshop.request(), works.run_id, timedelta(minutes=1))
     at_once = timedelta(seconds=-1)
-    assert idle_runs(workshop.instance, workshop.platform) == [], "it may just have begun"
-    assert idle_runs(workshop.instance, workshop.platform, at_once) == [idle.run_id]
-    workshop.platform.ledger.finish(claim, {})
-    assert workshop.platform.ledger.works_for(works.run_id, timedelta(minutes=1)), "it is tearing down"
-    assert not workshop.platform.ledger.works_for(works.run_id, at_once)
+    assert idle_runs(workshop.instance, workshop.services) == [], "it may just have begun"
+    assert idle_runs(workshop.instance, workshop.services, at_once) == [idle.run_id]
+    workshop.services.ledger.finish(claim, {})
+    assert workshop.services.ledger.works_for(works.run_id, timedelta(minutes=1)), "it is tearing down"
+    assert not workshop.services.ledger.works_for(works.run_id, at_once)
 
 
 def test_a_bundle_that_nobody_makes_any_more_goes_and_that_of_a_running_build_stays(workshop: Workshop) -> None:
-    claim = workshop.platform.ledger.claim(workshop.request(), "a run", timedelta(minutes=1))
-    folder = workshop.platform.settings.home_folder / "ember_build" / "deployments"
+    claim = workshop.services.ledger.claim(workshop.request(), "a run", timedelta(minutes=1))
+    folder = workshop.services.settings.home_folder / "ember_build" / "deployments"
     alive, dead = folder / output_folder(claim), folder / output_folder(replace(claim, fencing_token=7))
     for path in (alive, dead):
         path.mkdir(parents=True)
@@ -359,10 +360,10 @@ def test_a_wish_to_cancel_outlives_a_bucket_that_is_away(workshop: Workshop) -> 
     workshop.settings["attempts"] = 3
     run = workshop.instance.create_run_for_job(build_experiment)
     request_id = workshop.request()
-    workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
+    workshop.services.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
     workshop.faults.refuse("page")
     with pytest.raises(StorageError):
-        end_requests_of(workshop.instance, workshop.platform, run, IN_DAGSTER)
+        end_requests_of(workshop.instance, workshop.services, run, IN_DAGSTER)
     workshop.faults.allow("page")
     workshop.site.end_leases()
     workshop.end_dead_work()
@@ -403,17 +404,17 @@ def test_what_took_too_long_says_so_and_is_tried_again(workshop: Workshop, kind:
     run = workshop.instance.create_run_for_job(job, status=dg.DagsterRunStatus.CANCELED)
     if kind == "build":
         request_id = workshop.request()
-        workshop.platform.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
+        workshop.services.ledger.claim(request_id, run.run_id, timedelta(minutes=1))
     else:
         footage = Footage(workshop.site)
         footage.video(footage.response("accepted"))
-        archives = workshop.platform.archive_ledger
+        archives = workshop.services.archive_ledger
         request_id = archives.request(workshop.site.study_id, workshop.site.study_admin, ArchiveKind.ALL)
         archives.claim(request_id, run.run_id, timedelta(minutes=1))
-    asked = end_of(workshop.platform, run, Interruption.TOO_LONG)
+    asked = end_of(workshop.services, run, Interruption.TOO_LONG)
     assert isinstance(asked, dg.RunRequest)
     result = end_dead_work_job.execute_in_process(
-        run_config=asked.run_config, instance=workshop.instance, resources={"platform": workshop.platform}
+        run_config=asked.run_config, instance=workshop.instance, resources={"services": workshop.services}
     )
     assert result.success
     with workshop.site.sessions.begin() as session:
@@ -432,7 +433,7 @@ def test_before_what_was_claimed_is_tried_again_dagster_is_asked_whether_it_was_
     job = build_experiment if kind == "build" else build_zipfile_of_videos
     model = BuildRequest if kind == "build" else ArchiveRequest
     request_id = waiting(workshop, kind)
-    ledger = workshop.platform.ledger if kind == "build" else workshop.platform.archive_ledger
+    ledger = workshop.services.ledger if kind == "build" else workshop.services.archive_ledger
     run = workshop.instance.create_run_for_job(job, status=dg.DagsterRunStatus.CANCELED)
     ledger.claim(request_id, run.run_id, timedelta(minutes=5))
     move(workshop, model, claimed_at=timedelta(minutes=3), lease_expires_at=timedelta(minutes=2))
@@ -479,7 +480,7 @@ def waiting(workshop: Workshop, kind: str) -> int:
         return workshop.request()
     footage = Footage(workshop.site)
     footage.video(footage.response("accepted"))
-    return workshop.platform.archive_ledger.request(workshop.site.study_id, workshop.site.study_admin, ArchiveKind.ALL)
+    return workshop.services.archive_ledger.request(workshop.site.study_id, workshop.site.study_admin, ArchiveKind.ALL)
 
 
 def became(workshop: Workshop, model: type[BuildRequest | ArchiveRequest], request_id: int) -> str:
@@ -497,7 +498,7 @@ def test_due_mails_start_one_run_that_delivers_them_all(workshop: Workshop) -> N
     run = workshop.instance.create_run_for_job(deliver_mails, status=dg.DagsterRunStatus.STARTED)
     assert "on its way" in reason_of(workshop.tick(outbox))
     workshop.instance.delete_run(run.run_id)
-    done = deliver_mails.execute_in_process(instance=workshop.instance, resources={"platform": workshop.platform})
+    done = deliver_mails.execute_in_process(instance=workshop.instance, resources={"services": workshop.services})
     assert done.success
     assert {mail.status for mail in workshop.site.mails()} == {"sent"}
     assert "no mail is due" in reason_of(workshop.tick(outbox))
@@ -529,7 +530,7 @@ def test_the_watch_reports_at_first_and_then_what_changes(workshop: Workshop) ->
 def test_the_watch_warns_of_what_needs_somebody(workshop: Workshop) -> None:
     workshop.settings["attempts"] = 1
     user, lease, dead = workshop.site.study_admin, timedelta(minutes=1), []
-    builds, archives, footage = workshop.ledger, workshop.platform.archive_ledger, Footage(workshop.site)
+    builds, archives, footage = workshop.ledger, workshop.services.archive_ledger, Footage(workshop.site)
     for number in range(5):
         study = workshop.site.another_study(f"Study {number}", State.APPROVED)
         dead.append((builds, builds.claim(builds.request(study, user, PREVIEW), "a run", lease)))
@@ -607,7 +608,7 @@ def test_the_files_of_a_forgotten_run_go_with_it(tmp_path: Path) -> None:
 # -- outages ----------------------------------------------------------------------------------------------------------
 
 
-class Unreachable(Platform):
+class Unreachable(Services):
     """A platform with its database alone: a sensor that asks for anything else fails the test."""
 
     def _wait(self) -> Any:
@@ -633,11 +634,11 @@ def test_no_sensor_asks_for_a_bucket_an_engine_github_or_a_mail_server(workshop:
     workshop.ledger.claim(workshop.request(), runs["build_experiment"].run_id, timedelta(minutes=5))
     footage = Footage(workshop.site)
     footage.video(footage.response("accepted"))
-    archive = workshop.platform.archive_ledger.request(
+    archive = workshop.services.archive_ledger.request(
         workshop.site.study_id, workshop.site.study_admin, ArchiveKind.ALL
     )
     run_id = runs["build_zipfile_of_videos"].run_id
-    workshop.platform.archive_ledger.claim(archive, run_id, timedelta(minutes=5))
+    workshop.services.archive_ledger.claim(archive, run_id, timedelta(minutes=5))
     workshop.site.end_leases()
     move(workshop, ArchiveRequest, lease_expires_at=timedelta(minutes=1))
     other = workshop.site.another_study("Another", State.SUBMITTED)
@@ -645,16 +646,16 @@ def test_no_sensor_asks_for_a_bucket_an_engine_github_or_a_mail_server(workshop:
     with workshop.site.sessions.begin() as session:
         study = session.get_one(Study, other)
         transition_as_read(session, study, "approve", session.get_one(User, workshop.site.site_admin))
-    real = workshop.platform
-    platform = Unreachable(real.settings)
-    platform.__dict__["engine"] = workshop.engine
+    real = workshop.services
+    services = Unreachable(real.settings)
+    services.__dict__["engine"] = workshop.engine
     sensor = SENSORS[name]
     if isinstance(sensor, RunStatusSensorDefinition):
         for ended in runs.values():
-            asked = end_of(platform, ended, Interruption.OPERATOR if name == "cancelled_runs" else None)
+            asked = end_of(services, ended, Interruption.OPERATOR if name == "cancelled_runs" else None)
             assert isinstance(asked, dg.RunRequest)
         return
-    context = dg.build_sensor_context(instance=workshop.instance, resources={"platform": platform}, definitions=defs)
+    context = dg.build_sensor_context(instance=workshop.instance, resources={"services": services}, definitions=defs)
     with context:
         ticked = sensor.evaluate_tick(context)
     if name in ("build_requests", "leases", "outbox", "public_list"):

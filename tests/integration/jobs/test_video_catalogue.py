@@ -14,14 +14,14 @@ from tests.support.reels import Reels
 
 @pytest.fixture
 def catalogue(reels: Reels) -> Reels:
-    reels.platform.settings.local_videos.mkdir(parents=True)
+    reels.services.settings.local_videos.mkdir(parents=True)
     return reels
 
 
 def materialize(reels: Reels) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [video_catalogue_asset],
-        resources={"platform": dg.ResourceDefinition.hardcoded_resource(reels.platform)},
+        resources={"services": dg.ResourceDefinition.hardcoded_resource(reels.services)},
         instance=reels.instance,
         raise_on_error=False,
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
@@ -60,7 +60,7 @@ def test_the_check_of_buckets_warns_of_rows_in_one_that_is_not_read(catalogue: R
     assert check_of(materialize(catalogue), EVERY_BUCKET_IS_READ).passed
     with catalogue.site.sessions.begin() as session:
         session.execute(update(Video).values(bucket="s3://closed"))
-    (catalogue.platform.settings.local_videos / key).unlink()
+    (catalogue.services.settings.local_videos / key).unlink()
     evaluation = check_of(materialize(catalogue), EVERY_BUCKET_IS_READ)
     assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert evaluation.description == "1 in s3://closed"

@@ -38,7 +38,7 @@ def test_a_study_shows_where_it_has_been(workshop: Workshop, instance: dg.Dagste
     uuid = str(workshop.site.study().uuid)
     instance.add_dynamic_partitions(studies.name or "", [uuid])
     made = dg.materialize(
-        [study_workflow_diagram], instance=instance, resources={"platform": workshop.platform}, partition_key=uuid
+        [study_workflow_diagram], instance=instance, resources={"services": workshop.services}, partition_key=uuid
     )
     (event,) = made.asset_materializations_for_node("study_workflow_diagram")
     assert (event.metadata["study"].value, event.metadata["state"].value) == ("Apples and oranges", "active")
@@ -48,7 +48,7 @@ def test_a_study_shows_where_it_has_been(workshop: Workshop, instance: dg.Dagste
 
 def test_each_new_study_gets_a_partition_once(workshop: Workshop, instance: dg.DagsterInstance) -> None:
     def tick() -> Any:
-        with dg.build_sensor_context(instance=instance, resources={"platform": workshop.platform}) as context:
+        with dg.build_sensor_context(instance=instance, resources={"services": workshop.services}) as context:
             return study_partitions_sensor.evaluate_tick(context)
 
     first = tick()
@@ -67,7 +67,7 @@ def test_each_new_study_gets_a_partition_once(workshop: Workshop, instance: dg.D
 def test_the_partition_of_a_deleted_study_goes(workshop: Workshop, instance: dg.DagsterInstance) -> None:
     deleted = "0c5f5dd7-0000-4000-8000-00000000dead"
     instance.add_dynamic_partitions(studies.name or "", [deleted, str(workshop.site.study().uuid)])
-    with dg.build_sensor_context(instance=instance, resources={"platform": workshop.platform}) as context:
+    with dg.build_sensor_context(instance=instance, resources={"services": workshop.services}) as context:
         ticked = study_partitions_sensor.evaluate_tick(context)
     (request,) = ticked.dynamic_partitions_requests or []
     assert isinstance(request, dg.DeleteDynamicPartitionsRequest)

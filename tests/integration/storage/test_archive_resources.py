@@ -22,7 +22,7 @@ import requests
 
 from benchmarks.videos.network import cloud
 from benchmarks.videos.sides import Measured
-from domain.exports.keys import VideoKey
+from domain.videos.object_names import VideoKey
 from tests.support.gcs_servers import BUCKET
 from tests.support.reels import contents_of
 from tests.support.s3_server import S3Server

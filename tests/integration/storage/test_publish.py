@@ -400,7 +400,7 @@ class Counted:
 
 
 def test_a_file_that_goes_during_the_upload_is_sent_again(bucket, bundle_of):
-    """As when it was old, and swept away between the listing and the commit."""
+    """As when it was old, and pruned between the listing and the commit."""
     first, second = bundle_of("1"), bundle_of("2")
     deploy(bucket, first, 1)
     shared = next(file for file in second.files if "vendor" in file.path.name)

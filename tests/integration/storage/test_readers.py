@@ -20,9 +20,9 @@ import pytest
 import requests
 
 from lookit_ops.deployments.manifest import live_deployment
+from lookit_ops.deployments.prune import prune
 from lookit_ops.deployments.rollback import rollback
-from lookit_ops.deployments.sweep import sweep
-from lookit_ops.maintenance.sweep_deployments import SHORTEST
+from lookit_ops.maintenance.prune_deployments import SHORTEST
 from lookit_ops.storage.experiments import ExperimentBucket, StoredFile
 from lookit_ops.storage.local import LocalExperimentBucket
 from tests.support.bundles import FOLDER, PREFIX, bundle_of, deploy
@@ -82,10 +82,10 @@ def read_until(done: threading.Event, fetch: Fetch, whole: dict[bytes, dict[str,
         time.sleep(0.001)
 
 
-def swept_after(bucket: ExperimentBucket, wait: timedelta) -> tuple[StoredFile, ...]:
-    """What a sweep takes then that keeps the live build alone, for the shortest time, of files that all are old."""
+def removed_after(bucket: ExperimentBucket, wait: timedelta) -> tuple[StoredFile, ...]:
+    """What a pruning takes then that keeps the live build alone, for the shortest time, of files that all are old."""
     old = backdated(bucket, timedelta(days=9))
-    return sweep(old, keep=1, older_than=SHORTEST, now=datetime.now(UTC) + wait, in_use=lambda _folder: False).removed
+    return prune(old, keep=1, older_than=SHORTEST, now=datetime.now(UTC) + wait, in_use=lambda _folder: False).removed
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def test_no_reader_ever_meets_a_missing_or_a_mixed_version(bucket, fetcher, tmp_
                 rollbacks += 1
             else:
                 deploy(bucket, made[token % len(made)], token)
-            # The strictest sweep that is allowed, nearly an hour later: nothing goes that was live within the hour.
-            assert swept_after(bucket, timedelta(minutes=50)) == ()
+            # The strictest pruning that is allowed, nearly an hour later: nothing goes that was live within the hour.
+            assert removed_after(bucket, timedelta(minutes=50)) == ()
     finally:
         done.set()
         for reader in readers:
@@ -155,6 +155,6 @@ def test_no_reader_ever_meets_a_missing_or_a_mixed_version(bucket, fetcher, tmp_
     assert seen.changes_seen > READERS * 3
     assert seen.kept_pages > READERS * 3
     assert rollbacks == CHANGES // 3
-    assert swept_after(bucket, timedelta(hours=2)), "the same sweep an hour later has something to take"
+    assert removed_after(bucket, timedelta(hours=2)), "the same pruning an hour later has something to take"
     live = fetcher()("index.html")
     read_all(fetcher(), live, whole)

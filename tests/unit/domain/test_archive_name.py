@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.exports.archive_name import LONGEST_NAME, MANIFEST_NAME, archive_key, download_name, member_names
 from domain.models import ArchiveKind
+from domain.videos.archive_names import LONGEST_NAME, MANIFEST_NAME, archive_key, download_name, member_names
 
 STUDY = UUID("0d6a8a0c-5b0e-4b5f-9f1e-1d2c3b4a5f60")
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))}
@@ -165,7 +165,7 @@ def test_digests_that_begin_alike_are_lengthened(monkeypatch: pytest.MonkeyPatch
         def hexdigest(self) -> str:
             return "0" * 12 + self.rest[12:]
 
-    monkeypatch.setattr("domain.exports.archive_name.hashlib.sha256", Alike)
+    monkeypatch.setattr("domain.videos.archive_names.hashlib.sha256", Alike)
     for keys in (["a/b", "a_b", "a:b"], [f"{'x' * 400}{number}.mp4" for number in range(3)]):
         assert len(set(member_names(keys).values())) == 3
 

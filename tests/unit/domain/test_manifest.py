@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.exports.manifest import COLUMNS, ManifestRow, MemberStatus, manifest_csv
-from domain.exports.selection import SelectedVideo, Source
 from domain.models.responses import Ruling
+from domain.videos.manifest import COLUMNS, ManifestRow, MemberStatus, manifest_csv
+from domain.videos.selection import SelectedVideo, Source
 
 RESPONSE = UUID("7e1f2a3b-4c5d-4e6f-8a9b-0c1d2e3f4a5b")
 VIDEO = SelectedVideo(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.exports.keys import Container, Reason, Unparsable, VideoKey, bare_etag, prefixes_of
+from domain.videos.object_names import Container, Reason, Unparsable, VideoKey, bare_etag, prefixes_of
 
 STUDY = "0d6a8a0c-5b0e-4b5f-9f1e-1d2c3b4a5f60"
 RESPONSE = "7e1f2a3b-4c5d-4e6f-8a9b-0c1d2e3f4a5b"

@@ -11,14 +11,14 @@ from sqlalchemy import Engine
 
 from domain.errors import InvalidRequest
 from domain.models import RequestStatus
-from domain.queue import last_error
+from domain.requests.queue import last_error
 from ember_build.builder import Builder
 from ember_build.errors import BuildPlatformError
 from ember_build.source.github import Repository, ResolvedCommit
 from lookit_ops.demo.github_server import GitHubServer
 from lookit_ops.failures import failure_of
 from lookit_ops.jobs.build_experiment import UNCERTAIN
-from lookit_ops.platform import Platform
+from lookit_ops.services import Services
 from lookit_ops.settings import OFFICIAL_PLAYER, Settings
 from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, StorageError, WrongEnvironment
 from tests.support.faulty_github import Faults, status
@@ -33,8 +33,8 @@ STRANGERS = "stranger/player"
 KEY = "AKIA-not-for-strangers"
 
 
-def platform(**settings) -> Platform:
-    return Platform(Settings(_env_file=None, **settings))
+def services(**settings) -> Services:
+    return Services(Settings(_env_file=None, **settings))
 
 
 def commit(repository: str, sha: str = OFFICIAL.sha) -> ResolvedCommit:
@@ -43,12 +43,12 @@ def commit(repository: str, sha: str = OFFICIAL.sha) -> ResolvedCommit:
 
 @pytest.mark.parametrize("name", ["lookit/ember-lookit-frameplayer", "Lookit/Ember-Lookit-FramePlayer"])
 def test_a_repository_is_trusted_however_its_letters_are_written(name):
-    assert platform().trusts(Repository(*name.split("/")))
+    assert services().trusts(Repository(*name.split("/")))
 
 
 @pytest.mark.parametrize("name", ["lookit/ember-lookit", "looklt/ember-lookit-frameplayer", "a/b"])
 def test_no_other_repository_is_trusted(name):
-    assert not platform().trusts(Repository(*name.split("/")))
+    assert not services().trusts(Repository(*name.split("/")))
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_no_other_repository_is_trusted(name):
 def test_an_entry_of_another_web_base_trusts_nothing_and_hides_no_other(url):
     web = "https://github.example.org"
     settings = {"github_web_url": web, "trusted_repositories": [url, f"{web}/lab/player"]}
-    assert not platform(**settings).trusts(Repository("lookit", "ember-lookit-frameplayer"))
-    assert not platform(**settings).trusts(Repository("x", "y"))
-    assert platform(**settings).trusts(Repository("lab", "player"))
+    assert not services(**settings).trusts(Repository("lookit", "ember-lookit-frameplayer"))
+    assert not services(**settings).trusts(Repository("x", "y"))
+    assert services(**settings).trusts(Repository("lab", "player"))
 
 
 def test_the_operators_two_lists_say_which_private_repositories_may_be_built():
@@ -69,7 +69,7 @@ def test_the_operators_two_lists_say_which_private_repositories_may_be_built():
         "trusted_repositories": [f"{web}/lookit/Player", "https://elsewhere.example/a/b"],
         "private_repositories": [f"{web}/lab/Own.git"],
     }
-    assert platform(**settings).github.private_repositories == {"lookit/player", "lab/own"}
+    assert services(**settings).github.private_repositories == {"lookit/player", "lab/own"}
 
 
 # --- who builds
@@ -79,9 +79,9 @@ def test_the_operators_two_lists_say_which_private_repositories_may_be_built():
 def test_only_development_builds_without_containers(environment):
     settings = {**PRODUCTION, "environment": environment}
     with pytest.raises(InvalidRequest, match=rf"not in {environment} .*LOOKIT_BUILDER=docker"):
-        _ = platform(**settings).builder
-    assert platform(**settings, builder="docker").builder.is_isolated
-    assert not platform().builder.is_isolated
+        _ = services(**settings).builder
+    assert services(**settings, builder="docker").builder.is_isolated
+    assert not services().builder.is_isolated
 
 
 # --- commits
@@ -100,9 +100,9 @@ def server(faults: Faults) -> Iterator[GitHubServer]:
 
 
 @pytest.fixture
-def of_server(server: GitHubServer) -> Platform:
+def of_server(server: GitHubServer) -> Services:
     url = server.url
-    return platform(github_api_url=url, github_web_url=url, trusted_repositories=[f"{url}/{REPOSITORY.upper()}.git"])
+    return services(github_api_url=url, github_web_url=url, trusted_repositories=[f"{url}/{REPOSITORY.upper()}.git"])
 
 
 def test_a_commit_of_the_trusted_default_branch_is_trusted(of_server):
@@ -210,7 +210,7 @@ class Isolated:
 def test_where_github_cannot_compare_the_last_attempt_builds_without_secrets_and_says_so(workshop, faults):
     workshop.settings |= {"attempts": 2, "retry_after": 1}
     workshop.site.set_metadata(last_known_player_sha=OFFICIAL.sha)
-    workshop.platform.__dict__["builder"] = Isolated(workshop.platform.builder)
+    workshop.services.__dict__["builder"] = Isolated(workshop.services.builder)
     faults.on("/compare/", status(500))
     request_id = workshop.request()
     assert not workshop.run(request_id=request_id).success

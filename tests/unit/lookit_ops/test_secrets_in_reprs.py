@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from ember_build.builder import BuildOrder
-from lookit_ops.platform import Platform
 from lookit_ops.redaction import Redactor
+from lookit_ops.services import Services
 from lookit_ops.settings import Settings
 from lookit_ops.storage.s3 import S3Access
 
@@ -60,17 +60,17 @@ def reachable(thing: object, depth: int = 4) -> Iterator[object]:
 
 def test_no_repr_of_the_platform_or_its_parts_shows_a_secret(settings: Settings) -> None:
     assert len(settings.secrets()) == len(secret_fields()) + 3
-    platform = Platform(settings)
-    made = [name for name, part in vars(Platform).items() if isinstance(part, cached_property)]
+    services = Services(settings)
+    made = [name for name, part in vars(Services).items() if isinstance(part, cached_property)]
     for name in made:
-        getattr(platform, name)
+        getattr(services, name)
     seen = 0
-    for thing in reachable(platform):
+    for thing in reachable(services):
         seen += 1
         assert "geheim" not in repr(thing), type(thing)
         assert "geheim" not in str(thing), type(thing)
     assert seen > 3 * len(made)
-    platform.close()
+    services.close()
 
 
 def test_access_to_videos_hides_its_keys() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookit_ops.redaction import MASK, Redactor
-from lookit_ops.runs.transcript import Transcript, TranscriptHandler
+from lookit_ops.runs.log_buffer import Transcript, TranscriptHandler
 
 NOTES = 120
 """Characters for the lines that say what was left out."""

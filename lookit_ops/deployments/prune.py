@@ -8,7 +8,7 @@ live is removed once it is that old.
 What is never touched: the folder of a running build; a folder whose live page does not say what it names; every
 index.html; everything outside the studies' folders, such as the public list and the mark of the environment.
 
-A build that begins while the sweep works is seen before each single removal; and each build looks, right before its
+A build that begins while the pruning works is seen before each single removal; and each build looks, right before its
 page is written, whether all that it names is there.
 """
 
@@ -39,14 +39,14 @@ DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
-    """What a sweep did, or in a dry run would have done."""
+class Pruned:
+    """What a pruning did, or in a dry run would have done."""
 
     removed: tuple[StoredFile, ...]
     left_alone: dict[str, str] = field(default_factory=dict)
-    """Folders that were not swept, and why."""
+    """Folders that were not pruned, and why."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Files and folders that the storage failed with. The next sweep tries again."""
+    """Files and folders that the storage failed with. The next cleanup tries again."""
 
     @property
     def freed_bytes(self) -> int:
@@ -55,21 +55,21 @@ class Sweep:
 
     @property
     def trouble(self) -> str:
-        """What could not be swept, in a sentence; empty if everything could."""
+        """What could not be pruned, in a sentence; empty if everything could."""
         if not self.failed:
             return ""
         key, error = next(iter(self.failed.items()))
         return (
-            f"{len(self.failed)} files or folders could not be swept, the first of them {key}: {error};"
-            " the next sweep tries again"
+            f"{len(self.failed)} files or folders could not be pruned, the first of them {key}: {error};"
+            " the next cleanup tries again"
         )
 
 
 class _LeftAlone(Exception):
-    """This folder is not swept."""
+    """This folder is not pruned."""
 
 
-def sweep(
+def prune(
     bucket: ExperimentBucket,
     *,
     keep: int = KEPT,
@@ -77,7 +77,7 @@ def sweep(
     now: datetime,
     in_use: Callable[[str], bool],
     dry_run: bool = False,
-) -> Sweep:
+) -> Pruned:
     """Remove what is no longer needed; one failure never stops the rest.
 
     `keep` is how many builds of a study stay restorable, the live one among them. `in_use` says whether a build or a
@@ -102,12 +102,12 @@ def sweep(
                 except _LeftAlone as reason:
                     left_alone[folder] = str(reason)
                 except Exception as error:  # of the storage, or of whoever is asked what is in use
-                    logger.exception("%s in %s cannot be swept now", folder, bucket.name)
+                    logger.exception("%s in %s cannot be pruned now", folder, bucket.name)
                     failed[folder] = str(error)
         except StorageError as error:
             logger.exception("%s/ in %s cannot be listed now", root, bucket.name)
             failed[root] = str(error)
-    return Sweep(tuple(removed), left_alone, failed)
+    return Pruned(tuple(removed), left_alone, failed)
 
 
 def _folders(bucket: ExperimentBucket, root: str) -> Iterator[tuple[str, list[StoredFile]]]:

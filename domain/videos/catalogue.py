@@ -21,9 +21,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from domain.errors import InvalidRequest
-from domain.exports.consent_marks import MARKED
-from domain.exports.keys import Reason, Unparsable, VideoKey, bare_etag, prefixes_of
 from domain.models import Response, Study, StudyLog, Video
+from domain.videos.consent_marks import MARKED
+from domain.videos.object_names import Reason, Unparsable, VideoKey, bare_etag, prefixes_of
 
 BATCH = 1000
 EXAMPLES = 10

@@ -22,14 +22,12 @@ from sqlalchemy.orm import Session
 
 from domain.db import Sessions, can_be_id, database_now, is_violated, storable
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied
-from domain.exports.archive_name import download_name
-from domain.exports.selection import Basis, Source, require_basis, require_videos
 from domain.mail.outbox import MailWithdrawn, enqueue
 from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, OutboxMail, RequestStatus, Study, User
 from domain.models.requests import ONE_WAITING_ARCHIVE
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import (
+from domain.requests.queue import (
     WORKER_DIED,
     Beat,
     Failure,
@@ -42,6 +40,8 @@ from domain.queue import (
     why_not_waiting,
 )
 from domain.studies.log import record
+from domain.videos.archive_names import download_name
+from domain.videos.selection import Basis, Source, require_basis, require_videos
 
 REFUSALS = (InvalidRequest, PermissionDenied)
 """Errors that end a request before its claim, with neither log nor mail."""

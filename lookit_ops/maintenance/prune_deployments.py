@@ -1,4 +1,4 @@
-"""The sweep of deployments on this platform: what is in use, the ledger tells; what is too strict is refused."""
+"""The pruning of deployments on this platform: what is in use, the ledger tells; what is too strict is refused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from uuid import UUID
 from domain.errors import InvalidRequest
 from domain.models import BuildKind
 from lookit_ops.deployments.manifest import FOLDERS, KEPT
-from lookit_ops.deployments.sweep import DAY, Sweep, sweep
-from lookit_ops.platform import Platform
+from lookit_ops.deployments.prune import DAY, Pruned, prune
+from lookit_ops.services import Services
 
 HOUR = timedelta(hours=1)
 SHORTEST = HOUR
@@ -18,9 +18,9 @@ LONGEST_HOURS = 10 * 365 * 24
 _KIND_OF = {folder: BuildKind(kind) for kind, folder in FOLDERS.items()}
 
 
-def sweep_deployments(
-    platform: Platform, *, older_than_hours: float = DAY / HOUR, keep: int = KEPT, dry_run: bool = False
-) -> Sweep:
+def prune_deployments(
+    services: Services, *, older_than_hours: float = DAY / HOUR, keep: int = KEPT, dry_run: bool = False
+) -> Pruned:
     """Remove from the bucket what no kept deployment names, so many hours after it was last needed.
 
     Raises InvalidRequest if nothing would be kept, or for less than an hour; StorageError if the bucket cannot be used.
@@ -41,10 +41,10 @@ def sweep_deployments(
             uuid = UUID(name)
         except ValueError:  # not a study's
             return False
-        return platform.ledger.is_building(_KIND_OF[root], uuid)
+        return services.ledger.is_building(_KIND_OF[root], uuid)
 
-    return sweep(
-        platform.bucket,
+    return prune(
+        services.bucket,
         keep=keep,
         older_than=older_than_hours * HOUR,
         now=datetime.now(UTC),

@@ -25,7 +25,7 @@ from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
-from domain.queue import awaits, why_not_waiting
+from domain.requests.queue import awaits, why_not_waiting
 from domain.studies.approval import Player, approved_player, named_player
 
 LOCK_STATE = {BuildKind.PREVIEW: State.PREVIEWING, BuildKind.DEPLOYMENT: State.DEPLOYING}

@@ -1,4 +1,4 @@
-"""The sweep removes what nobody needs any more, a day after it was last needed, and nothing else."""
+"""The pruning removes what nobody needs any more, a day after it was last needed, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from lookit_ops.deployments.commit_point import fence
 from lookit_ops.deployments.manifest import history, live_deployment
+from lookit_ops.deployments.prune import prune
 from lookit_ops.deployments.rollback import restorable, rollback
-from lookit_ops.deployments.sweep import sweep
 from lookit_ops.storage.experiments import StorageError
 from tests.support import bundles
 from tests.support.bundles import FOLDER, PREFIX, assert_live, deploy
@@ -30,7 +30,7 @@ def bundle_of(tmp_path: Path):
 
 def clean(bucket, after: timedelta = LATER, **options):
     settings = {"keep": 2, "now": datetime.now(UTC) + after, "in_use": lambda _folder: False, **options}
-    return sweep(bucket, **settings)
+    return prune(bucket, **settings)
 
 
 def keys(bucket) -> set[str]:
@@ -245,7 +245,7 @@ class TestFailures:
         assert list(done.failed) == ["preview_experiments"]
         assert done.removed
 
-    def test_a_sweep_that_is_killed_leaves_no_gap_in_the_history(self, bucket, four):
+    def test_a_cleanup_that_is_killed_leaves_no_gap_in_the_history(self, bucket, four):
         for number in range(1, 30):
             faulty = FaultyBucket(bucket)
             deleted = []

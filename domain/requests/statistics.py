@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from domain.db import Sessions, database_now
 from domain.models import RequestStatus
-from domain.queue import WORKER_DIED, Model
+from domain.requests.queue import WORKER_DIED, Model
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from datetime import date
 from uuid import UUID
 
-from domain.exports.keys import bare_etag
 from domain.models import ArchiveKind
+from domain.videos.object_names import bare_etag
 
 MANIFEST_NAME = "MANIFEST.csv"
 LONGEST_NAME = 200

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from sqlalchemy import Engine
 
-from domain.builds.ledger import BuildLedger
 from domain.db import Sessions, engine_for, reading, sessions_for
 from domain.errors import InvalidRequest
-from domain.exports.ledger import ArchiveLedger, ArchiveOffer, record_withdrawal
 from domain.mail.compose import Composer, Download, Links
 from domain.mail.outbox import Delivery, MailDelayed, MailWithdrawn, Transport, deliver
 from domain.migrations import upgrade
 from domain.models import ArchiveRequest, BuildRequest, OutboxMail
-from domain.queue import RequestQueue
+from domain.requests.archives import ArchiveLedger, ArchiveOffer, record_withdrawal
+from domain.requests.builds import BuildLedger
+from domain.requests.queue import RequestQueue
 from ember_build.builder import Builder
 from ember_build.disk import MB, require_room
 from ember_build.errors import InvalidPlayer
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Platform:
+class Services:
     """Everything outside, made from the settings at its first use. A test passes its own parts by subclassing."""
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""The job `sweep_deployments`: at night, files that no kept deployment needs leave the bucket."""
+"""The job `prune_deployments`: at night, files that no kept deployment needs leave the bucket."""
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts and configs as they are.
 
@@ -9,18 +9,18 @@ from pydantic import Field
 
 from domain.errors import DomainError
 from domain.escaping import markdown_code
-from lookit_ops.assets.sweeps import deployment_sweep, facts
+from lookit_ops.assets.deployment_pruning import deployment_pruning, facts
 from lookit_ops.deployments.manifest import KEPT
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.jobs.listing import listing
-from lookit_ops.maintenance.sweep_deployments import sweep_deployments as sweep_of
-from lookit_ops.platform import Platform
+from lookit_ops.maintenance.prune_deployments import prune_deployments as prune_of
+from lookit_ops.services import Services
 from lookit_ops.storage.experiments import StorageError
 
-SweepEvent = dg.AssetMaterialization | dg.AssetObservation
+PruneEvent = dg.AssetMaterialization | dg.AssetObservation
 
 
-class SweepDeployments(dg.Config):
+class PruneDeployments(dg.Config):
     """What goes; the defaults are those of the night."""
 
     older_than_hours: float = Field(
@@ -32,24 +32,24 @@ class SweepDeployments(dg.Config):
 
 @dg.op(
     description="Remove what no kept deployment names, but for the folders of running builds.",
-    required_resource_keys={"platform"},
+    required_resource_keys={"services"},
     out=dg.Out(dagster_type=dg.Nothing),
 )
-def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[SweepEvent]:
-    platform: Platform = context.resources.platform
+def prune_bucket(context: dg.OpExecutionContext, config: PruneDeployments) -> Iterator[PruneEvent]:
+    services: Services = context.resources.services
     try:
-        done = sweep_of(platform, older_than_hours=config.older_than_hours, keep=config.keep, dry_run=config.dry_run)
+        done = prune_of(services, older_than_hours=config.older_than_hours, keep=config.keep, dry_run=config.dry_run)
     except (DomainError, StorageError) as error:
-        raise as_dagster_failure(failure_of("sweep", error)) from None
+        raise as_dagster_failure(failure_of("prune", error)) from None
     for folder, reason in done.left_alone.items():
         context.log.info(f"{folder} was left alone: {reason}")
     if config.dry_run:
         would_go = {
             "would go": listing([f"{markdown_code(file.key)}, {file.size_bytes:,} bytes" for file in done.removed])
         }
-        yield dg.AssetObservation(deployment_sweep.key, metadata={**facts(platform, done), **would_go})
+        yield dg.AssetObservation(deployment_pruning.key, metadata={**facts(services, done), **would_go})
     else:
-        yield dg.AssetMaterialization(deployment_sweep.key, metadata=facts(platform, done))
+        yield dg.AssetMaterialization(deployment_pruning.key, metadata=facts(services, done))
     if done.failed:
         raise dg.Failure(done.trouble, allow_retries=False)
 
@@ -59,6 +59,6 @@ def sweep(context: dg.OpExecutionContext, config: SweepDeployments) -> Iterator[
     executor_def=dg.in_process_executor,
     tags={"dagster/max_runtime": 4 * 3600},
 )
-def sweep_deployments() -> None:
+def prune_deployments() -> None:
     """One step."""
-    sweep()
+    prune_bucket()

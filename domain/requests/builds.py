@@ -14,7 +14,13 @@ from uuid import UUID
 
 from sqlalchemy import select, update
 
-from domain.builds.claims import (
+from domain.db import Sessions, database_now, storable
+from domain.errors import InvalidRequest, PermissionDenied, TransitionNotAllowed
+from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
+from domain.models.studies import PageState
+from domain.permissions.checks import require_permission
+from domain.permissions.codes import Permission
+from domain.requests.build_claims import (
     Claim,
     ask,
     claim_of,
@@ -25,7 +31,7 @@ from domain.builds.claims import (
     request_by_id,
     take,
 )
-from domain.builds.endings import (
+from domain.requests.build_endings import (
     close,
     give_back,
     is_held,
@@ -36,13 +42,7 @@ from domain.builds.endings import (
     refuse,
     tell,
 )
-from domain.db import Sessions, database_now, storable
-from domain.errors import InvalidRequest, PermissionDenied, TransitionNotAllowed
-from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
-from domain.models.studies import PageState
-from domain.permissions.checks import require_permission
-from domain.permissions.codes import Permission
-from domain.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.requests.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
 
 REFUSALS = (InvalidRequest, PermissionDenied, TransitionNotAllowed)
 """Errors that end a request before its claim, with neither log nor mail."""

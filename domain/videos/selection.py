@@ -20,12 +20,12 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 
 from domain.errors import DomainError, InvalidRequest, PermissionDenied
-from domain.exports.consent_marks import unmarked_frames
-from domain.exports.keys import DISREGARD
 from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, ConsentRuling, Response, Study, User, Video
 from domain.models.responses import Ruling
 from domain.permissions.checks import describe, has_permission, who_grants
 from domain.permissions.codes import Permission
+from domain.videos.consent_marks import unmarked_frames
+from domain.videos.object_names import DISREGARD
 
 LONGEST_NAME_PART = 255
 """Characters of `archive_request.name_contains`."""

@@ -12,7 +12,13 @@ from datetime import timedelta
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from domain.builds.claims import (
+from domain.db import Sessions, can_be_id, database_now, storable
+from domain.errors import InvalidRequest, StudyIsLocked, TransitionNotAllowed
+from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
+from domain.models.studies import LOCK_STATES
+from domain.permissions.checks import has_permission
+from domain.permissions.codes import Permission
+from domain.requests.build_claims import (
     MAY_START_FROM,
     Claim,
     claim_of,
@@ -21,12 +27,6 @@ from domain.builds.claims import (
     require_for,
     who_holds,
 )
-from domain.db import Sessions, can_be_id, database_now, storable
-from domain.errors import InvalidRequest, StudyIsLocked, TransitionNotAllowed
-from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
-from domain.models.studies import LOCK_STATES
-from domain.permissions.checks import has_permission
-from domain.permissions.codes import Permission
 from domain.studies.approval import not_covered
 
 KIND = BuildKind.DEPLOYMENT

@@ -13,14 +13,14 @@ from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from domain.builds.claims import LOCK_STATE, Claim, described, end_waiting, tell_replaced
 from domain.db import database_now, is_violated, storable
 from domain.errors import LeaseLost
 from domain.mail.audience import Audience, people
 from domain.mail.outbox import enqueue
 from domain.models import BuildRequest, RequestStatus, Study, User
 from domain.models.requests import ONE_WAITING_BUILD
-from domain.queue import Failure, Retry, waiting_again
+from domain.requests.build_claims import LOCK_STATE, Claim, described, end_waiting, tell_replaced
+from domain.requests.queue import Failure, Retry, waiting_again
 from domain.studies.approval import APPROVED_STATES, has_changed, named_player
 from domain.studies.log import record
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Self
 
 from domain.escaping import csv_cell
-from domain.exports.selection import SelectedVideo
+from domain.videos.selection import SelectedVideo
 
 COLUMNS = (
     "name",
