@@ -32,8 +32,9 @@ from domain.db import Sessions, database_now, engine_for, sessions_for
 from domain.errors import InvalidRequest, StudyIsLocked
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
 from domain.permissions.checks import require_permission
-from domain.requests.build_claims import LOCK_STATE, MAY_START_FROM, PERMISSIONS, Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
+from domain.requests.study_lock import LOCK_STATE, MAY_START_FROM, PERMISSIONS
 from tests.support.databases import create_database, migrate, start_postgresql
 from tests.support.site import populate
 
@@ -43,7 +44,7 @@ PEER = "SELECT … FOR UPDATE, then UPDATE"
 PEER_ON_SQLITE = "BEGIN IMMEDIATE, SELECT, then UPDATE"
 _START_SECONDS = 120.0
 
-Claimer = Callable[[Sessions, int, str], Claim]
+Claimer = Callable[[Sessions, int, str], BuildClaim]
 """Takes the request for a run. Raises StudyIsLocked when somebody else has it."""
 
 
@@ -60,12 +61,12 @@ class Size:
         return cls(requests=20, runs=3) if quick else cls(requests=120, runs=5)
 
 
-def claim_by_ledger(sessions: Sessions, request_id: int, run_id: str) -> Claim:
+def claim_by_ledger(sessions: Sessions, request_id: int, run_id: str) -> BuildClaim:
     """Ours."""
     return BuildLedger(sessions).claim(request_id, run_id, LEASE)
 
 
-def claim_by_locking(sessions: Sessions, request_id: int, run_id: str) -> Claim:
+def claim_by_locking(sessions: Sessions, request_id: int, run_id: str) -> BuildClaim:
     """The peer: what is locked first can be looked at in peace."""
     with sessions.begin() as session:
         study_id = session.scalar(select(BuildRequest.study_id).where(BuildRequest.id == request_id))
@@ -99,7 +100,7 @@ def claim_by_locking(sessions: Sessions, request_id: int, run_id: str) -> Claim:
             )
             .execution_options(synchronize_session=False)
         )
-        return Claim(
+        return BuildClaim(
             request_id=request.id,
             study_id=study.id,
             study_uuid=study.uuid,

@@ -143,6 +143,10 @@ def _default_uuid_on_sqlite(element: default_uuid, compiler: SQLCompiler, **kw: 
     )
 
 
+FRESH = {"synchronize_session": False, "populate_existing": True}
+"""Execution options of an UPDATE that returns rows: what it returns replaces what the session knew of them."""
+
+
 class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
     """Base of all models: keyword-only dataclasses, so that a type checker sees a misspelt column."""
 

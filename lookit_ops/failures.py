@@ -9,7 +9,7 @@ from dagster import Failure as DagsterFailure
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from domain.errors import DomainError
-from domain.requests.queue import TOO_LONG, Failure
+from domain.requests.failure import TOO_LONG, Failure
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
 from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
 from lookit_ops.storage.videos import VideoChanged

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from domain.errors import InvalidRequest
 from domain.models import ArchiveRequest, RequestStatus
-from domain.requests.queue import last_error
+from domain.requests.failure import last_error
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.services import Services
 from lookit_ops.terminal import plain

@@ -18,7 +18,8 @@ from domain.mail.compose import Composer, Download, Links
 from domain.mail.outbox import Delivery, MailDelayed, MailWithdrawn, Transport, deliver
 from domain.migrations import upgrade
 from domain.models import ArchiveRequest, BuildRequest, OutboxMail
-from domain.requests.archives import ArchiveLedger, ArchiveOffer, record_withdrawal
+from domain.requests.archive_links import ArchiveLinks, ArchiveOffer
+from domain.requests.archives import ArchiveLedger
 from domain.requests.builds import BuildLedger
 from domain.requests.queue import RequestQueue
 from ember_build.builder import Builder
@@ -128,6 +129,11 @@ class Services:
     def archive_ledger(self) -> ArchiveLedger:
         """The archive ledger."""
         return ArchiveLedger(self.sessions, self.settings.retry_by)
+
+    @cached_property
+    def archive_links(self) -> ArchiveLinks:
+        """Who may have a link to an archive."""
+        return ArchiveLinks(self.archive_ledger)
 
     @cached_property
     def videos(self) -> VideoBuckets:
@@ -326,7 +332,9 @@ class Services:
         One that offers an archive gets a fresh link, if its recipient still may have it.
         """
         composer = Composer(self.settings.mail_sender, self.links, self._download)
-        return deliver(self.sessions, self.transport, composer, limit=limit, on_withdrawal=record_withdrawal)
+        return deliver(
+            self.sessions, self.transport, composer, limit=limit, on_withdrawal=self.archive_links.record_withdrawal
+        )
 
     def download(self, offer: ArchiveOffer) -> Download | None:
         """A link to the archive, good from now; None if it is not in the bucket any more. Raises StorageError."""
@@ -337,7 +345,7 @@ class Services:
         return Download(url, LINK_VALID_FOR, until)
 
     def _download(self, mail: OutboxMail) -> Download:
-        offer = self.archive_ledger.offer_of_mail(mail)
+        offer = self.archive_links.offer_of_mail(mail)
         try:
             download = self.download(offer)
         except StorageError as error:

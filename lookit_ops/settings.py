@@ -32,7 +32,7 @@ from sqlalchemy.exc import ArgumentError
 from domain.errors import InvalidRequest
 from domain.escaping import deliverable_address
 from domain.models.responses import BUCKET_LENGTH
-from domain.requests.queue import Retry
+from domain.requests.failure import Retry
 from lookit_ops.production_guards import origin, production_faults
 from lookit_ops.redaction import Redactor
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, String, Text, text
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, MappedAsDataclass, declared_attr, mapped_column, relationship
 
 from domain.db import Base, BigKey, default_now, json_array_checks, one_of
 from domain.models.accounts import User
@@ -48,8 +48,56 @@ ONE_WAITING_BUILD = "uq_build_request_one_waiting_per_study_and_kind"
 ONE_WAITING_ARCHIVE = "uq_archive_request_one_waiting"
 
 
+class ClaimableRequest(MappedAsDataclass, kw_only=True):
+    """The columns of every kind of request that workers claim: who asks for what, the queue, the claim and the end.
+
+    `origin` says how the request came in, where the account alone does not tell (an operator acting for a person).
+
+    While it waits: `submitted_at` says since when a run that shall claim it is on its way, `submissions` how many runs
+    there were. One that failed by the platform's fault waits again until `next_attempt_at`, with the cause in
+    `error_code`; `failed_attempts` lists what went wrong each time.
+    """
+
+    locks_study: ClassVar[bool] = False
+    """Whether a claim locks the study, so that of each study one runs at a time."""
+
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)
+    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="RESTRICT"))
+    requested_by_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="RESTRICT"))
+    kind: Mapped[str] = mapped_column(String(10))
+    status: Mapped[str] = mapped_column(
+        String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
+    )
+    origin: Mapped[str] = mapped_column(Text, server_default="", default="")
+    requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
+    submitted_at: Mapped[datetime | None] = mapped_column(init=False)
+    submissions: Mapped[int] = mapped_column(server_default=text("0"), init=False)
+    attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
+    failed_attempts: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"), init=False)
+    run_id: Mapped[str | None] = mapped_column(String(64), init=False)
+    claimed_at: Mapped[datetime | None] = mapped_column(init=False)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
+    fencing_token: Mapped[int | None] = mapped_column(init=False)
+    cancelled_by_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), init=False)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(init=False)
+    finished_at: Mapped[datetime | None] = mapped_column(init=False)
+    error_code: Mapped[str | None] = mapped_column(String(40), init=False)
+    error: Mapped[str | None] = mapped_column(Text, init=False)
+
+    @declared_attr
+    def study(cls) -> Mapped[Study]:  # noqa: N805 - SQLAlchemy calls it with the class
+        """The study that it is about."""
+        return relationship(init=False, repr=False, viewonly=True)
+
+    @declared_attr
+    def requested_by(cls) -> Mapped[User]:  # noqa: N805
+        """The user who asks."""
+        return relationship(init=False, repr=False, viewonly=True, primaryjoin=lambda: User.id == cls.requested_by_id)
+
+
 def _life_of_a_request() -> tuple[CheckConstraint, ...]:
-    """The CHECKs that both kinds of request share."""
+    """Return the CHECKs that all kinds of request share."""
     return (
         CheckConstraint(one_of("status", RequestStatus), name="status"),
         CheckConstraint(
@@ -73,20 +121,16 @@ def _life_of_a_request() -> tuple[CheckConstraint, ...]:
     )
 
 
-class BuildRequest(Base):
-    """Somebody asks for a preview or a deployment of a study.
+class BuildRequest(ClaimableRequest, Base):
+    """A user asks for a preview or a deployment of a study.
 
-    `origin` says how the request came in, where the account alone does not tell (an operator acting for somebody).
     `player_repo`, `player_sha` and `sha_reason` tell what was built, `warnings` what is amiss with it, in sentences,
     `state_before` where the study stood.
     With `restores_id` it is a rollback: a deployment of what that earlier request built. It never waits.
-
-    While it waits: `submitted_at` says since when a run that shall claim it is on its way, `submissions` how many runs
-    there were. One that failed by the platform's fault waits again until `next_attempt_at`, with the cause in
-    `error_code`; `failed_attempts` lists what went wrong each time.
     """
 
     __tablename__ = "build_request"
+    locks_study = True
     __table_args__ = (
         *_life_of_a_request(),
         CheckConstraint(one_of("kind", BuildKind), name="kind"),
@@ -114,47 +158,18 @@ class BuildRequest(Base):
         Index("ix_build_request_study", "study_id", "id"),
     )
 
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="RESTRICT"))
-    requested_by_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="RESTRICT"))
-    kind: Mapped[str] = mapped_column(String(10))
-    status: Mapped[str] = mapped_column(
-        String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
-    )
-    origin: Mapped[str] = mapped_column(Text, server_default="", default="")
     restores_id: Mapped[int | None] = mapped_column(ForeignKey("build_request.id", ondelete="RESTRICT"), default=None)
-    requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
-    next_attempt_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
-    submitted_at: Mapped[datetime | None] = mapped_column(init=False)
-    submissions: Mapped[int] = mapped_column(server_default=text("0"), init=False)
-    attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
-    failed_attempts: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"), init=False)
-    run_id: Mapped[str | None] = mapped_column(String(64), init=False)
-    claimed_at: Mapped[datetime | None] = mapped_column(init=False)
-    lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
-    fencing_token: Mapped[int | None] = mapped_column(init=False)
     taken_over: Mapped[int] = mapped_column(server_default=text("0"), init=False)
     state_before: Mapped[str | None] = mapped_column(String(20), init=False)
-    cancelled_by_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), init=False)
-    cancel_requested_at: Mapped[datetime | None] = mapped_column(init=False)
     player_repo: Mapped[str | None] = mapped_column(String(300), init=False)
     player_sha: Mapped[str | None] = mapped_column(String(40), init=False)
     sha_reason: Mapped[str | None] = mapped_column(Text, init=False)
     warnings: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"), init=False)
-    finished_at: Mapped[datetime | None] = mapped_column(init=False)
-    error_code: Mapped[str | None] = mapped_column(String(40), init=False)
-    error: Mapped[str | None] = mapped_column(Text, init=False)
-
-    study: Mapped[Study] = relationship(init=False, repr=False, viewonly=True)
-    requested_by: Mapped[User] = relationship(
-        init=False, repr=False, viewonly=True, foreign_keys="BuildRequest.requested_by_id"
-    )
 
 
-class ArchiveRequest(Base):
-    """Somebody asks for a zip of a study's videos; `name_contains` narrows it to a part of the object names.
+class ArchiveRequest(ClaimableRequest, Base):
+    """A user asks for a zip of a study's videos; `name_contains` narrows it to a part of the object names.
 
-    A request that failed by the platform's fault waits again until `next_attempt_at`, with the cause in `error_code`.
     The archive that came of it: its object's key, what it holds and lacks in numbers, and whose videos are in it
     (`holds_families`, `holds_previews`); which they are is in `archive_content`.
     """
@@ -183,27 +198,7 @@ class ArchiveRequest(Base):
         Index("ix_archive_request_study", "study_id", "id"),
     )
 
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True, init=False)
-    study_id: Mapped[int] = mapped_column(ForeignKey("study.id", ondelete="RESTRICT"))
-    requested_by_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="RESTRICT"))
-    kind: Mapped[str] = mapped_column(String(10))
     name_contains: Mapped[str] = mapped_column(String(255), server_default="", default="")
-    status: Mapped[str] = mapped_column(
-        String(10), server_default=RequestStatus.QUEUED.value, default=RequestStatus.QUEUED.value
-    )
-    origin: Mapped[str] = mapped_column(Text, server_default="", default="")
-    requested_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
-    next_attempt_at: Mapped[datetime] = mapped_column(server_default=default_now(), init=False)
-    submitted_at: Mapped[datetime | None] = mapped_column(init=False)
-    submissions: Mapped[int] = mapped_column(server_default=text("0"), init=False)
-    attempt: Mapped[int] = mapped_column(server_default=text("0"), init=False)
-    failed_attempts: Mapped[list[Any]] = mapped_column(server_default=text("'[]'"), init=False)
-    run_id: Mapped[str | None] = mapped_column(String(64), init=False)
-    claimed_at: Mapped[datetime | None] = mapped_column(init=False)
-    lease_expires_at: Mapped[datetime | None] = mapped_column(init=False)
-    fencing_token: Mapped[int | None] = mapped_column(init=False)
-    cancelled_by_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), init=False)
-    cancel_requested_at: Mapped[datetime | None] = mapped_column(init=False)
     archive_key: Mapped[str | None] = mapped_column(String(300), init=False)
     archive_bytes: Mapped[int | None] = mapped_column(BigKey, init=False)
     video_count: Mapped[int | None] = mapped_column(init=False)
@@ -211,14 +206,6 @@ class ArchiveRequest(Base):
     excluded_count: Mapped[int | None] = mapped_column(init=False)
     holds_families: Mapped[bool | None] = mapped_column(init=False)
     holds_previews: Mapped[bool | None] = mapped_column(init=False)
-    finished_at: Mapped[datetime | None] = mapped_column(init=False)
-    error_code: Mapped[str | None] = mapped_column(String(40), init=False)
-    error: Mapped[str | None] = mapped_column(Text, init=False)
-
-    study: Mapped[Study] = relationship(init=False, repr=False, viewonly=True)
-    requested_by: Mapped[User] = relationship(
-        init=False, repr=False, viewonly=True, foreign_keys="ArchiveRequest.requested_by_id"
-    )
 
 
 class ArchiveContent(Base):

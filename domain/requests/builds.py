@@ -1,74 +1,80 @@
-"""The build ledger: request, claim, heartbeat, finish, fail, retry, cancel, expire. The database decides.
+"""Build requests: who may ask for a build, the study that it locks, and what its end changes.
 
-Each method is one short transaction. How a request comes into a worker's hands is in `claims.py`, how it ends in
-`endings.py`.
+The life that they share with other requests is in `lifecycle.py`, the lock in `study_lock.py`, logs and mails in
+`build_reports.py`. Rollbacks are rows of the same table (`rollbacks.py`), and end here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from domain.db import Sessions, database_now, storable
-from domain.errors import InvalidRequest, PermissionDenied, TransitionNotAllowed
+from domain.db import database_now, is_violated, storable
+from domain.errors import InvalidRequest, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
-from domain.models.studies import PageState
-from domain.permissions.checks import require_permission
-from domain.permissions.codes import Permission
-from domain.requests.build_claims import (
-    Claim,
-    ask,
-    claim_of,
-    described,
-    hold_study_of,
-    one_build_each,
-    player_of,
-    request_by_id,
-    take,
-)
-from domain.requests.build_endings import (
-    close,
-    give_back,
-    is_held,
-    log_cancelled_while_waiting,
-    log_replaced,
-    lost,
+from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
+from domain.models.studies import LOCK_STATES, PageState
+from domain.requests import build_claim
+from domain.requests.build_claim import BuildClaim, described, player_of
+from domain.requests.build_reports import (
+    log_build,
+    mail_build,
     pin_sha,
-    refuse,
-    tell,
+    tell_cancelled_while_waiting,
+    tell_replaced,
 )
-from domain.requests.queue import Beat, Failure, Retry, cancel_submission, put_back, require_room
+from domain.requests.lifecycle import RequestLedger
+from domain.requests.study_lock import (
+    MAY_START_FROM,
+    hold_study_of,
+    lock_study,
+    not_from,
+    require_for,
+    unlock_study,
+    who_holds,
+)
 
-REFUSALS = (InvalidRequest, PermissionDenied, TransitionNotAllowed)
-"""Errors that end a request before its claim, with neither log nor mail."""
+
+@contextmanager
+def one_build_each() -> Generator[None]:
+    """Translate the violation of the unique index when two claim at the same moment. Raises StudyIsLocked."""
+    try:
+        yield
+    except IntegrityError as error:
+        if is_violated(error, ONE_RUNNING_BUILD):
+            raise StudyIsLocked(
+                "another build of the same study has just begun: wait until it has ended, or cancel it"
+            ) from error
+        raise
 
 
-@dataclass(frozen=True, slots=True)
-class BuildLedger:
-    """The ledger over one database. Each method is one short transaction of its own.
+@dataclass(frozen=True)
+class BuildLedger(RequestLedger[BuildRequest, BuildClaim]):
+    """The builds and rollbacks of one database."""
 
-    `retry_by` says how often a build that fails by the platform's fault is tried.
-    """
-
-    sessions: Sessions
-    retry_by: Retry = field(default_factory=Retry)
+    model = BuildRequest
+    noun = "build request"
+    list_command = "lookit-ops build list"
+    one_waiting = ONE_WAITING_BUILD
+    refusals = (InvalidRequest, PermissionDenied, TransitionNotAllowed)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def request(self, study_id: int, user_id: int, kind: BuildKind, *, origin: str = "") -> int:
-        """Ask for a build; returns the request's id. A newer request takes the place of one that still waits.
+        """Ask for a build and return the request's id. A newer request takes the place of one that still waits.
 
         Raises PermissionDenied, or TransitionNotAllowed where the study's state can never lead to this build.
         """
         with self.sessions.begin() as session:
-            request, replaced = ask(session, study_id, user_id, kind, origin)
-            log_replaced(session, replaced)
-            return request.id
+            return self._ask(session, study_id, user_id, kind, origin).id
 
     def launch(
         self,
@@ -80,124 +86,71 @@ class BuildLedger:
         *,
         origin: str = "",
         at_once: int | None = None,
-    ) -> Claim:
-        """Ask and claim in one transaction: the run that asks either works at once, or nothing has changed.
+    ) -> BuildClaim:
+        """Ask and claim in one transaction: the run that asks works at once, or nothing has changed.
 
-        Raises what `request` raises, StudyIsLocked and QueueIsFull; then whoever waits goes on waiting.
+        Raises what `request` raises, StudyIsLocked and QueueIsFull; then requests that wait go on waiting.
         """
-        with self.sessions.begin() as session, one_build_each():
-            if at_once is not None:
-                require_room(session, BuildRequest, at_once)
-            request, replaced = ask(session, study_id, user_id, kind, origin)
-            log_replaced(session, replaced)
-            return take(session, request.id, run_id, lease)
+        return self._launch(lambda session: self._ask(session, study_id, user_id, kind, origin), run_id, lease, at_once)
 
-    # -- working --------------------------------------------------------------------------------------------------
+    def _ask(self, session: Session, study_id: int, user_id: int, kind: BuildKind, origin: str) -> BuildRequest:
+        study = session.get_one(Study, study_id, with_for_update=True, populate_existing=True)
+        user = session.get_one(User, user_id)
+        require_for(session, user, study, kind)
+        state = study.state_before_build or study.state
+        if state not in MAY_START_FROM[kind]:
+            raise not_from(study, kind, state)
+        for replaced in self._replace_waiting(session, BuildRequest.study_id == study.id, BuildRequest.kind == kind):
+            tell_replaced(session, replaced, user)
+        request = BuildRequest(study_id=study.id, requested_by_id=user.id, kind=kind.value, origin=origin)
+        session.add(request)
+        try:
+            session.flush()
+        except IntegrityError as error:
+            if is_violated(error, ONE_WAITING_BUILD):
+                raise StudyIsLocked(
+                    f"somebody else has asked for a {kind} of {study.name!r} at the same moment; theirs is waiting"
+                ) from error
+            raise
+        return request
 
-    def claim(
-        self,
-        request_id: int,
-        run_id: str,
-        lease: timedelta,
-        *,
-        at_once: int | None = None,
-        submission: int | None = None,
-    ) -> Claim:
-        """Take a waiting request for the run `run_id` and lock its study for `lease`, or longer with heartbeats.
+    # -- the claim ------------------------------------------------------------------------------------------------
 
-        `submission` tells which of the runs that sensors asked for this is; one that another has followed comes too
-        late. Raises StudyIsLocked when another build holds the study, or QueueIsFull when `at_once` builds are running
-        (the request goes on waiting), and the errors of REFUSALS when this request can never run: then it has ended as
-        failed, with that message.
-        """
-        with self.sessions.begin() as session, one_build_each():
-            if at_once is not None:
-                require_room(session, BuildRequest, at_once)
-            try:
-                return take(session, request_id, run_id, lease, submission)
-            except REFUSALS as refusal:
-                refuse(session, request_id, refusal.code, str(refusal))
-                refused = refusal
-        raise refused
+    def _claiming(self) -> Any:
+        return one_build_each()
 
-    def refuse(self, request_id: int, code: str, message: str) -> None:
-        """End a waiting request that cannot run; with a log and mails only if a worker had it before."""
-        with self.sessions.begin() as session:
-            refuse(session, request_id, code, message)
-
-    def heartbeat(self, claim: Claim, lease: timedelta) -> Beat:
-        """Prolong the lease from now. Raises LeaseLost when somebody else ended the request."""
-        beat = (
-            update(BuildRequest)
-            .where(*is_held(claim))
-            .values(lease_expires_at=database_now(lease))
-            .returning(BuildRequest.cancel_requested_at)
-        )
-        with self.sessions.begin() as session:
-            row = session.execute(beat).one_or_none()
-        if row is None:
-            raise lost(claim)
-        return Beat(cancel_requested=row[0] is not None)
-
-    def note_commit(
-        self, claim: Claim, *, repository: str, sha: str, reason: str, warnings: Sequence[str] = ()
-    ) -> None:
-        """Remember what is being built and what is amiss with it, also if this worker dies. Raises LeaseLost."""
-        noted = (
-            update(BuildRequest)
-            .where(*is_held(claim))
-            .values(
-                player_repo=repository,
-                player_sha=sha,
-                sha_reason=reason,
-                warnings=[storable(warning) for warning in warnings],
+    def _admit(self, session: Session, request: BuildRequest) -> dict[str, Any]:
+        study = session.get_one(Study, request.study_id, with_for_update=True, populate_existing=True)
+        user, kind = session.get_one(User, request.requested_by_id), BuildKind(request.kind)
+        require_for(session, user, study, kind)
+        if not lock_study(session, study, kind):
+            session.refresh(study)
+            session.refresh(request)
+            if request.status != RequestStatus.QUEUED:
+                raise self._comes_late(session, request)
+            raise (
+                StudyIsLocked(who_holds(session, study))
+                if study.state in LOCK_STATES
+                else not_from(study, kind, study.state)
             )
-            .returning(BuildRequest.id)
-        )
-        with self.sessions.begin() as session:
-            if session.scalar(noted) is None:
-                raise lost(claim)
+        return {"fencing_token": study.fencing_token, "state_before": study.state_before_build, "taken_over": 0}
 
-    # -- ending ---------------------------------------------------------------------------------------------------
+    def _not_waiting(self, message: str) -> StudyIsLocked:
+        return StudyIsLocked(message)
 
-    def finish(self, claim: Claim, extra: dict[str, Any]) -> str:
-        """It succeeded: a deployment makes the study active, all else leaves it as it was. Returns the state.
+    def _hold(self, session: Session, request_id: int) -> None:
+        hold_study_of(session, request_id)
 
-        A SHA is pinned in the study's metadata when the study named none: see `pin_sha`. Raises LeaseLost.
-        """
-        is_build = claim.restores_id is None
-        is_deployment = claim.kind is BuildKind.DEPLOYMENT and is_build
-        with self.sessions.begin() as session:
-            after = State.ACTIVE.value if is_deployment else claim.state_before
-            study, request = close(session, claim, RequestStatus.SUCCEEDED, after, {})
-            if is_deployment:
-                study.deployed_at = request.finished_at
-            if claim.kind is BuildKind.DEPLOYMENT:
-                study.page_state = PageState.SERVED.value
-            if is_build:
-                extra = {**extra, **pin_sha(study, claim, request)}
-            tell(session, claim, study, request, "succeeded", extra, {})
-            return after
+    def _is_held(self, claim: BuildClaim) -> tuple[ColumnElement[bool], ...]:
+        return (*super()._is_held(claim), BuildRequest.taken_over == claim.taken_over)
 
-    def fail(self, claim: Claim, failure: Failure, extra: dict[str, Any]) -> None:
-        """The build failed: the study goes back to the state before. Raises LeaseLost."""
-        with self.sessions.begin() as session:
-            failure = replace(failure, message=storable(failure.message))
-            values = {"error_code": failure.code, "error": failure.message}
-            study, request = close(session, claim, RequestStatus.FAILED, claim.state_before, values)
-            facts = {"step": failure.step, "error": failure.message}
-            tell(session, claim, study, request, "failed", extra, facts)
+    def claim_of(self, session: Session, request: BuildRequest) -> BuildClaim:
+        return build_claim.claim_of(session, request)
 
-    def retry(self, claim: Claim, failure: Failure, extra: dict[str, Any]) -> RequestStatus:
-        """The platform failed: the study goes back to the state before, and the request into the queue.
+    def _unclaimed(self, session: Session, request: BuildRequest) -> BuildClaim:
+        return described(session, request, 0, session.get_one(Study, request.study_id).state)
 
-        Or to its end, if it was the last attempt, somebody cancelled, or a newer request waits in its place. Returns
-        the status that the request has now. Raises LeaseLost.
-        """
-        with self.sessions.begin() as session:
-            return give_back(session, claim, failure, extra, self.retry_by)
-
-    def take_over(self, claim: Claim, lease: timedelta, *, expired_only: bool) -> Claim:
+    def take_over(self, claim: BuildClaim, lease: timedelta, *, expired_only: bool) -> BuildClaim:
         """Take the claim from a worker that died or sleeps, for `lease`, in order to end it.
 
         From then on the earlier claim can neither be prolonged nor ended, by the worker or another reconciler; so the
@@ -207,124 +160,91 @@ class BuildLedger:
         expired = [BuildRequest.lease_expires_at < database_now()] if expired_only else []
         taken = (
             update(BuildRequest)
-            .where(*is_held(claim), *expired)
+            .where(*self._is_held(claim), *expired)
             .values(taken_over=BuildRequest.taken_over + 1, lease_expires_at=database_now(lease))
             .returning(BuildRequest.taken_over)
         )
         with self.sessions.begin() as session:
             times = session.scalar(taken)
         if times is None:
-            raise lost(claim)
+            raise self._lost(claim)
         return replace(claim, taken_over=times)
 
-    def cancelled(self, claim: Claim, cancelled_by: str, extra: dict[str, Any]) -> None:
-        """The worker has stopped on somebody's wish: the study goes back to the state before. Raises LeaseLost."""
+    def note_commit(
+        self, claim: BuildClaim, *, repository: str, sha: str, reason: str, warnings: Sequence[str] = ()
+    ) -> None:
+        """Remember what is being built and what is amiss with it, also if this worker dies. Raises LeaseLost."""
+        values = {"player_repo": repository, "player_sha": sha, "sha_reason": reason}
         with self.sessions.begin() as session:
-            values = {"error_code": "cancelled"}
-            study, request = close(session, claim, RequestStatus.CANCELLED, claim.state_before, values)
-            tell(session, claim, study, request, "cancelled", extra, {"cancelled_by": cancelled_by})
+            self._write(session, claim, {**values, "warnings": [storable(warning) for warning in warnings]})
 
-    def note_wish(self, claim: Claim) -> None:
-        """Remember that this is to be cancelled, whoever ends it and whenever: then it is not tried again."""
-        wanted = update(BuildRequest).where(*is_held(claim), BuildRequest.cancel_requested_at.is_(None))
-        with self.sessions.begin() as session:
-            session.execute(wanted.values(cancel_requested_at=database_now()))
+    # -- the end --------------------------------------------------------------------------------------------------
 
-    def cancel(self, request_id: int, user_id: int) -> RequestStatus:
-        """Cancel a request: at once while it waits; a running one is told to stop at its next heartbeat.
+    def finish(self, claim: BuildClaim, extra: dict[str, Any]) -> str:
+        """End the request well: a deployment makes the study active, all else leaves it as it was. Returns the state.
 
-        Returns the status that the request has now. Raises PermissionDenied, or InvalidRequest if it has ended.
+        A SHA is pinned in the study's metadata when the study named none: see `pin_sha`. Raises LeaseLost.
         """
+        is_build = claim.restores_id is None
+        is_deployment = claim.kind is BuildKind.DEPLOYMENT and is_build
         with self.sessions.begin() as session:
-            request, user = request_by_id(session, request_id), session.get_one(User, user_id)
-            study = session.get_one(Study, request.study_id, with_for_update=True, populate_existing=True)
-            if request.requested_by_id != user.id or not user.is_active:
-                require_permission(session, user, Permission.CHANGE_STUDY, study)
-            wish = {"cancelled_by_id": user.id, "cancel_requested_at": database_now()}
-            ended = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
-            is_request = BuildRequest.id == request_id
-            waiting = update(BuildRequest).where(is_request, BuildRequest.status == RequestStatus.QUEUED)
-            running = update(BuildRequest).where(is_request, BuildRequest.status == RequestStatus.RUNNING)
-            if session.scalar(waiting.values(wish | ended).returning(BuildRequest.id)):
-                log_cancelled_while_waiting(session, study, request, user.name, user.id)
-                return RequestStatus.CANCELLED
-            if session.scalar(running.values(wish).returning(BuildRequest.id)):
-                return RequestStatus.RUNNING
-            session.refresh(request)
-            raise InvalidRequest(f"build request {request_id} has already ended: it is {request.status}")
+            after = State.ACTIVE.value if is_deployment else claim.state_before
+            request = self._close(session, claim, RequestStatus.SUCCEEDED, {}, after)
+            study = session.get_one(Study, claim.study_id)
+            if is_deployment:
+                study.deployed_at = request.finished_at
+            if claim.kind is BuildKind.DEPLOYMENT:
+                study.page_state = PageState.SERVED.value
+            if is_build:
+                extra = {**extra, **pin_sha(study, claim, request)}
+            self._report(session, claim, request, "succeeded", {}, extra)
+            return after
 
-    # -- before the claim -----------------------------------------------------------------------------------------
+    def _release(self, session: Session, claim: BuildClaim, state_after: str | None) -> None:
+        state = state_after or claim.state_before
+        if not unlock_study(session, claim.study_id, claim.kind, claim.fencing_token, state):
+            raise self._lost(claim)
 
-    def cancel_submitted(self, request_id: int, submission: int, cancelled_by: str) -> bool:
-        """The run that was to claim this request was cancelled: so is the request. False if it no longer waits."""
-        with self.sessions.begin() as session:
-            study = hold_study_of(session, request_id)
-            if study is None or not cancel_submission(session, BuildRequest, request_id, submission):
-                return False
-            log_cancelled_while_waiting(session, study, request_by_id(session, request_id), cancelled_by, None)
-            return True
+    def _is_tried_again(self, claim: BuildClaim) -> bool:
+        return claim.restores_id is None  # a user who rolls back waits for no queue
 
-    def not_started(self, request_id: int, submission: int, failure: Failure, run_id: str) -> RequestStatus | None:
-        """The run that was to claim this request ended before it could: another one is asked for later.
+    def _record(
+        self,
+        session: Session,
+        claim: BuildClaim,
+        request: BuildRequest,
+        outcome: str,
+        facts: dict[str, Any],
+        extra: dict[str, Any],
+    ) -> None:
+        log_build(session, claim, request, outcome, facts, extra)
 
-        After so many as there are attempts, the request has failed. Returns the status that it has now; None if it no
-        longer waits for that run.
-        """
-        failed = failure.told(run_id)
-        with self.sessions.begin() as session:
-            study = hold_study_of(session, request_id)
-            status = put_back(session, BuildRequest, request_id, submission, failed, self.retry_by)
-            if study is not None and status is RequestStatus.FAILED:
-                request = session.get_one(BuildRequest, request_id, populate_existing=True)
-                claim = described(session, request, 0, study.state)  # which nobody ever held
-                facts = {"step": failed["step"], "error": failed["error"]}
-                tell(session, claim, study, request, "failed", {}, facts)
-            return status
+    def _tell(
+        self, session: Session, claim: BuildClaim, request: BuildRequest, outcome: str, facts: dict[str, Any]
+    ) -> None:
+        mail_build(session, claim, request, outcome, facts)
+
+    def _tell_cancelled_while_waiting(
+        self, session: Session, request: BuildRequest, cancelled_by: str, user_id: int | None
+    ) -> None:
+        tell_cancelled_while_waiting(session, request, cancelled_by, user_id)
+
+    def _tell_replaced(self, session: Session, request: BuildRequest) -> None:
+        newer = (
+            select(User)
+            .join(BuildRequest, BuildRequest.requested_by_id == User.id)
+            .where(
+                BuildRequest.study_id == request.study_id,
+                BuildRequest.kind == request.kind,
+                BuildRequest.status == RequestStatus.QUEUED,
+            )
+        )
+        tell_replaced(session, request, session.scalars(newer).one())
 
     # -- looking --------------------------------------------------------------------------------------------------
 
-    def has_another_attempt(self, claim: Claim) -> bool:
-        """Whether a failure now, by the platform's fault and without a named time, is followed by another attempt."""
-        with self.sessions.begin() as session:
-            failed = session.get_one(BuildRequest, claim.request_id).failed_attempts
-        return self.retry_by.after(Failure("", "", ""), failed) is not None
-
-    def held_by(self, run_id: str) -> Claim | None:
-        """The claim that a run holds, if it holds one."""
-        query = select(BuildRequest).where(BuildRequest.run_id == run_id, BuildRequest.status == RequestStatus.RUNNING)
-        with self.sessions.begin() as session:
-            request = session.scalar(query)
-            return claim_of(session, request) if request else None
-
-    def has_succeeded(self, request_id: int) -> bool:
-        """Whether this request has ended well."""
-        with self.sessions.begin() as session:
-            return request_by_id(session, request_id).status == RequestStatus.SUCCEEDED
-
-    def works_for(self, run_id: str, lately: timedelta) -> bool:
-        """Whether the run holds a request, or ended one so long ago or less."""
-        ended_lately = BuildRequest.finished_at >= database_now(-lately)
-        query = select(BuildRequest.id).where(
-            BuildRequest.run_id == run_id, (BuildRequest.status == RequestStatus.RUNNING) | ended_lately
-        )
-        with self.sessions.begin() as session:
-            return session.scalar(query.limit(1)) is not None
-
-    def run_of(self, claim: Claim) -> str | None:
-        """The run that works, or worked last, on this claim's request."""
-        with self.sessions.begin() as session:
-            return session.scalar(select(BuildRequest.run_id).where(BuildRequest.id == claim.request_id))
-
-    def running(self, *, expired_only: bool) -> Sequence[Claim]:
-        """The claims of running requests, oldest first; on request only those whose lease has ended."""
-        query = select(BuildRequest).where(BuildRequest.status == RequestStatus.RUNNING).order_by(BuildRequest.id)
-        if expired_only:
-            query = query.where(BuildRequest.lease_expires_at < database_now())
-        with self.sessions.begin() as session:
-            return [claim_of(session, request) for request in session.scalars(query)]
-
     def is_building(self, kind: BuildKind, study_uuid: UUID) -> bool:
-        """Whether a build of this kind, or a rollback, runs: from its claim until it has an end, dead workers' too."""
+        """Return whether a build of this kind, or a rollback, runs: from its claim until it has an end."""
         running = (
             select(BuildRequest.id)
             .join(Study, Study.id == BuildRequest.study_id)
@@ -337,15 +257,5 @@ class BuildLedger:
     def player_repo_url(self, request_id: int) -> str | None:
         """Return the repository that the request would build, None for the default one. Raises InvalidRequest."""
         with self.sessions.begin() as session:
-            request = request_by_id(session, request_id)
+            request = self.by_id(session, request_id)
             return player_of(session.get_one(Study, request.study_id), BuildKind(request.kind)).repository_url
-
-    def canceller(self, claim: Claim) -> str | None:
-        """The name of the person who asked to cancel this request, if somebody did."""
-        asked = (
-            select(User.name)
-            .join(BuildRequest, BuildRequest.cancelled_by_id == User.id)
-            .where(BuildRequest.id == claim.request_id, BuildRequest.cancel_requested_at.is_not(None))
-        )
-        with self.sessions.begin() as session:
-            return session.scalar(asked)

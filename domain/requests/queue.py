@@ -6,90 +6,26 @@ so two daemons ask for one run. A run that does not come within some minutes is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from domain.db import Sessions, can_be_id, database_now, one_at_a_time, storable
+from domain.db import Sessions, can_be_id, database_now, one_at_a_time
 from domain.errors import QueueIsFull
-from domain.models import ArchiveRequest, BuildRequest, RequestStatus, Study
+from domain.models import RequestStatus, Study
+from domain.models.requests import ClaimableRequest
 from domain.models.studies import LOCK_STATES
 
 START_WITHIN = timedelta(minutes=2)
 """How long a run may take from being asked for until it claims its request, before another one is asked for."""
 
-MOST_NAMED_WAITS = 24
-LONGEST_NAMED_WAIT = timedelta(days=1)
-
-Model = type[BuildRequest] | type[ArchiveRequest]
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How often what fails by the platform's fault is tried in all, and how long it waits before the second attempt.
-
-    The wait doubles with each attempt.
-    """
-
-    attempts: int = 3
-    first_wait: timedelta = timedelta(minutes=1)
-
-    def wait(self, attempt: int) -> timedelta:
-        """How long to wait after this attempt, counted from 1, has failed."""
-        return self.first_wait * 2 ** max(0, attempt - 1)
-
-    def after(self, failure: Failure, failed_before: Sequence[Mapping[str, Any]]) -> timedelta | None:
-        """How long to wait after an attempt failed; None if it was the last.
-
-        A request waits until the time that a service named, and that attempt does not count; but no longer than a day,
-        and so only MOST_NAMED_WAITS times. `failed_before` are the attempts that failed earlier, as `Failure.told`.
-        """
-        named = sum("retry_at" in earlier for earlier in failed_before)
-        counted = 1 + sum(earlier["attempt"] is not None for earlier in failed_before) - min(named, MOST_NAMED_WAITS)
-        if failure.retry_at is not None and named < MOST_NAMED_WAITS:
-            return min(max(failure.retry_at - datetime.now(UTC), timedelta()), LONGEST_NAMED_WAIT)
-        return self.wait(counted) if counted < self.attempts else None
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The answer to a heartbeat."""
-
-    cancel_requested: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why the work on a request failed: the step, a stable code, and a message for people."""
-
-    step: str
-    code: str
-    message: str
-    retry_at: datetime | None = None
-    """The time, in UTC, that a service named: until then another attempt is in vain."""
-
-    def told(self, run_id: str | None, attempt: int | None = None) -> dict[str, Any]:
-        """What a request remembers of an attempt that failed so; `attempt` is None for a run that claimed nothing."""
-        told = {
-            "attempt": attempt,
-            "run_id": run_id,
-            "step": self.step,
-            "code": self.code,
-            "error": storable(self.message),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        return told | ({"retry_at": self.retry_at.isoformat(timespec="seconds")} if self.retry_at else {})
-
-
-WORKER_DIED = Failure("worker", "worker_died", "the process that did the work stopped answering")
-TOO_LONG = Failure(
-    "worker", "run_too_long", "the run took longer than runs of its kind may, and was ended; its log says which step"
-)
+Model = type[Any]
+"""The rows of one kind of request, a ClaimableRequest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,20 +145,12 @@ class RequestQueue:
             return {request_id: place for place, request_id in enumerate(session.scalars(waiting), start=1)}
 
 
-def why_not_waiting(request: BuildRequest | ArchiveRequest) -> str:
+def why_not_waiting(request: ClaimableRequest) -> str:
     """What became of a request that a run could not claim."""
     if request.status == RequestStatus.QUEUED:
         return "waits for another run, which was asked for since"
     what = f"running in run {request.run_id}" if request.status == RequestStatus.RUNNING else request.status
     return f"no longer waits: it is {what}"
-
-
-def last_error(request: BuildRequest | ArchiveRequest) -> str | None:
-    """Return why a request failed, or, while it is open, why its latest attempt did; None if none has."""
-    if request.error is not None:
-        return request.error
-    is_open = request.status in (RequestStatus.QUEUED, RequestStatus.RUNNING)
-    return str(request.failed_attempts[-1]["error"]) if is_open and request.failed_attempts else None
 
 
 def require_room(session: Session, model: Model, at_once: int) -> None:
@@ -244,64 +172,6 @@ def awaits(model: Model, submission: int | None) -> ColumnElement[bool]:
     return and_(waits, model.submissions == submission, model.submitted_at.is_not(None))
 
 
-def end_submission(session: Session, model: Model, request_id: int, submission: int, values: dict[str, Any]) -> bool:
-    """Write to a request that still waits for this run to claim it; False if it does not."""
-    if not can_be_id(request_id):
-        return False
-    ended = (
-        update(model)
-        .where(model.id == request_id, awaits(model, submission))
-        .values(values)
-        .returning(model.id)
-        .execution_options(synchronize_session=False)
-    )
-    return session.scalar(ended) is not None
-
-
-def cancel_submission(session: Session, model: Model, request_id: int, submission: int) -> bool:
-    """The run that was to claim this request was cancelled: so is the request. False if it no longer waits for it."""
-    values = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
-    return end_submission(session, model, request_id, submission, values)
-
-
-def put_back(
-    session: Session, model: Model, request_id: int, submission: int, failed: dict[str, Any], retry_by: Retry
-) -> RequestStatus | None:
-    """The run that was to claim this request ended before it could: wait for another, or fail after so many.
-
-    `failed` is what is remembered of it, with `code` and `error`. Returns the status that the request has now; None if
-    it no longer waits for that run.
-    """
-    request = session.get(model, request_id, with_for_update=True) if can_be_id(request_id) else None
-    if request is None:
-        return None
-    in_vain = 1 + sum(earlier["attempt"] is None for earlier in request.failed_attempts)
-    values: dict[str, Any] = {
-        "error_code": failed["code"],
-        "failed_attempts": [*request.failed_attempts, failed],
-    }
-    if in_vain < retry_by.attempts:
-        values |= {"submitted_at": None, "next_attempt_at": database_now(retry_by.wait(in_vain))}
-        status = RequestStatus.QUEUED
-    else:
-        status = RequestStatus.FAILED
-        values |= {"status": status, "finished_at": database_now(), "error": failed["error"]}
-    return status if end_submission(session, model, request_id, submission, values) else None
-
-
-def waiting_again(code: str, wait: timedelta) -> dict[str, Any]:
-    """What is written to a request that was claimed and is to be tried again, by a run that is yet to be asked for."""
-    return {
-        "status": RequestStatus.QUEUED,
-        "run_id": None,
-        "claimed_at": None,
-        "lease_expires_at": None,
-        "submitted_at": None,
-        "next_attempt_at": database_now(wait),
-        "error_code": code,
-    }
-
-
 def _busy(session: Session, model: Model, start_within: timedelta) -> int:
     """How many run, or are about to."""
     is_coming = and_(model.status == RequestStatus.QUEUED, model.submitted_at >= database_now(-start_within))
@@ -317,7 +187,7 @@ def _next(session: Session, model: Model, room: int, start_within: timedelta) ->
         .where(model.status == RequestStatus.QUEUED, model.next_attempt_at <= database_now(), is_free)
         .order_by(model.id)
     )
-    if model is ArchiveRequest:  # archives lock no study
+    if not model.locks_study:
         return [row.id for row in session.execute(query.limit(room))]
     query = query.join(Study, Study.id == model.study_id).where(
         Study.state.not_in(LOCK_STATES), ~_has_one_coming(model, start_within)

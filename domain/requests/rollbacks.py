@@ -1,7 +1,8 @@
 """The database's part of a rollback: who may, from where, and the lock that keeps builds and other rollbacks out.
 
-A rollback is a row of `build_request` that names the request whose build it puts back. It begins as running: whoever
-asks for it does it. Heartbeat, end, log and mails are those of any deployment (`ledger.py`), and so is its reconciling.
+A rollback is a row of `build_request` that names the request whose build it puts back. It begins as running: the
+process that asks for it does it. Heartbeat, end, log and mails are those of any deployment (`builds.py`), and so is its
+reconciling.
 """
 
 from __future__ import annotations
@@ -18,15 +19,9 @@ from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
 from domain.models.studies import LOCK_STATES
 from domain.permissions.checks import has_permission
 from domain.permissions.codes import Permission
-from domain.requests.build_claims import (
-    MAY_START_FROM,
-    Claim,
-    claim_of,
-    lock_study,
-    one_build_each,
-    require_for,
-    who_holds,
-)
+from domain.requests.build_claim import BuildClaim, claim_of
+from domain.requests.builds import one_build_each
+from domain.requests.study_lock import MAY_START_FROM, lock_study, require_for, who_holds
 from domain.studies.approval import not_covered
 
 KIND = BuildKind.DEPLOYMENT
@@ -43,7 +38,7 @@ def begin_rollback(
     *,
     origin: str,
     comment: str = "",
-) -> Claim:
+) -> BuildClaim:
     """Lock the study for putting back what the earlier request built; all or nothing, in one transaction.
 
     What was deployed under an approval that no longer stands is put back only by a user who may approve the study, with
@@ -61,15 +56,14 @@ def begin_rollback(
                 " `lookit-ops build deployments` lists what can be restored"
             )
         override = _override(session, study, user, earlier, comment.strip())
-        locked = lock_study(session, study, KIND)
-        if locked is None:
+        if not lock_study(session, study, KIND):
+            session.refresh(study)
             if study.state in LOCK_STATES:
                 raise StudyIsLocked(who_holds(session, study))
             raise TransitionNotAllowed(
                 f"the study {study.name!r} is {study.state}; a rollback may start from"
                 f" {', '.join(MAY_START_FROM[KIND])} only, since it changes what families meet"
             )
-        token, state_before = locked
         running = (
             insert(BuildRequest)
             .values(
@@ -83,8 +77,8 @@ def begin_rollback(
                 attempt=1,
                 claimed_at=database_now(),
                 lease_expires_at=database_now(lease),
-                fencing_token=token,
-                state_before=state_before,
+                fencing_token=study.fencing_token,
+                state_before=study.state_before_build,
                 player_repo=earlier.player_repo,
                 player_sha=earlier.player_sha,
                 sha_reason=f"This is what build request {earlier.id} had built.{override}",

@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 
 from domain.db import Sessions, database_now
 from domain.models import RequestStatus
-from domain.requests.queue import WORKER_DIED, Model
+from domain.requests.failure import WORKER_DIED
+from domain.requests.queue import Model
 
 
 @dataclass(frozen=True, slots=True)

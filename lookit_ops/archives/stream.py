@@ -1,7 +1,7 @@
 """Makes the archive of a plan: parts read and sent several at a time, then joined in one step. Nothing on disk.
 
 A part's videos are read one after the other while it is sent, so what is in memory is a few megabytes for each part
-under way. Whatever happens, the parts are removed; what a killed process leaves is removed by `reconcile_archives`.
+under way. Whatever happens, the parts are removed; what a killed process leaves is removed by `runs/archive_parts.py`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import typer
 from domain.db import LARGEST_ID
 from domain.lookup import find_study, find_user
 from domain.models import BuildKind, BuildRequest
-from domain.requests.build_claims import player_of
-from domain.requests.queue import last_error
+from domain.requests.build_claim import player_of
+from domain.requests.failure import last_error
 from lookit_ops.cli.options import Acting, Json, StudyName, services
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when

@@ -11,7 +11,7 @@ from domain.db import LARGEST_ID
 from domain.errors import InvalidRequest
 from domain.lookup import find_study, find_user
 from domain.models import ArchiveKind, ArchiveRequest
-from domain.requests.queue import last_error
+from domain.requests.failure import last_error
 from domain.videos.consent_marks import mark_consent_frame
 from lookit_ops.archives.catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 from lookit_ops.cli.options import Acting, Json, StudyName, services
@@ -71,7 +71,7 @@ def link(request_id: RequestId, acting: Acting, json: Json = False) -> None:
     outside = services()
     with outside.sessions.begin() as session:
         user = find_user(session, acting)
-    offer = outside.archive_ledger.link(request_id, user.id, origin="through the command line")
+    offer = outside.archive_links.link(request_id, user.id, origin="through the command line")
     download = outside.download(offer)
     if download is None:
         raise InvalidRequest(

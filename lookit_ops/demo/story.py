@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from domain.errors import InvalidRequest
 from domain.mail.outbox import Delivery
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, OutboxMail, Study, StudyLog
-from domain.requests.queue import last_error
+from domain.requests.failure import last_error
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
 from lookit_ops.archives.catalogue import refresh_catalogue
@@ -157,7 +157,7 @@ def _zip_videos(console: Console, services: Services, cast: Cast, study: Study) 
         study.id, cast.researcher.id, ArchiveKind.ALL, origin="the demonstration"
     )
     run_archive(services, request_id, console)
-    offer = services.archive_ledger.link(request_id, cast.researcher.id, origin="the demonstration")
+    offer = services.archive_links.link(request_id, cast.researcher.id, origin="the demonstration")
     download = services.download(offer)
     if download is None:
         raise InvalidRequest(f"the archive of request {request_id} is not in {services.archives.name}")

@@ -16,7 +16,7 @@ from domain.errors import DomainError, InvalidRequest, QueueIsFull, StudyIsLocke
 from domain.escaping import markdown_block, markdown_list
 from domain.lookup import find_study, find_user
 from domain.models import BuildKind
-from domain.requests.build_claims import Claim, player_of
+from domain.requests.build_claim import BuildClaim, player_of
 from ember_build.builder import BuildOrder, Image
 from ember_build.bundle import Bundle
 from ember_build.errors import BuildError, InvalidPlayer, PlayerBuildFailed
@@ -59,7 +59,7 @@ class BuildExperiment(dg.Config):
 class ClaimedBuild:
     """A claimed request, its repository, and the generation of the page that was live at the claim (0: none)."""
 
-    claim: Claim
+    claim: BuildClaim
     repository: Repository
     page_generation: int
 
@@ -291,7 +291,7 @@ def _refresh_public_list(context: dg.OpExecutionContext, services: Services) -> 
         context.log.warning(f"the public list could not be brought up to date, the sensor will: {error}")
 
 
-def _launch(services: Services, session: BuildSession, config: BuildExperiment) -> Claim:
+def _launch(services: Services, session: BuildSession, config: BuildExperiment) -> BuildClaim:
     """Ask for what this run was configured to be. Raises InvalidRequest, PermissionDenied, StudyIsLocked, ..."""
     if not config.study.strip() or not config.requesting_user.strip():
         raise InvalidRequest(
@@ -305,13 +305,13 @@ def _launch(services: Services, session: BuildSession, config: BuildExperiment) 
     return session.launch(study.id, user.id, BuildKind(config.kind), origin)
 
 
-def _take(services: Services, session: BuildSession, config: BuildExperiment) -> Claim:
-    """Claim what this run was configured to build. Raises what the ledger raises, InvalidPlayer, ..."""
+def _take(services: Services, session: BuildSession, config: BuildExperiment) -> BuildClaim:
+    """BuildClaim what this run was configured to build. Raises what the ledger raises, InvalidPlayer, ..."""
     return _launch(services, session, config) if config.request_id is None else _claim(session, config.request_id)
 
 
-def _claim(session: BuildSession, request_id: int) -> Claim:
-    """Claim a request that waits; a malformed URL of its player ends it before. Raises InvalidPlayer, ..."""
+def _claim(session: BuildSession, request_id: int) -> BuildClaim:
+    """BuildClaim a request that waits; a malformed URL of its player ends it before. Raises InvalidPlayer, ..."""
     services = session.services
     try:
         services.repository(services.ledger.player_repo_url(request_id))
@@ -322,7 +322,7 @@ def _claim(session: BuildSession, request_id: int) -> Claim:
     return session.claim(request_id)
 
 
-def _warn(services: Services, claim: Claim, commit: ResolvedCommit, warnings: tuple[str, ...]) -> None:
+def _warn(services: Services, claim: BuildClaim, commit: ResolvedCommit, warnings: tuple[str, ...]) -> None:
     """Tell what people should know of a build, however it ends, in the log, the run and the mail. Raises LeaseLost."""
     for warning in warnings:
         logger.warning("%s", warning)
@@ -331,7 +331,7 @@ def _warn(services: Services, claim: Claim, commit: ResolvedCommit, warnings: tu
     )
 
 
-def _is_trusted(services: Services, claim: Claim, source: CheckedOut) -> bool:
+def _is_trusted(services: Services, claim: BuildClaim, source: CheckedOut) -> bool:
     """Whether the build gets secrets and shares dependencies.
 
     A GitHub that cannot compare commits, whatever the reason, is asked again by later attempts. The last one builds

@@ -9,7 +9,7 @@ Sensors ask the database alone and request this job: buckets and engines, which 
 import dagster as dg
 from pydantic import Field
 
-from domain.requests.queue import TOO_LONG, WORKER_DIED
+from domain.requests.failure import TOO_LONG, WORKER_DIED
 from lookit_ops.run_tags import KIND_TAG
 from lookit_ops.runs.dead_runs import NOTHING, end_dead_work, end_requests_of, tell_dagster
 from lookit_ops.services import Services

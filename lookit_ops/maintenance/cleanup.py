@@ -19,8 +19,8 @@ from pathlib import Path
 from domain.errors import InvalidRequest
 from domain.videos.archive_names import study_of
 from ember_build.removal import Removal, remove_old
+from lookit_ops.runs.archive_parts import remove_orphaned_parts
 from lookit_ops.runs.in_use import is_running, output_folders, remove_dead_builds, wanted_commits
-from lookit_ops.runs.reconcile_archives import remove_orphans
 from lookit_ops.services import Services
 from lookit_ops.storage.archives import PARTS
 from lookit_ops.storage.experiments import StorageError
@@ -89,13 +89,13 @@ def clean_archives(services: Services, older_than: datetime, *, dry_run: bool) -
     """
     removal = Removal()
     if not dry_run:
-        remove_orphans(services)
+        remove_orphaned_parts(services)
     there = [file for file in services.archives.files() if not file.key.startswith((".", f"{PARTS}/"))]
     for file in there:
         if file.updated_at >= older_than:
             continue
         # Asked before each one: to delete them all takes long enough for somebody to ask for the last.
-        if services.archive_ledger.is_wanted(file.key, study_of(file.key), DAY):
+        if services.archive_links.is_wanted(file.key, study_of(file.key), DAY):
             removal.in_use += 1
             continue
         try:
@@ -108,7 +108,7 @@ def clean_archives(services: Services, older_than: datetime, *, dry_run: bool) -
         removal.freed_bytes += file.size_bytes
     if not dry_run:
         # An archive younger than the listing belongs to a request that ended within the day.
-        services.archive_ledger.forget_contents({file.key for file in there} - set(removal.removed), DAY)
+        services.archive_links.forget_contents({file.key for file in there} - set(removal.removed), DAY)
     return removal
 
 

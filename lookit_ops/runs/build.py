@@ -16,10 +16,8 @@ from typing import Any
 
 from dagster import OpExecutionContext
 
-from domain.models import BuildKind, RequestStatus
-from domain.requests.build_claims import Claim
-from domain.requests.queue import Failure
-from lookit_ops.failures import RETRIED
+from domain.models import BuildKind
+from domain.requests.build_claim import BuildClaim
 from lookit_ops.runs.in_use import output_folder
 from lookit_ops.runs.interruption import Interruption
 from lookit_ops.runs.log_buffer import Transcript
@@ -54,46 +52,12 @@ class BuildSession(PageSession):
         self._showing = threading.Lock()
         self._shown_at = 0.0
 
-    def claim(self, request_id: int) -> Claim:
-        """Claim the request and keep its lease alive. Raises what the ledger raises."""
-        settings = self.services.settings
-        return self._hold(
-            self.ledger.claim(
-                request_id,
-                self.run_id,
-                settings.lease_duration,
-                at_once=settings.builds_at_once,
-                submission=self.submission,
-            )
-        )
-
-    def launch(self, study_id: int, user_id: int, kind: BuildKind, origin: str) -> Claim:
+    def launch(self, study_id: int, user_id: int, kind: BuildKind, origin: str) -> BuildClaim:
         """Ask for the build that this run is to be, and claim it, both or neither. Raises what the ledger raises."""
-        settings = self.services.settings
+        lease = self.services.settings.lease_duration
         return self._hold(
-            self.ledger.launch(
-                study_id,
-                user_id,
-                kind,
-                self.run_id,
-                settings.lease_duration,
-                origin=origin,
-                at_once=settings.builds_at_once,
-            )
+            self.ledger.launch(study_id, user_id, kind, self.run_id, lease, origin=origin, at_once=self.at_once)
         )
-
-    def _hold(self, claim: Claim) -> Claim:
-        super()._hold(claim)
-        logger.info(
-            "claimed build request %s: %s of %s (%s), attempt %s, fencing token %s",
-            claim.request_id,
-            claim.kind,
-            claim.study_name,
-            claim.study_uuid,
-            claim.attempt,
-            claim.fencing_token,
-        )
-        return claim
 
     @property
     def output_folder(self) -> Path:
@@ -127,13 +91,6 @@ class BuildSession(PageSession):
         logger.info("build request %s succeeded; the study is %s", self.held().request_id, state)
         return state
 
-    def _fail(self, claim: Claim, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
-        del error
-        if failure.code not in RETRIED:
-            self.ledger.fail(claim, failure, extra)
-        elif self.ledger.retry(claim, failure, extra) is RequestStatus.QUEUED:
-            logger.warning("build request %s waits for another attempt", claim.request_id)
-
     def _after_error(self, context: OpExecutionContext) -> None:
         if self.rolled_forward:
             report_build(context.instance, self.services, self.held().request_id)
@@ -141,6 +98,6 @@ class BuildSession(PageSession):
     def _outputs(self) -> dict[str, str]:
         return {"image_output": self.image_output.text(), "build_output": self.build_output.text()}
 
-    def _tidy(self, claim: Claim) -> None:
+    def _tidy(self, claim: BuildClaim) -> None:
         del claim
         shutil.rmtree(self.output_folder, ignore_errors=True)

@@ -15,12 +15,18 @@ from typing import Any
 
 import dagster as dg
 
-from domain.requests.queue import START_WITHIN, WORKER_DIED, Failure
+from domain.requests.failure import WORKER_DIED, Failure
+from domain.requests.queue import START_WITHIN
 from lookit_ops.run_tags import ARCHIVE_JOB, BUILD_JOB, REQUEST_TAG, SUBMISSION_TAG, number_in
 from lookit_ops.runs.in_use import remove_dead_outputs
 from lookit_ops.runs.interruption import Interruption, interruption_of
-from lookit_ops.runs.reconcile import Reconciled, end_build_of_run, reconcile_builds
-from lookit_ops.runs.reconcile_archives import ReconciledArchives, end_archive_of_run, reconcile_archives
+from lookit_ops.runs.reconcile import (
+    Reconciled,
+    end_archive_of_run,
+    end_build_of_run,
+    reconcile_archives,
+    reconcile_builds,
+)
 from lookit_ops.runs.report import report_build
 from lookit_ops.services import Services
 
@@ -37,7 +43,7 @@ class DeadWork:
     """What was ended for workers that stopped answering, and what could not be now."""
 
     builds: Reconciled
-    archives: ReconciledArchives
+    archives: Reconciled
     bundles_removed: int
 
     @property
@@ -50,7 +56,7 @@ class DeadWork:
         ids = {
             "builds finished for their worker": self.builds.rolled_forward,
             "builds given up": self.builds.expired,
-            "archives given up": (*self.archives.waiting, *self.archives.ended),
+            "archives given up": self.archives.expired,
             "still open": self.failed,
         }
         counts = {

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from domain.errors import InvalidRequest
 from domain.models import BuildRequest, RequestStatus, Study
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from ember_build.errors import BuildPlatformError
 from lookit_ops.services import Services
 
@@ -23,7 +23,7 @@ def is_running(services: Services, labels: Mapping[str, str]) -> bool:
     return (labels.get("request", ""), labels.get("claim", "")) in held
 
 
-def clear_away_after(services: Services, claims: Sequence[Claim]) -> None:
+def clear_away_after(services: Services, claims: Sequence[BuildClaim]) -> None:
     """Remove what workers that died have left on this machine and on the engine. Their requests have ended already."""
     for claim in claims:
         folder = services.settings.home_folder / "ember_build" / "deployments" / output_folder(claim)
@@ -68,7 +68,7 @@ def output_folders(services: Services) -> set[str]:
     return {output_folder(claim) for claim in services.ledger.running(expired_only=False)}
 
 
-def output_folder(claim: Claim) -> str:
+def output_folder(claim: BuildClaim) -> str:
     """The name of the folder of one claim's bundle; a claim after it has another."""
     return f"{claim.study_uuid}-{claim.request_id}-{claim.fencing_token}"
 

@@ -6,51 +6,47 @@ What a build does besides is in `build.py`, what a rollback does in `rollback.py
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
-from lookit_ops.runs.interruption import Interruption
 from lookit_ops.runs.reconcile import roll_forward
 from lookit_ops.runs.session import WorkSession
-from lookit_ops.services import Services
 from lookit_ops.storage.cancellable import CancellableExperimentBucket
 from lookit_ops.storage.experiments import NoAnswer
 
 logger = logging.getLogger(__name__)
 
 
-class PageSession(WorkSession[Claim]):
+class PageSession(WorkSession[BuildClaim]):
     """Rolls forward if `index.html` is live when a step fails, and leaves open what is not known."""
 
-    def __init__(
-        self,
-        services: Services,
-        run_id: str,
-        show: Callable[[int, str], None],
-        interruption: Callable[[], Interruption | None] = lambda: None,
-        submission: int | None = None,
-    ) -> None:
-        """See `WorkSession`."""
-        super().__init__(services, run_id, show, interruption, submission)
-        self.bucket = CancellableExperimentBucket(lambda: services.bucket, self.stop)
+    rolled_forward = False
+    """Whether the work counts although a step failed."""
+    _committing = False
+
+    @cached_property
+    def bucket(self) -> CancellableExperimentBucket:
         """The bucket, for as long as this worker may go on."""
-        self.rolled_forward = False
-        """Whether the work counts although a step failed."""
-        self._committing = False
+        return CancellableExperimentBucket(lambda: self.services.bucket, self.stop)
 
     @property
     def ledger(self) -> BuildLedger:
         """The build ledger."""
         return self.services.ledger
 
+    @property
+    def at_once(self) -> int:
+        """How many builds may run at once."""
+        return self.services.settings.builds_at_once
+
     def before_commit(self) -> None:
         """Make sure that the page may be written, which is what comes next. Raises LeaseLost or RequestCancelled."""
         self.check()
         self._committing = True
 
-    def _counts_all_the_same(self, claim: Claim, error: BaseException, extra: dict[str, Any]) -> bool:
+    def _counts_all_the_same(self, claim: BuildClaim, error: BaseException, extra: dict[str, Any]) -> bool:
         """Roll forward if the page is live. A claim that never began to write it has none, and asks no bucket."""
         if self._committing and roll_forward(self.ledger, self.bucket, claim, extra):
             self.rolled_forward = True

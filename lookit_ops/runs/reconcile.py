@@ -1,23 +1,29 @@
-"""Ends what a dead worker left open: forward if its `index.html` is live, back to the state before otherwise.
+"""End what dead workers left open: forward if it counts already, back otherwise.
 
-Dead may mean asleep: before a build is given up, the bucket is fenced, so that the sleeper's page can never go live.
+A build counts if its `index.html` is live. Dead may mean asleep: before a build is given up, the bucket is fenced, so
+that the sleeper's page can never go live. An archive is there whole or not at all, and the next attempt finds it by its
+name, so there is nothing to roll forward.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from domain.errors import LeaseLost
-from domain.requests.build_claims import Claim
+from domain.models import RequestStatus
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import WORKER_DIED, Failure
+from domain.requests.claims import ClaimT
+from domain.requests.failure import WORKER_DIED, Failure
+from domain.requests.lifecycle import RequestLedger
 from lookit_ops.deployments.commit_point import fence, finish_public_files
 from lookit_ops.deployments.manifest import facts_of, folder_of, live_deployment
+from lookit_ops.runs.archive_parts import remove_orphaned_parts
 from lookit_ops.runs.in_use import clear_away_after
 from lookit_ops.services import Services
 from lookit_ops.storage.experiments import ExperimentBucket, NoSuchObject
@@ -28,51 +34,56 @@ TAKEN_FOR = timedelta(minutes=5)
 """How long one attempt to end a dead worker's build may take, before another reconciler may try."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reconciled:
-    """The ids of the requests that were ended, by how."""
+    """The ids of the requests of one kind that were ended, by how."""
 
     rolled_forward: tuple[int, ...] = ()
-    expired: tuple[int, ...] = ()
-    """Back in the queue, or failed if that was the last attempt."""
+    waiting: tuple[int, ...] = ()
+    """Back in the queue, for another attempt."""
+    ended: tuple[int, ...] = ()
+    """Failed, since that was the last attempt, or cancelled."""
     failed: tuple[int, ...] = ()
     """Still open: database or bucket failed, which the log tells of; the next time tries again."""
     runs: tuple[str, ...] = ()
     """The runs that had worked on the requests that were ended."""
+    parts_removed: int = field(default=0, kw_only=True)
+    """Of archives."""
+
+    @property
+    def expired(self) -> tuple[int, ...]:
+        """Return the requests that were given up by their worker, and have not been rolled forward."""
+        return tuple(sorted((*self.waiting, *self.ended)))
 
     def __bool__(self) -> bool:
-        """Whether there was anything to do."""
-        return bool(self.rolled_forward or self.expired or self.failed)
+        """Return whether there was anything to do."""
+        return bool(self.rolled_forward or self.expired or self.failed or self.parts_removed)
 
 
 def reconcile_builds(services: Services) -> Reconciled:
     """End every build whose lease has run out; one that cannot be ended now never stops the others."""
-    forward: list[int] = []
-    expired: list[int] = []
-    failed: list[int] = []
-    runs: list[str] = []
-    ended: list[Claim] = []
-    for claim in services.ledger.running(expired_only=True):
-        try:
-            run_id = services.ledger.run_of(claim)
-            # Read some time ago: another reconciler may have ended it, and a new build of the study may have begun.
-            with _taken_over(services, claim, expired_only=True) as held:
-                is_live = _roll_forward_or_fence(services, held)
-                if not is_live:
-                    services.ledger.retry(held, WORKER_DIED, {"note": f"nothing of this {claim.act} is live"})
-                logger.warning("build request %s: its worker died, and nothing of it is live", claim.request_id)
-            (forward if is_live else expired).append(claim.request_id)
-            runs += [run_id] if run_id else []
-        except LeaseLost:
-            logger.info("build request %s ended by itself", claim.request_id)
-        except Exception:  # its trouble is not the others'
-            logger.exception("build request %s, whose worker died, cannot be ended now", claim.request_id)
-            failed.append(claim.request_id)
-        else:
-            ended.append(claim)
+
+    def end(claim: BuildClaim) -> RequestStatus:
+        note = {"note": f"nothing of this {claim.act} is live"}
+        return _end_build(services, claim, None, WORKER_DIED, note, expired_only=True)
+
+    done, ended = _reconcile(services.ledger, end)
     if ended:  # not before all have their end: the engine, which it needs, may hang
         clear_away_after(services, ended)
-    return Reconciled(tuple(forward), tuple(expired), tuple(failed), tuple(runs))
+    return done
+
+
+def reconcile_archives(services: Services, *, look_for_parts: bool = True) -> Reconciled:
+    """Give back every archive request whose lease has run out; one that cannot be, never stops the others.
+
+    The bucket is looked through for parts that no worker needs if a request was given back, or if that is asked for.
+    """
+    note = {"note": "whatever was made is not visible; another attempt starts anew"}
+    ledger = services.archive_ledger
+    done, ended = _reconcile(ledger, lambda claim: ledger.expire(claim, note))
+    if ended or look_for_parts:
+        done.parts_removed = remove_orphaned_parts(services)
+    return done
 
 
 def end_build_of_run(
@@ -88,49 +99,32 @@ def end_build_of_run(
         return None
     note = {"note": f"run {run_id} had ended, and nothing of this {claim.act} was live"}
     try:
-        with _taken_over(services, claim, expired_only=False) as held:
-            if cancelled_by is not None:  # remembered first: should the bucket be away now, it is not tried again later
-                services.ledger.note_wish(held)
-            if not _roll_forward_or_fence(services, held):
-                if cancelled_by is None:
-                    services.ledger.retry(held, failure, note)
-                else:
-                    services.ledger.cancelled(held, services.ledger.canceller(held) or cancelled_by, note)
+        _end_build(services, claim, cancelled_by, failure, note, expired_only=False)
     except LeaseLost:
         return None
     clear_away_after(services, [claim])
     return claim.request_id
 
 
-@contextmanager
-def _taken_over(services: Services, claim: Claim, *, expired_only: bool) -> Generator[Claim]:
-    """Hold a dead worker's claim while it is ended; after a failure its lease has run out, so that others may try.
-
-    Raises LeaseLost.
-    """
-    held = services.ledger.take_over(claim, TAKEN_FOR, expired_only=expired_only)
+def end_archive_of_run(
+    services: Services, run_id: str, cancelled_by: str | None, failure: Failure = WORKER_DIED
+) -> int | None:
+    """End the archive that a run held which has ended itself, likewise."""
+    claim = services.archive_ledger.held_by(run_id)
+    if claim is None:
+        return None
     try:
-        yield held
+        _end(services.archive_ledger, claim, cancelled_by, failure, {"note": f"run {run_id} had ended"})
     except LeaseLost:
-        raise
-    except BaseException:
-        with suppress(LeaseLost):
-            services.ledger.heartbeat(held, timedelta(0))
-        raise
+        return None
+    remove_orphaned_parts(services)
+    return claim.request_id
 
 
-def _roll_forward_or_fence(services: Services, claim: Claim) -> bool:
-    """True if the build was finished for its worker; False if its page is not live, and from now on never will be."""
-    folder = folder_of(claim.kind, claim.study_uuid)
-    if fence(services.bucket, folder, claim.page_owner, claim.fencing_token):
-        return roll_forward(services.ledger, services.bucket, claim, {})
-    return False
+def roll_forward(ledger: BuildLedger, bucket: ExperimentBucket, claim: BuildClaim, extra: dict[str, Any]) -> bool:
+    """Finish the build if the live `index.html` is this claim's. Returns False, and does nothing, if it is not.
 
-
-def roll_forward(ledger: BuildLedger, bucket: ExperimentBucket, claim: Claim, extra: dict[str, Any]) -> bool:
-    """Finish the build if the live `index.html` is this claim's; False, and nothing done, if it is not.
-
-    Raises LeaseLost if somebody else ended the request, StorageError if the bucket cannot be read or written.
+    Raises LeaseLost if the request was ended elsewhere, StorageError if the bucket cannot be read or written.
     """
     folder = folder_of(claim.kind, claim.study_uuid)
     live = live_deployment(bucket, folder)
@@ -145,3 +139,81 @@ def roll_forward(ledger: BuildLedger, bucket: ExperimentBucket, claim: Claim, ex
     ledger.finish(claim, {**extra, "facts": facts, "note": note})
     logger.warning("build request %s: %s", claim.request_id, note)
     return True
+
+
+def _reconcile(
+    ledger: RequestLedger[Any, ClaimT], end: Callable[[ClaimT], RequestStatus]
+) -> tuple[Reconciled, Sequence[ClaimT]]:
+    """End all whose lease has run out by `end`; return the claims that were ended, too."""
+    by_status: dict[RequestStatus, list[int]] = {}
+    failed: list[int] = []
+    runs: list[str] = []
+    ended: list[ClaimT] = []
+    for claim in ledger.running(expired_only=True):
+        what = f"{ledger.noun} {claim.request_id}"
+        try:
+            run_id = ledger.run_of(claim)
+            # Read some time ago: another reconciler may have ended it, and a new build of the study may have begun.
+            status = end(claim)
+        except LeaseLost:
+            logger.info("%s ended by itself", what)
+        except Exception:  # its trouble is not the others'
+            logger.exception("%s, whose worker died, cannot be ended now", what)
+            failed.append(claim.request_id)
+        else:
+            logger.warning("%s: its worker died; it is %s now", what, status)
+            by_status.setdefault(status, []).append(claim.request_id)
+            runs += [run_id] if run_id else []
+            ended.append(claim)
+    forward, waiting = by_status.pop(RequestStatus.SUCCEEDED, []), by_status.pop(RequestStatus.QUEUED, [])
+    others = sorted(request_id for ids in by_status.values() for request_id in ids)
+    return Reconciled(tuple(forward), tuple(waiting), tuple(others), tuple(failed), tuple(runs)), ended
+
+
+def _end(
+    ledger: RequestLedger[Any, ClaimT],
+    claim: ClaimT,
+    cancelled_by: str | None,
+    failure: Failure,
+    note: dict[str, Any],
+) -> RequestStatus:
+    if cancelled_by is None:
+        return ledger.retry(claim, failure, note)
+    ledger.cancelled(claim, ledger.canceller(claim) or cancelled_by, note)
+    return RequestStatus.CANCELLED
+
+
+def _end_build(
+    services: Services,
+    claim: BuildClaim,
+    cancelled_by: str | None,
+    failure: Failure,
+    note: dict[str, Any],
+    *,
+    expired_only: bool,
+) -> RequestStatus:
+    with _taken_over(services.ledger, claim, expired_only=expired_only) as held:
+        if cancelled_by is not None:  # remembered first: should the bucket be away now, it is not tried again later
+            services.ledger.note_wish(held)
+        folder = folder_of(claim.kind, claim.study_uuid)
+        is_live = fence(services.bucket, folder, claim.page_owner, claim.fencing_token)
+        if is_live and roll_forward(services.ledger, services.bucket, held, {}):
+            return RequestStatus.SUCCEEDED
+        return _end(services.ledger, held, cancelled_by, failure, note)
+
+
+@contextmanager
+def _taken_over(ledger: BuildLedger, claim: BuildClaim, *, expired_only: bool) -> Generator[BuildClaim]:
+    """Hold a dead worker's claim while it is ended; after a failure its lease has run out, so that others may try.
+
+    Raises LeaseLost.
+    """
+    held = ledger.take_over(claim, TAKEN_FOR, expired_only=expired_only)
+    try:
+        yield held
+    except LeaseLost:
+        raise
+    except BaseException:
+        with suppress(LeaseLost):
+            ledger.heartbeat(held, timedelta(0))
+        raise

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain.models import Study, User
-from domain.requests.build_claims import Claim, require_for
-from domain.requests.queue import Failure
+from domain.requests.build_claim import BuildClaim
+from domain.requests.failure import Failure
 from domain.requests.rollbacks import KIND, begin_rollback
+from domain.requests.study_lock import require_for
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.rollback import NotRestorable, choose_whole, rollback
 from lookit_ops.runs.page import PageSession
@@ -67,7 +68,7 @@ class RollbackSession(PageSession):
 
     what = "rollback"
 
-    def begin(self, study_id: int, user_id: int, restores_id: int, origin: str, comment: str = "") -> Claim:
+    def begin(self, study_id: int, user_id: int, restores_id: int, origin: str, comment: str = "") -> BuildClaim:
         """Lock the study and keep the lease alive. Raises what `begin_rollback` raises."""
         lease = self.services.settings.lease_duration
         claim = self._hold(
@@ -100,7 +101,7 @@ class RollbackSession(PageSession):
             state = claim.state_before
         return state
 
-    def _replace_page(self, claim: Claim, folder: str) -> dict[str, Any]:
+    def _replace_page(self, claim: BuildClaim, folder: str) -> dict[str, Any]:
         live = live_deployment(self.bucket, folder)
         done = rollback(
             self.bucket,
@@ -119,6 +120,5 @@ class RollbackSession(PageSession):
             "replaced request": done.replaced_request_id,
         }
 
-    def _fail(self, claim: Claim, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
-        del error
+    def _fail(self, claim: BuildClaim, failure: Failure, extra: dict[str, Any]) -> None:
         self.ledger.fail(claim, failure, extra)

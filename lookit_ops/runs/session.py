@@ -12,16 +12,18 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from datetime import timedelta
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from dagster import DagsterExecutionInterruptedError, OpExecutionContext
 
 from domain.errors import LeaseLost
-from domain.requests.queue import TOO_LONG, Beat, Failure
+from domain.models import RequestStatus
+from domain.requests.claims import ClaimT
+from domain.requests.failure import TOO_LONG, Failure
+from domain.requests.lifecycle import RequestLedger
 from ember_build.errors import BuildCancelled
 from ember_build.waiting import Grace, answer_of
-from lookit_ops.failures import RequestCancelled, as_dagster_failure, exception_for_log, failure_of
+from lookit_ops.failures import RETRIED, RequestCancelled, as_dagster_failure, exception_for_log, failure_of
 from lookit_ops.runs.interruption import Interruption
 from lookit_ops.runs.log_buffer import Transcript, TranscriptHandler
 from lookit_ops.services import Services
@@ -34,25 +36,7 @@ LONGEST_PAUSE = 2.0
 PACKAGES = ("domain", "ember_build", "lookit_ops")
 
 
-class Held(Protocol):
-    """What a claim of any kind tells."""
-
-    @property
-    def request_id(self) -> int: ...
-
-
 AnswerT = TypeVar("AnswerT")
-ClaimT = TypeVar("ClaimT", bound=Held)
-LedgerClaim = TypeVar("LedgerClaim", contravariant=True)
-
-
-class Ledger(Protocol[LedgerClaim]):
-    """What both ledgers do in the same way."""
-
-    def heartbeat(self, claim: LedgerClaim, lease: timedelta) -> Beat: ...
-    def canceller(self, claim: LedgerClaim) -> str | None: ...
-    def note_wish(self, claim: LedgerClaim) -> None: ...
-    def cancelled(self, claim: LedgerClaim, cancelled_by: str, extra: dict[str, Any]) -> None: ...
 
 
 class WorkSession(ABC, Generic[ClaimT]):
@@ -97,12 +81,20 @@ class WorkSession(ABC, Generic[ClaimT]):
 
     @property
     @abstractmethod
-    def ledger(self) -> Ledger[ClaimT]:
+    def ledger(self) -> RequestLedger[Any, ClaimT]:
         """The ledger of these requests."""
 
+    @property
     @abstractmethod
-    def _fail(self, claim: ClaimT, failure: Failure, error: BaseException, extra: dict[str, Any]) -> None:
+    def at_once(self) -> int:
+        """How many requests of this kind may run at once."""
+
+    def _fail(self, claim: ClaimT, failure: Failure, extra: dict[str, Any]) -> None:
         """End the request, or let it wait for another attempt. Raises LeaseLost."""
+        if failure.code not in RETRIED:
+            self.ledger.fail(claim, failure, extra)
+        elif self.ledger.retry(claim, failure, extra) is RequestStatus.QUEUED:
+            logger.warning("%s %s waits for another attempt: %s", self.what, claim.request_id, failure.message)
 
     def _counts_all_the_same(self, claim: ClaimT, error: BaseException, extra: dict[str, Any]) -> bool:
         """Whether the work was done before the error, so that the request has been ended as a success."""
@@ -135,8 +127,25 @@ class WorkSession(ABC, Generic[ClaimT]):
             logging.getLogger(package).addHandler(self._handler)
             logging.getLogger(package).setLevel(logging.INFO)
 
+    def claim(self, request_id: int) -> ClaimT:
+        """Claim the request and keep its lease alive. Raises what the ledger raises."""
+        lease = self.services.settings.lease_duration
+        return self._hold(
+            self.ledger.claim(request_id, self.run_id, lease, at_once=self.at_once, submission=self.submission)
+        )
+
     def _hold(self, claim: ClaimT) -> ClaimT:
         """Keep the lease of a claim alive from now on."""
+        logger.info(
+            "claimed %s %s: %s of %s (%s), attempt %s, fencing token %s",
+            self.what,
+            claim.request_id,
+            claim.act,
+            claim.study_name,
+            claim.study_uuid,
+            claim.attempt,
+            claim.fencing_token,
+        )
         self._claim = claim
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._beats.start()
@@ -241,7 +250,7 @@ class WorkSession(ABC, Generic[ClaimT]):
             else:
                 too_long = interruption is Interruption.TOO_LONG
                 failure = replace(TOO_LONG, step=self._step) if too_long else self.failure(self._step, error)
-                self._fail(self._claim, failure, error, extra)
+                self._fail(self._claim, failure, extra)
         except LeaseLost as lost:
             logger.warning("%s", lost)
         except Exception:  # database or bucket are away: the reconciler ends the request when its lease has run out

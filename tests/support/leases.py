@@ -7,9 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from domain.models import RequestStatus
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import WORKER_DIED
+from domain.requests.failure import WORKER_DIED
 
 
 def give_up(end_leases: Callable[[], None], reconcile: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ def give_up(end_leases: Callable[[], None], reconcile: Callable[[], tuple[int, .
     raise AssertionError("the reconciler gave nothing up within 20 s")
 
 
-def end_for_dead_worker(ledger: BuildLedger, claim: Claim) -> RequestStatus:
+def end_for_dead_worker(ledger: BuildLedger, claim: BuildClaim) -> RequestStatus:
     """End a build whose lease has run out, as the reconciler does when nothing of it is live. Raises LeaseLost."""
     held = ledger.take_over(claim, timedelta(minutes=5), expired_only=True)
     return ledger.retry(held, WORKER_DIED, {})

@@ -12,7 +12,7 @@ from domain.db import Sessions
 from domain.models import BuildRequest, Lab, OutboxMail, RequestStatus, State, Study, StudyLog, User
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import Retry
+from domain.requests.failure import Retry
 from domain.studies.workflow import transition
 
 

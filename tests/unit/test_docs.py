@@ -12,7 +12,7 @@ from domain.models import ArchiveRequest, BuildRequest
 from domain.models.accounts import RoleScope
 from domain.permissions.codes import Permission
 from domain.permissions.roles import BUILTIN_ROLES
-from domain.requests.queue import WORKER_DIED
+from domain.requests.failure import WORKER_DIED
 from lookit_ops.assets.watch import OUR_FAULTS
 from lookit_ops.failures import RETRIED, failure_of
 from lookit_ops.settings import PREFIX, Settings

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from domain.db import engine_for
 from domain.models import BuildKind, OutboxMail, State
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import Failure
+from domain.requests.failure import Failure
 from lookit_ops.server.dagster_processes import dagster_programs
 from tests.support.site import Site
 

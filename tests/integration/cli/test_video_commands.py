@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from domain.models import ArchiveKind, Video
 from domain.requests.archives import ArchiveLedger
-from domain.requests.queue import Failure
+from domain.requests.failure import Failure
 from tests.integration.cli.conftest import Shown
 from tests.support.footage import Footage
 from tests.support.reels import opened

@@ -15,7 +15,7 @@ from domain.errors import DomainError, InvalidRequest, TransitionNotAllowed
 from domain.mail.compose import Composer, Links
 from domain.mail.outbox import deliver
 from domain.models import BuildKind, OutboxMail, State, Study, User
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.rollbacks import approvals_of, begin_rollback
 from domain.studies.edit import edit
 from domain.studies.workflow import transition
@@ -53,12 +53,12 @@ def move(site: Site, trigger: str, user: int | None = None) -> None:
         transition_as_read(session, study, trigger, session.get_one(User, user or site.superuser))
 
 
-def claimed(site: Site, kind: BuildKind) -> Claim:
+def claimed(site: Site, kind: BuildKind) -> BuildClaim:
     request = site.ledger.request(site.study_id, site.study_admin, kind)
     return site.ledger.claim(request, f"run of {request}", LEASE)
 
 
-def build(site: Site, kind: BuildKind, repository: str, head: str = NEWER) -> Claim:
+def build(site: Site, kind: BuildKind, repository: str, head: str = NEWER) -> BuildClaim:
     """Build what the claim says: the commit that it names, or the head of the branch."""
     claim = claimed(site, kind)
     site.ledger.note_commit(claim, repository=repository, sha=claim.player_sha or head, reason="it was asked for")
@@ -280,7 +280,7 @@ def test_a_rejection_forgets_the_approval_by_a_reviewer_and_by_an_edit(under_rev
 # -- rollbacks ---------------------------------------------------------------------------------------------------------
 
 
-def put_back(site: Site, restores: int, user: int | None = None, comment: str = "") -> Claim:
+def put_back(site: Site, restores: int, user: int | None = None, comment: str = "") -> BuildClaim:
     return begin_rollback(
         site.sessions,
         site.study_id,

@@ -36,6 +36,7 @@ from domain.models import (
 )
 from domain.models.accounts import RolePermission
 from domain.permissions.codes import Permission
+from domain.requests.archive_links import ArchiveLinks
 from domain.requests.archives import (
     NAMED_IN_A_LOG,
     NAMED_IN_A_MAIL,
@@ -43,9 +44,8 @@ from domain.requests.archives import (
     ArchiveFacts,
     ArchiveLedger,
     MissingVideo,
-    record_withdrawal,
 )
-from domain.requests.queue import Failure, Retry
+from domain.requests.failure import Failure, Retry
 from domain.videos.selection import Source, basis_of, require_basis, select_videos
 from tests.support.footage import Footage
 from tests.support.mail import FakeTransport
@@ -249,7 +249,7 @@ def test_an_unknown_request_is_refused(site: Site, ledger: ArchiveLedger, reques
     with pytest.raises(InvalidRequest, match=unknown):
         ledger.cancel(request_id, site.study_admin)
     with pytest.raises(InvalidRequest, match=unknown):
-        ledger.link(request_id, site.study_admin)
+        ArchiveLinks(ledger).link(request_id, site.study_admin)
     ledger.refuse(request_id, "platform_error", "nothing is refused")
     assert ledger.cancel_submitted(request_id, 1, "somebody") is False
     assert ledger.not_started(request_id, 1, FAILURE, "run-1") is None
@@ -585,13 +585,13 @@ def deliver_links(site: Site, ledger: ArchiveLedger, transport: FakeTransport) -
     """Deliver as a worker does: the link is made of what the ledger offers."""
 
     def download(mail: OutboxMail) -> Download:
-        offer = ledger.offer_of_mail(mail)
+        offer = ArchiveLinks(ledger).offer_of_mail(mail)
         url = f"https://bucket.test/{offer.archive_key}?name={offer.file_name}"
         return Download(url, 30 * MINUTE, datetime.now(UTC) + 30 * MINUTE)
 
     links = Links("http://platform.test/", "http://studies.test/", "http://previews.test/")
     compose = Composer("lookit@example.org", links, downloads=download)
-    return deliver(site.sessions, transport, compose, on_withdrawal=record_withdrawal)
+    return deliver(site.sessions, transport, compose, on_withdrawal=ArchiveLinks(ledger).record_withdrawal)
 
 
 def text_of(message: EmailMessage) -> str:
@@ -634,10 +634,10 @@ def test_it_is_the_permission_for_what_the_archive_holds_that_counts(
     families = footage.person_with(Permission.VIEW_STUDY_RESPONSES)
     both = footage.person_with(Permission.VIEW_STUDY_RESPONSES, Permission.VIEW_STUDY_PREVIEW_DATA)
     mixed = finished(site, ledger, both, frozenset(Source))
-    assert ledger.link(mixed.request_id, both).archive_key == "u/u_d_all.zip"
+    assert ArchiveLinks(ledger).link(mixed.request_id, both).archive_key == "u/u_d_all.zip"
     with pytest.raises(PermissionDenied, match="view_study_preview_data"):
-        ledger.link(mixed.request_id, families)
-    ledger.link(finished(site, ledger, both).request_id, families)
+        ArchiveLinks(ledger).link(mixed.request_id, families)
+    ArchiveLinks(ledger).link(finished(site, ledger, both).request_id, families)
 
 
 def delete_video(site: Site, key: str) -> None:
@@ -673,7 +673,7 @@ def test_who_may_still_see_such_videos_is_told_why_there_is_no_link_and_how_to_a
     transport = FakeTransport()
     assert deliver_links(site, ledger, transport).withdrawn == 1
     with pytest.raises(InvalidRequest, match=sentence):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
     assert deliver_links(site, ledger, transport) == Delivery(sent=1, delayed=0, failed=0)
     (message,) = transport.sent
     assert (message["To"].addresses[0].addr_spec, "ask again" in message["Subject"]) == (
@@ -715,7 +715,7 @@ def test_of_a_changed_archive_who_lost_the_permission_hears_nothing(
         mine = RolePermission.role_id.in_(select(StudyGrant.role_id).where(StudyGrant.user_id == both))
         session.execute(delete(RolePermission).where(gone, mine))
     with pytest.raises(PermissionDenied, match=r"view_study_preview_data \(videos of previews\)"):
-        ledger.link(claimed.request_id, both)
+        ArchiveLinks(ledger).link(claimed.request_id, both)
     assert deliver_links(site, ledger, FakeTransport()).withdrawn == 1
     assert [mail.template for mail in site.mails()] == ["archive_ready"]
 
@@ -727,11 +727,11 @@ def test_a_response_that_turns_out_to_be_a_familys_needs_the_permission_for_fami
     footage.video(response)
     tester = footage.person_with(Permission.VIEW_STUDY_PREVIEW_DATA)
     claimed = finished(site, ledger, tester, frozenset({Source.PREVIEWS}))
-    ledger.link(claimed.request_id, tester)
+    ArchiveLinks(ledger).link(claimed.request_id, tester)
     with site.sessions.begin() as session:
         session.execute(update(Response).where(Response.id == response).values(is_preview=False))
     with pytest.raises(PermissionDenied, match=r"view_study_responses \(videos of families\)"):
-        ledger.link(claimed.request_id, tester)
+        ArchiveLinks(ledger).link(claimed.request_id, tester)
 
 
 def test_what_becomes_of_videos_that_are_not_in_it_stops_no_link(
@@ -750,7 +750,7 @@ def test_what_becomes_of_videos_that_are_not_in_it_stops_no_link(
         footage.rule(response, "rejected")
     mark_gone(site, keys[0], datetime.now(UTC))
     delete_video(site, keys[1])
-    ledger.link(claimed.request_id, site.study_admin)
+    ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
     assert deliver_links(site, ledger, FakeTransport()).sent == 1
 
 
@@ -759,14 +759,14 @@ def test_what_is_as_it_was_is_given_out_again(site: Site, ledger: ArchiveLedger,
     key = footage.video(response)
     claimed = finished(site, ledger, site.study_admin)
     footage.rule(response, "accepted")
-    ledger.link(claimed.request_id, site.study_admin)
+    ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
     footage.rule(response, "rejected")
     mark_gone(site, key, datetime.now(UTC))
     with pytest.raises(InvalidRequest):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
     footage.rule(response, "accepted")
     mark_gone(site, key, None)
-    ledger.link(claimed.request_id, site.study_admin)
+    ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
 
 
 def test_a_ruling_that_was_committed_late_counts_whatever_its_id(
@@ -783,7 +783,7 @@ def test_a_ruling_that_was_committed_late_counts_whatever_its_id(
     with site.sessions.begin() as session:
         session.execute(insert(ConsentRuling).values(id=late, response_id=response, ruling="rejected"))
     with pytest.raises(InvalidRequest, match="ruling: 1"):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
 
 
 def test_consent_footage_is_linked_whatever_was_ruled_and_not_after_it_was_deleted(
@@ -794,10 +794,10 @@ def test_consent_footage_is_linked_whatever_was_ruled_and_not_after_it_was_delet
     claimed = ledger.claim(ledger.request(site.study_id, site.study_admin, CONSENT), "run-1", MINUTE)
     ledger.finish(claimed, facts_of(site, kind=CONSENT), {})
     footage.rule(response, "rejected")
-    ledger.link(claimed.request_id, site.study_admin)
+    ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
     delete_video(site, key)
     with pytest.raises(InvalidRequest, match="deleted or moved: 1"):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
 
 
 def test_a_later_video_with_the_id_of_a_deleted_one_is_not_taken_for_it(
@@ -822,7 +822,7 @@ def test_a_later_video_with_the_id_of_a_deleted_one_is_not_taken_for_it(
             )
         )
     with pytest.raises(InvalidRequest, match="deleted or moved: 1"):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
 
 
 @pytest.mark.parametrize("where", ["another response", "another study"])
@@ -838,7 +838,7 @@ def test_a_video_that_is_another_response_s_now_is_not_the_one_that_was_let_out(
     with site.sessions.begin() as session:
         session.execute(update(Video).where(Video.object_key == key).values(**moved))
     with pytest.raises(InvalidRequest, match="deleted or moved: 1"):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
 
 
 def test_each_request_knows_what_is_in_its_archive_even_one_that_was_there(
@@ -857,9 +857,9 @@ def test_an_archive_whose_contents_are_not_on_record_is_given_to_nobody(site: Si
     with site.sessions.begin() as session:
         session.execute(delete(ArchiveContent))
     with pytest.raises(InvalidRequest, match="is not on record, or no longer"):
-        ledger.link(claimed.request_id, site.superuser)
+        ArchiveLinks(ledger).link(claimed.request_id, site.superuser)
     with pytest.raises(PermissionDenied):
-        ledger.link(claimed.request_id, site.stranger)
+        ArchiveLinks(ledger).link(claimed.request_id, site.stranger)
     assert deliver_links(site, ledger, FakeTransport()).withdrawn == 1
     assert [mail.template for mail in site.mails()] == ["archive_ready", "archive_withdrawn"]
 
@@ -875,12 +875,12 @@ def test_who_comes_too_late_writes_down_no_contents(site: Site, ledger: ArchiveL
 
 def test_what_was_in_an_archive_is_forgotten_with_it(site: Site, ledger: ArchiveLedger) -> None:
     claimed = finished(site, ledger, site.study_admin)
-    assert ledger.forget_contents([], MINUTE) == 0
-    assert ledger.forget_contents(["u/u_d_all.zip"], -MINUTE) == 0
-    ledger.link(claimed.request_id, site.study_admin)
-    assert ledger.forget_contents(["another.zip"], -MINUTE) == 1
+    assert ArchiveLinks(ledger).forget_contents([], MINUTE) == 0
+    assert ArchiveLinks(ledger).forget_contents(["u/u_d_all.zip"], -MINUTE) == 0
+    ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
+    assert ArchiveLinks(ledger).forget_contents(["another.zip"], -MINUTE) == 1
     with pytest.raises(InvalidRequest, match="ask for the archive again"):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
 
 
 def test_the_contents_of_twenty_thousand_videos_are_written_and_looked_at_in_about_a_second(
@@ -910,19 +910,19 @@ def test_a_mail_is_withdrawn_from_a_closed_account(site: Site, ledger: ArchiveLe
     with site.sessions.begin() as session:
         session.get_one(User, site.study_admin).is_active = False
     with pytest.raises(MailWithdrawn, match="inactive"):
-        ledger.offer_of_mail(site.mails()[0])
+        ArchiveLinks(ledger).offer_of_mail(site.mails()[0])
 
 
 def test_a_mail_about_something_else_leaves_no_log(site: Site, ledger: ArchiveLedger) -> None:
     ledger.fail(claim(site, ledger), FAILURE, {})
     with site.sessions.begin() as session:
-        record_withdrawal(session, session.scalars(select(OutboxMail)).one(), "why")
+        ArchiveLinks(ledger).record_withdrawal(session, session.scalars(select(OutboxMail)).one(), "why")
     assert len(site.logs()) == 1
 
 
 def test_a_later_link_is_recorded_with_who_and_what(site: Site, ledger: ArchiveLedger) -> None:
     claimed = finished(site, ledger, site.study_admin)
-    offer = ledger.link(claimed.request_id, site.superuser, origin="on the command line")
+    offer = ArchiveLinks(ledger).link(claimed.request_id, site.superuser, origin="on the command line")
     assert (offer.study_uuid, offer.kind, offer.archive_key) == (site.study().uuid, ALL, "u/u_d_all.zip")
     assert offer.file_name == f"Apples_and_oranges_all_videos_{datetime.now(UTC).date()}.zip"
     _, log = site.logs()
@@ -941,15 +941,15 @@ def test_a_later_link_is_recorded_with_who_and_what(site: Site, ledger: ArchiveL
 def test_where_no_archive_was_made_there_is_no_link(site: Site, ledger: ArchiveLedger) -> None:
     claimed = claim(site, ledger)
     with pytest.raises(InvalidRequest, match="is running: there is no archive"):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
     ledger.fail(claimed, FAILURE, {})
     with pytest.raises(InvalidRequest, match="is failed: there is no archive"):
-        ledger.link(claimed.request_id, site.study_admin)
+        ArchiveLinks(ledger).link(claimed.request_id, site.study_admin)
     assert [log.action for log in site.logs()] == ["video_archive"]
 
 
 def test_who_may_not_have_it_gets_no_link_and_leaves_no_log(site: Site, ledger: ArchiveLedger) -> None:
     claimed = finished(site, ledger, site.study_admin)
     with pytest.raises(PermissionDenied):
-        ledger.link(claimed.request_id, site.stranger)
+        ArchiveLinks(ledger).link(claimed.request_id, site.stranger)
     assert len(site.logs()) == 1

@@ -10,9 +10,10 @@ from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLo
 from domain.mail.compose import Composer, Links
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, User
 from domain.models.studies import WORKFLOW_STATES
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import Failure, RequestQueue, Retry
+from domain.requests.failure import Failure, Retry
+from domain.requests.queue import RequestQueue
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 
@@ -20,7 +21,7 @@ MINUTE = timedelta(minutes=1)
 PREVIEW, DEPLOYMENT = BuildKind.PREVIEW, BuildKind.DEPLOYMENT
 
 
-def claim(site: Site, kind: BuildKind = DEPLOYMENT, lease: timedelta = MINUTE) -> Claim:
+def claim(site: Site, kind: BuildKind = DEPLOYMENT, lease: timedelta = MINUTE) -> BuildClaim:
     request_id = site.ledger.request(site.study_id, site.study_admin, kind)
     return site.ledger.claim(request_id, "run-1", lease)
 

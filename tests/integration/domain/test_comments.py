@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 
 from domain.models import BuildKind, State, Study, User
-from domain.requests.build_claims import Claim
-from domain.requests.queue import Failure
+from domain.requests.build_claim import BuildClaim
+from domain.requests.failure import Failure
 from tests.support.site import Site, transition_as_read
 
 STRANGE = {
@@ -40,7 +40,7 @@ def is_kept(text: str, kept: str) -> bool:
     return bool(kept.encode()) and len(kept) == len(text) and [new for new in kept if new in as_it_was] == as_it_was
 
 
-def claim(site: Site) -> Claim:
+def claim(site: Site) -> BuildClaim:
     request_id = site.ledger.request(site.study_id, site.study_admin, BuildKind.DEPLOYMENT)
     return site.ledger.claim(request_id, "run-1", timedelta(minutes=1))
 

@@ -30,7 +30,7 @@ from domain.models import (
     Video,
 )
 from domain.permissions.grants import grant
-from domain.requests.queue import Failure
+from domain.requests.failure import Failure
 from domain.studies.edit import edit
 from tests.support.site import Site, transition_as_read
 

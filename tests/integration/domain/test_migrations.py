@@ -25,6 +25,7 @@ from domain.errors import InvalidRequest
 from domain.migrations import config_for, upgrade
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, Lab, Role, Study, User
 from domain.permissions.roles import BUILTIN_ROLES
+from domain.requests.archive_links import ArchiveLinks
 from domain.requests.archives import ArchiveFacts, ArchiveLedger
 from domain.videos.selection import basis_of, select_videos
 from tests.support.databases import POSTGRESQL, SQLITE, create_database
@@ -191,7 +192,7 @@ def test_an_archive_from_before_its_contents_were_kept_is_given_out_no_more(blan
         user, study = session.get_one(User, site.study_admin), session.get_one(Study, site.study_id)
         basis = basis_of(select_videos(session, user, study, ArchiveKind.ALL).videos)
     ledger.finish(claim, ArchiveFacts("u/a.zip", 3, (), 0, 0, basis, was_there=False), {})
-    ledger.link(request_id, site.study_admin)
+    ArchiveLinks(ledger).link(request_id, site.study_admin)
     waiting = ledger.request(site.study_id, site.study_admin, ArchiveKind.ALL)
     command.downgrade(config_for(engine), "0001")
     with engine.connect() as connection:
@@ -199,7 +200,7 @@ def test_an_archive_from_before_its_contents_were_kept_is_given_out_no_more(blan
     assert rests_on == 2
     upgrade(engine)
     with pytest.raises(InvalidRequest, match="is not on record"):
-        ledger.link(request_id, site.study_admin)
+        ArchiveLinks(ledger).link(request_id, site.study_admin)
     with site.sessions.begin() as session:
         rows = {row.id: row.status for row in session.scalars(select(ArchiveRequest))}
     assert rows == {request_id: "succeeded", waiting: "queued"}

@@ -18,9 +18,9 @@ from domain.errors import DomainError, LeaseLost, PermissionDenied, StudyIsLocke
 from domain.models import BuildKind, Lab, State, Study, User
 from domain.permissions.grants import grant, permissions_of
 from domain.permissions.roles import grant_on_lab
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import Failure
+from domain.requests.failure import Failure
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
 from tests.support.contention import Act, one_after_the_other, together
@@ -69,7 +69,7 @@ def move(site: Site, lab_id: int) -> Act:
 
 
 def claim(site: Site, kind: BuildKind) -> Act:
-    """Claim a request that waits already."""
+    """BuildClaim a request that waits already."""
     request_id = site.ledger.request(site.study_id, site.study_admin, kind)
     return lambda sessions: BuildLedger(sessions).claim(request_id, "run-1", MINUTE)
 
@@ -176,7 +176,7 @@ def test_a_claim_that_waited_for_the_end_of_the_approval_ends_its_request(site: 
     assert (request.status, request.error_code, request.run_id) == ("failed", "state_forbids", None)
 
 
-ENDS: dict[str, Callable[[BuildLedger, Claim], Any]] = {
+ENDS: dict[str, Callable[[BuildLedger, BuildClaim], Any]] = {
     "finish": lambda ledger, claim: ledger.finish(claim, {}),
     "fail": lambda ledger, claim: ledger.fail(claim, Failure("build", "player_build_failed", "no"), {}),
     "cancelled": lambda ledger, claim: ledger.cancelled(claim, "Somebody", {}),

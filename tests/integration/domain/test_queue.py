@@ -11,9 +11,10 @@ from domain.db import database_now
 from domain.errors import LeaseLost, QueueIsFull, StudyIsLocked, TransitionNotAllowed
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, BuildRequest, RequestStatus, State
 from domain.requests.archives import ArchiveLedger
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import LONGEST_NAMED_WAIT, MOST_NAMED_WAITS, Failure, RequestQueue, Retry, last_error
+from domain.requests.failure import LONGEST_NAMED_WAIT, MOST_NAMED_WAITS, Failure, Retry, last_error
+from domain.requests.queue import RequestQueue
 from tests.support.footage import Footage
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
@@ -139,7 +140,7 @@ def test_no_more_than_so_many_are_claimed_and_the_rest_goes_on_waiting(site: Sit
 # -- the platform's faults --------------------------------------------------------------------------------------------
 
 
-def claimed(site: Site, ledger: BuildLedger, request_id: int) -> Claim:
+def claimed(site: Site, ledger: BuildLedger, request_id: int) -> BuildClaim:
     wind(site, next_attempt_at=MINUTE)
     return ledger.claim(request_id, "a run", MINUTE)
 

@@ -12,9 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, RequestStatus, State, Study
 from domain.models.studies import WORKFLOW_STATES
-from domain.requests.build_claims import MAY_START_FROM, Claim
-from domain.requests.queue import Failure
+from domain.requests.build_claim import BuildClaim
+from domain.requests.failure import Failure
 from domain.requests.rollbacks import begin_rollback
+from domain.requests.study_lock import MAY_START_FROM
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 
@@ -37,7 +38,7 @@ def deploy(site: Site, kind: BuildKind = DEPLOYMENT) -> int:
     return request
 
 
-def begin(site: Site, restores: int, user: int | None = None, study: int | None = None) -> Claim:
+def begin(site: Site, restores: int, user: int | None = None, study: int | None = None) -> BuildClaim:
     return begin_rollback(
         site.sessions,
         study or site.study_id,
@@ -162,7 +163,7 @@ def test_a_rollback_and_a_build_exclude_each_other(site: Site, built: int) -> No
 
 
 def test_of_many_at_once_one_begins(site: Site, built: int) -> None:
-    def attempt(_: int) -> Claim | DomainError:
+    def attempt(_: int) -> BuildClaim | DomainError:
         try:
             return begin(site, built)
         except DomainError as error:
@@ -170,7 +171,7 @@ def test_of_many_at_once_one_begins(site: Site, built: int) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(attempt, range(8)))
-    assert sum(isinstance(outcome, Claim) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, BuildClaim) for outcome in outcomes) == 1
     assert sum(isinstance(outcome, StudyIsLocked) for outcome in outcomes) == 7
 
 

@@ -43,9 +43,9 @@ from domain.errors import (
 )
 from domain.models import BuildKind, BuildRequest, Lab, RequestStatus, State, Study, User
 from domain.permissions.roles import grant_on_lab, grant_on_study
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
-from domain.requests.queue import Failure, Retry
+from domain.requests.failure import Failure, Retry
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
 from tests.support.leases import end_for_dead_worker
@@ -172,7 +172,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
         super().__init__()
         study_id = site.another_study(f"Study {next(numbers)}")
         self.site, self.labs, self.must = replace(site, study_id=study_id), labs, Account()
-        self.claims: list[Claim] = []
+        self.claims: list[BuildClaim] = []
         self.retrying = BuildLedger(site.sessions, Retry(ATTEMPTS, timedelta(seconds=-1)))
         self.give_the_designer_a_role()
         self.must.content = self.reviewed_content()
@@ -349,7 +349,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
             wanted = StudyIsLocked
         elif must.state not in MAY_START_FROM[asked.kind]:
             wanted, ends = TransitionNotAllowed, True
-        claims: list[Claim] = []
+        claims: list[BuildClaim] = []
         found = refusal_of(lambda: claims.append(self.site.ledger.claim(request_id, f"run-{request_id}", MINUTE)))
         assert found is wanted, (asked, must.at)
         if ends and asked.status == "queued":
@@ -375,7 +375,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
             wanted = TransitionNotAllowed
         elif must.running:
             wanted = StudyIsLocked
-        launched: list[Claim] = []
+        launched: list[BuildClaim] = []
         given = (self.site.study_id, self.id_of(who), BuildKind(kind), f"run-{next(numbers)}", MINUTE)
         found = refusal_of(lambda: launched.append(self.site.ledger.launch(*given)))
         assert found is wanted, (kind, who, must.at)
@@ -391,7 +391,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
                 if asked.attempt:
                     self.must.log(asked.kind, self.must.at, self.must.at)
 
-    def begun(self, claim: Claim) -> None:
+    def begun(self, claim: BuildClaim) -> None:
         must, asked = self.must, self.must.requests[claim.request_id]
         assert (claim.state_before, claim.kind) == (must.state, asked.kind)
         assert all(claim.fencing_token > other.fencing_token for other in self.claims)
@@ -399,7 +399,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
         asked.attempt += 1
         self.claims.append(claim)
 
-    def any_claim(self, data: st.DataObject) -> tuple[Claim, bool]:
+    def any_claim(self, data: st.DataObject) -> tuple[BuildClaim, bool]:
         """A claim that was ever made, mostly the newest; and whether it still holds."""
         claim = data.draw(st.just(self.claims[-1]) | st.sampled_from(self.claims))
         return claim, self.must.running is not None and claim == self.claims[-1]
@@ -410,7 +410,7 @@ class LifeOfAStudy(RuleBasedStateMachine):
         claim, holds = self.any_claim(data)
         self.finish(claim, holds=holds)
 
-    def finish(self, claim: Claim, *, holds: bool) -> None:
+    def finish(self, claim: BuildClaim, *, holds: bool) -> None:
         found = refusal_of(lambda: self.site.ledger.finish(claim, {"log": "built"}))
         assert found is (None if holds else LeaseLost), claim
         if holds:

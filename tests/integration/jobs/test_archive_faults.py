@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy import Engine
 
 from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
-from lookit_ops.runs.reconcile_archives import reconcile_archives
+from lookit_ops.runs.reconcile import reconcile_archives
 from lookit_ops.storage.gcs_archives import GcsArchiveBucket
 from lookit_ops.storage.gcs_client import GcsAccess
 from lookit_ops.storage.s3 import S3VideoBucket

@@ -10,7 +10,7 @@ import pytest
 
 from domain.models import BuildKind, State, Study, User
 from domain.models.studies import WORKFLOW_STATES, PageState
-from domain.requests.build_claims import MAY_START_FROM
+from domain.requests.study_lock import MAY_START_FROM
 from domain.studies.availability import begin_change, end_change
 from domain.studies.discoverable import discoverable_studies
 from domain.studies.edit import edit

@@ -20,8 +20,8 @@ from sqlalchemy import insert, select
 from domain.db import database_now
 from domain.errors import InvalidRequest
 from domain.models import ArchiveContent, ArchiveKind, ArchiveRequest, BuildKind, State
-from domain.requests.build_claims import Claim
-from domain.requests.queue import Failure
+from domain.requests.build_claim import BuildClaim
+from domain.requests.failure import Failure
 from ember_build.builder import Removed
 from ember_build.removal import REMOVED, Removal
 from lookit_ops.assets.disk import build_disk_usage, room_check
@@ -82,7 +82,7 @@ def checkouts(workshop: Workshop) -> Path:
     return folder
 
 
-def running(workshop: Workshop, sha: str | None = None) -> Claim:
+def running(workshop: Workshop, sha: str | None = None) -> BuildClaim:
     """A build that is claimed, and has noted its commit if one is given."""
     claim = workshop.ledger.claim(workshop.request(), "a run", timedelta(hours=1))
     if sha:

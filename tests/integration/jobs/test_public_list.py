@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from domain.models import BuildKind, State, Study, User
-from domain.requests.queue import Failure
+from domain.requests.failure import Failure
 from domain.studies.edit import edit
 from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.definitions import defs

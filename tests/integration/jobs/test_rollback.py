@@ -11,7 +11,7 @@ import pytest
 
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
-from domain.requests.build_claims import Claim
+from domain.requests.build_claim import BuildClaim
 from lookit_ops.deployments.manifest import live_deployment
 from lookit_ops.deployments.rollback import NotRestorable
 from lookit_ops.failures import RequestCancelled
@@ -311,4 +311,4 @@ def test_a_waiting_build_goes_on_waiting(workshop: Workshop, three) -> None:
     waiting = workshop.request(BuildKind.DEPLOYMENT)
     back(workshop)
     assert workshop.site.request(waiting).status == RequestStatus.QUEUED
-    assert isinstance(workshop.ledger.claim(waiting, "run", workshop.services.settings.lease_duration), Claim)
+    assert isinstance(workshop.ledger.claim(waiting, "run", workshop.services.settings.lease_duration), BuildClaim)

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from domain.errors import InvalidRequest
 from domain.models import RequestStatus
-from domain.requests.queue import last_error
+from domain.requests.failure import last_error
 from ember_build.builder import Builder
 from ember_build.errors import BuildPlatformError
 from ember_build.source.github import Repository, ResolvedCommit
