@@ -2,7 +2,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo dev test slow lint format bench lock clean
+.PHONY: demo dev test slow lint format bench picture lock clean
 
 demo: $(READY)            ## a request becomes a deployed study, on made-up data; LOOKIT_BUILDER=docker builds in containers
 	@if [ "$$LOOKIT_BUILDER" = docker ]; then engine=$$(scripts/docker.sh) && export $$engine; fi && $(BIN)/lookit-ops demo
@@ -29,6 +29,9 @@ format: $(READY)          ## put the code into shape
 
 bench: $(READY)           ## measure beside the peers; ONLY=name for one, QUICK=1 for a small version
 	$(BIN)/python -m benchmarks
+
+picture: $(READY)         ## draw the packages and their imports, from the code, into docs/images/packages.svg
+	$(BIN)/python scripts/draw_packages.py
 
 lock: $(READY)            ## resolve the newest versions into the lock files
 	scripts/lock.sh

@@ -153,25 +153,30 @@ class Site:
                 ) from None
             lines.close()
             status, out_of_memory = container.status()
-        if status == 0:
-            return
-        self.require_life(keeper)
+        if status != 0:
+            self.require_life(keeper)
+            raise self._failure(phase, status, way_out, out_of_memory=out_of_memory)
+
+    def _failure(
+        self, phase: str, status: int, way_out: Egress | None, *, out_of_memory: bool
+    ) -> PlayerBuildFailed | BuildPlatformError:
+        """Return the error of a command that failed: whose fault that is, and why."""
         if out_of_memory:
-            raise PlayerBuildFailed(
-                f"The build needs more memory than the {limits.memory_mb:,} MB that it has, of which its files take a "
-                "part. Make it smaller (fewer packages, fewer files at a time), or ask the operator for a higher "
-                f"limit. It ended during `{self.course.step}` with status {status}. {self.course.last_lines()}"
+            return PlayerBuildFailed(
+                f"The build needs more memory than the {self.limits.memory_mb:,} MB that it has, of which its files"
+                " take a part. Make it smaller (fewer packages, fewer files at a time), or ask the operator for a"
+                f" higher limit. It ended during `{self.course.step}` with status {status}. {self.course.last_lines()}"
             )
         error = self.course.error(phase, status)
         closed, unreachable = way_out.refusals() if way_out else ([], [])
         if closed:
-            raise PlayerBuildFailed(
+            return PlayerBuildFailed(
                 f"The build asked for what it may not reach ({'; '.join(closed)}): dependencies must come from public "
                 f"addresses, unless the operator opens others. {error}"
             )
         if unreachable and isinstance(error, BuildPlatformError):
-            raise BuildPlatformError(f"{error}\nOn its way out it did not reach: {'; '.join(unreachable)}.")
-        raise error
+            return BuildPlatformError(f"{error}\nOn its way out it did not reach: {'; '.join(unreachable)}.")
+        return error
 
     def require_life(self, keeper: str) -> None:
         """Make sure that a failure is the build's own: an engine that is stopped ends all containers, and says nothing.

@@ -128,7 +128,7 @@ class DockerBuilder:
 
         def build() -> Image:
             with self._client() as client:
-                return build_image(client, self._deployment, profile, self._context(), on_output, labels)
+                return build_image(client, self._deployment, profile, _context(self._ca_file), on_output, labels)
 
         # After a cancellation the engine ends the image all the same: the next build takes it from there.
         return answer_of(build, cancelled, "its image was built")
@@ -142,7 +142,7 @@ class DockerBuilder:
         self, older_than: datetime, is_running: Callable[[Mapping[str, str]], bool], *, dry_run: bool
     ) -> Removal:
         """Remove the images of earlier builds; those that the next build would take stay."""
-        context = self._context()
+        context = _context(self._ca_file)
         current = {image_tag(self._deployment, profile, context) for profile in PROFILES}
         with self._client() as client, expected_answers("list its images"):
             return remove_images(
@@ -215,18 +215,8 @@ class DockerBuilder:
             self._run_phases(site, volumes, order, host, stored)
             return self._collect(site, volumes, order)
 
-    def _context(self) -> bytes:
-        if self._ca_file is None:
-            return image_context()
-        try:
-            return image_context(authorities=self._ca_file.read_bytes())
-        except OSError as error:
-            raise BuildPlatformError(
-                f"The certificates in {self._ca_file} cannot be read: {error.strerror}; check LOOKIT_BUILD_CA_FILE."
-            ) from error
-
     def _find_image(self, client: docker.DockerClient, checkout: Path, cancelled: threading.Event | None) -> str:
-        return find_image(client, self._deployment, choose_profile(checkout, cancelled), self._context())
+        return find_image(client, self._deployment, choose_profile(checkout, cancelled), _context(self._ca_file))
 
     @contextlib.contextmanager
     def _client(self) -> Generator[docker.DockerClient]:
@@ -366,6 +356,17 @@ def _script_check(site: Site, keeper: str, root: Path) -> Callable[[Path], str |
         raise BuildPlatformError(f"{script.name} could not be read in the container (status {status}): {reason[0]}")
 
     return check
+
+
+def _context(ca_file: Path | None) -> bytes:
+    if ca_file is None:
+        return image_context()
+    try:
+        return image_context(authorities=ca_file.read_bytes())
+    except OSError as error:
+        raise BuildPlatformError(
+            f"The certificates in {ca_file} cannot be read: {error.strerror}; check LOOKIT_BUILD_CA_FILE."
+        ) from error
 
 
 def _door_to(registry: str) -> str:

@@ -127,6 +127,8 @@ class LocalBuilder:
         stored = self._home / "dependencies" / key if key else None
         order.output.parent.mkdir(parents=True, exist_ok=True)
         unfinished = order.output.with_name(f".{order.output.name}.{scratch.name}")
+        for name in ("home", "tmp"):
+            (scratch / name).mkdir()
         try:
             yarn_cache = self._yarn_cache(scratch, inputs)
             self._run_script(scratch, order, unfinished, stored, yarn_cache, toolchain, on_output, deadline, cancelled)
@@ -154,8 +156,6 @@ class LocalBuilder:
         deadline: float,
         cancelled: threading.Event | None,
     ) -> None:
-        for name in ("home", "tmp"):
-            (scratch / name).mkdir()
         common = {
             **order.environment,  # build.sh keeps them from install scripts
             # Ours come last: no value of an order may change how the build runs.

@@ -97,77 +97,97 @@ def stream_archive(
     outside with StorageError; `before_commit` is asked when nothing is left to do but to join the parts, and may raise.
     Raises VideoChanged when the plan no longer fits the bucket, StorageError when one of the buckets fails.
     """
-    listed = {video.name: video.listed for video in plan.videos}
-    parts = cut([video.member for video in plan.videos], part_bytes)
-    progress = Progress(len(plan.videos), plan.video_bytes)
-    stop = stop or threading.Event()
-    grace = Grace(stop)
-    halted = threading.Event()
+    work = _Work(plan, videos, archives, scratch, stop or threading.Event())
+    try:
+        sent = work.send_parts(cut([video.member for video in plan.videos], part_bytes), parts_at_once, report)
+        everything = [*(part for part, _ in sent), work.send_end(sent)]
+        before_commit()
+        work.answer(lambda: archives.compose(plan.archive_key, everything, scratch), "the parts were joined")
+        return sum(part.size_bytes for part in everything)
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            work.stop.set()  # an interruption: what removes the parts must not wait for long
+        raise
+    finally:
+        _remove_parts(archives, scratch, work.answer)
 
-    def answer(ask: Callable[[], Answer], what: str) -> Answer:
+
+SentPart = tuple[StoredPart, list[Written]]
+
+
+class _Work:
+    """The parts of one archive on their way from one bucket into the other."""
+
+    def __init__(
+        self, plan: ArchivePlan, videos: VideoBucket, archives: ArchiveBucket, scratch: str, stop: threading.Event
+    ) -> None:
+        self.plan, self.videos, self.archives, self.scratch, self.stop = plan, videos, archives, scratch, stop
+        self.listed = {video.name: video.listed for video in plan.videos}
+        self.progress = Progress(len(plan.videos), plan.video_bytes)
+        self._grace = Grace(stop)
+        self._halted = threading.Event()
+
+    def answer(self, ask: Callable[[], Answer], what: str) -> Answer:
+        """Return what `ask` returns; once the worker is told to stop, wait for a moment only."""
         try:
-            return answer_of(ask, grace, what)
+            return answer_of(ask, self._grace, what)
         except BuildCancelled:
             raise StorageError(GIVEN_UP) from None
 
-    def check() -> None:
-        if halted.is_set() or stop.is_set():
-            raise Halted
+    def send_parts(
+        self, parts: Sequence[Sequence[Member]], at_once: int, report: Callable[[Progress], None]
+    ) -> list[SentPart]:
+        """Send the parts, several at once, in the order of the archive. Raises the first error of one."""
+        with ThreadPoolExecutor(at_once, thread_name_prefix="archive") as pool:
+            futures = [pool.submit(self._send, place, members) for place, members in enumerate(parts)]
+            try:
+                _wait_for(futures, self.progress, report, self.stop)
+            except BaseException as error:
+                if not isinstance(error, Exception):
+                    self.stop.set()  # an interruption: the threads end at once, too
+                raise
+            finally:
+                self._halted.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+        return [future.result() for future in futures]
 
-    def read(member: Member) -> Generator[bytes]:
-        with closing(read_video(videos, listed[member.name], check=check)) as blocks:
-            for block in blocks:
-                yield block
-                progress.add(size_bytes=len(block))
-        progress.add(files=1)
+    def send_end(self, sent: Sequence[SentPart]) -> StoredPart:
+        """Send the last part: the manifest, and the directory of all that was sent."""
+        begins = itertools.accumulate((part.size_bytes for part, _ in sent), initial=0)
+        written = [(begin, item) for begin, (_, items) in zip(begins, sent, strict=False) for item in items]
+        end = end_blocks(written, *self.plan.manifest())
+        key = f"{self.scratch}/end"
+        return self.answer(lambda: self.archives.put_part(key, iter([end]), len(end)), "the last part was sent")
 
-    def send(place: int, members: Sequence[Member]) -> tuple[StoredPart, list[Written]]:
-        check()
-        return answer(lambda: read_and_put(place, members), "a part was sent")
+    def _send(self, place: int, members: Sequence[Member]) -> SentPart:
+        self._check()
+        return self.answer(lambda: self._read_and_put(place, members), "a part was sent")
 
-    def read_and_put(place: int, members: Sequence[Member]) -> tuple[StoredPart, list[Written]]:
+    def _read_and_put(self, place: int, members: Sequence[Member]) -> SentPart:
         size = sum(member.encoded_bytes for member in members)
         for attempt in range(1, UPLOADS + 1):
             written: list[Written] = []
             # Closed here: a connection that an error keeps alive in its traceback would stay open for long.
-            with closing(part_blocks(members, read, written.append)) as blocks:
+            with closing(part_blocks(members, self._read, written.append)) as blocks:
                 try:
-                    return archives.put_part(f"{scratch}/{place:06}", blocks, size), written
+                    return self.archives.put_part(f"{self.scratch}/{place:06}", blocks, size), written
                 except UploadForgotten as error:
                     if attempt == UPLOADS:
                         raise
                     logger.warning("%s; sending it again", error)
-            check()
+            self._check()
         raise AssertionError("the last attempt returns or raises")
 
-    try:
-        with ThreadPoolExecutor(parts_at_once, thread_name_prefix="archive") as pool:
-            futures = [pool.submit(send, place, members) for place, members in enumerate(parts)]
-            try:
-                _wait_for(futures, progress, report, stop)
-            except BaseException as error:
-                if not isinstance(error, Exception):
-                    stop.set()  # an interruption: the threads end at once, too
-                raise
-            finally:
-                halted.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-        sent = [future.result() for future in futures]
-        begins = itertools.accumulate((part.size_bytes for part, _ in sent), initial=0)
-        written = [(begin, item) for begin, (_, items) in zip(begins, sent, strict=False) for item in items]
-        manifest, contents = plan.manifest()
-        end = end_blocks(written, manifest, contents)
-        last = answer(lambda: archives.put_part(f"{scratch}/end", iter([end]), len(end)), "the last part was sent")
-        everything = [*(part for part, _ in sent), last]
-        before_commit()
-        answer(lambda: archives.compose(plan.archive_key, everything, scratch), "the parts were joined")
-        return sum(part.size_bytes for part in everything)
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            stop.set()  # an interruption: what removes the parts must not wait for long
-        raise
-    finally:
-        _remove_parts(archives, scratch, answer)
+    def _read(self, member: Member) -> Generator[bytes]:
+        with closing(read_video(self.videos, self.listed[member.name], check=self._check)) as blocks:
+            for block in blocks:
+                yield block
+                self.progress.add(size_bytes=len(block))
+        self.progress.add(files=1)
+
+    def _check(self) -> None:
+        if self._halted.is_set() or self.stop.is_set():
+            raise Halted
 
 
 def _remove_parts(archives: ArchiveBucket, scratch: str, answer: Callable[[Callable[[], None], str], None]) -> None:
@@ -185,7 +205,7 @@ def _remove_parts(archives: ArchiveBucket, scratch: str, answer: Callable[[Calla
 
 
 def _wait_for(
-    futures: Sequence[Future[tuple[StoredPart, list[Written]]]],
+    futures: Sequence[Future[SentPart]],
     progress: Progress,
     report: Callable[[Progress], None],
     stop: threading.Event,

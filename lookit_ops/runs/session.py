@@ -233,10 +233,12 @@ class WorkSession(ABC, Generic[ClaimT]):
         self._error = self._error or error
         if self._ended or self._claim is None:
             return
-        extra = self._extra({"exception": self._redacted(exception_for_log(error))})
+        told = exception_for_log(error)
+        extra = self._extra({"exception": {name: self.services.redact(text) for name, text in told.items()}})
         try:
             interruption = self._interruption_by(error)
-            is_wish = self._is_wish(error, interruption)
+            is_cancelled = self._cancel_requested or isinstance(error, BuildCancelled | RequestCancelled)
+            is_wish = is_cancelled or interruption is Interruption.OPERATOR  # of a person
             if is_wish:  # remembered first: should the bucket be away now, whoever ends this later must not try again
                 self.ledger.note_wish(self._claim)
             if self._may_still_happen(error):
@@ -263,11 +265,6 @@ class WorkSession(ABC, Generic[ClaimT]):
         interrupted = any(isinstance(one, DagsterExecutionInterruptedError) for one in (error, error.__cause__))
         return self._interruption() if interrupted else None
 
-    def _is_wish(self, error: BaseException, interruption: Interruption | None) -> bool:
-        """Whether a person wanted this end."""
-        cancelled = self._cancel_requested or isinstance(error, BuildCancelled | RequestCancelled)
-        return cancelled or interruption is Interruption.OPERATOR
-
     def failure(self, step: str, error: BaseException) -> Failure:
         """What the ledger and the run's page are told of an error: redacted."""
         failure = failure_of(step, error)
@@ -286,9 +283,6 @@ class WorkSession(ABC, Generic[ClaimT]):
         finally:
             for package in PACKAGES:
                 logging.getLogger(package).removeHandler(self._handler)
-
-    def _redacted(self, texts: dict[str, str]) -> dict[str, str]:
-        return {name: self.services.redact(text) for name, text in texts.items()}
 
     def _extra(self, more: dict[str, Any]) -> dict[str, Any]:
         return {**self._outputs(), "durations_seconds": self._durations, "log": self._log.text(), **more}
