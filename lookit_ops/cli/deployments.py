@@ -16,7 +16,6 @@ from lookit_ops.cli.show import as_json, coloured, console, counted, errors, pla
 from lookit_ops.deployments.manifest import KEPT, folder_of, history
 from lookit_ops.deployments.rollback import restorable
 from lookit_ops.maintenance.prune_deployments import LONGEST_HOURS, prune_deployments
-from lookit_ops.runs.rollback import roll_back
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.storage.experiments import StorageError
 
@@ -83,12 +82,13 @@ def rollback(
     ] = "",
 ) -> None:
     """Put an earlier deployment of a study back, at once, with all its files."""
+    from lookit_ops.runs.report import report_builds  # Dagster takes a second to import
+    from lookit_ops.runs.rollback import roll_back
+
     outside = services()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
     done = roll_back(outside, found.id, user.id, to, origin="through the command line", comment=comment)
-    from lookit_ops.runs.report import report_builds
-
     prepare_dagster_home(outside.settings)
     report_builds(outside, [done.request_id])
     keep_page(outside, found.id)  # of a study that is approved and not active, families get nothing
