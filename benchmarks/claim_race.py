@@ -32,9 +32,8 @@ from domain.db import Sessions, database_now, engine_for, sessions_for
 from domain.errors import InvalidRequest, StudyIsLocked
 from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, User
 from domain.permissions.checks import require_permission
-from domain.requests.build_claim import BuildClaim
+from domain.requests.build_claim import LOCK_STATE, MAY_START_FROM, PERMISSIONS, BuildClaim
 from domain.requests.builds import BuildLedger
-from domain.requests.study_lock import LOCK_STATE, MAY_START_FROM, PERMISSIONS
 from tests.support.databases import create_database, migrate, start_postgresql
 from tests.support.site import populate
 

@@ -74,8 +74,8 @@ def deploy_upload(quick: bool) -> Iterator[Result]:
 @contextmanager
 def _sides(url: str, bundle: Bundle, other: Bundle) -> Generator[tuple[Measure, Measure, Measure, Measure]]:
     """Ours into a new folder, ours into the same folder again, ours back to the other bundle, the peer."""
-    from lookit_ops.storage.gcs import GcsExperimentBucket  # loads Google's library
-    from lookit_ops.storage.gcs_client import GcsAccess
+    from lookit_ops.storage.gcs.client import GcsAccess
+    from lookit_ops.storage.gcs.experiments import GcsExperimentBucket  # loads Google's library
 
     access = GcsAccess(endpoint=url)
     bucket, client = GcsExperimentBucket(BUCKET, access), access.connect()

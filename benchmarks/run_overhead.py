@@ -217,7 +217,7 @@ def run_plainly(request_id: int) -> None:
     session.open()
     try:
         reconcile_builds(services)
-        repository = services.repository(services.ledger.player_repo_url(request_id))
+        repository = services.trust.repository(services.ledger.player_repo_url(request_id))
         claim = session.claim(request_id)
         folder = folder_of(claim.kind, claim.study_uuid)
         session.check()
@@ -232,7 +232,7 @@ def run_plainly(request_id: int) -> None:
         order = BuildOrder(
             checkout=source.path,
             prefix=f"/studies/{claim.study_uuid}/",
-            environment=services.settings.player_environment(trusted=services.trusts_commit(commit)),
+            environment=services.settings.player_environment(trusted=services.trust.trusts_commit(commit)),
             output=session.output_folder,
         )
         bundle = services.builder.build(order, session.show_output(session.build_output), session.stop)

@@ -11,8 +11,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from domain.errors import DomainError
 from domain.requests.failure import TOO_LONG, Failure
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
-from lookit_ops.storage.experiments import NameTaken, StorageError, WrongEnvironment
-from lookit_ops.storage.videos import VideoChanged
+from lookit_ops.storage.errors import NameTaken, StorageError, VideoChanged, WrongEnvironment
 
 
 class RequestCancelled(Exception):

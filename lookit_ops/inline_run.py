@@ -13,6 +13,7 @@ from rich.console import Console
 from domain.errors import InvalidRequest
 from domain.models import ArchiveRequest, RequestStatus
 from domain.requests.failure import last_error
+from lookit_ops.mail_delivery import deliver_mails
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.services import Services
 from lookit_ops.terminal import plain
@@ -37,7 +38,7 @@ def run_archive(services: Services, request_id: int, console: Console | None) ->
         # The daemon may have been quicker: then its run makes the archive, and this one waits for it.
         while (request := _request(services, request_id)).status == RequestStatus.RUNNING:
             time.sleep(LOOK_SECONDS)
-    services.deliver_mails()
+    deliver_mails(services)
     if request.status == RequestStatus.QUEUED and request.error_code is None:
         place = services.archive_queue.places().get(request_id, 1)
         raise InvalidRequest(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -14,33 +13,24 @@ from sqlalchemy import Engine
 
 from domain.db import Sessions, engine_for, reading, sessions_for
 from domain.errors import InvalidRequest
-from domain.mail.compose import Composer, Download, Links
-from domain.mail.outbox import Delivery, MailDelayed, MailWithdrawn, Transport, deliver
-from domain.migrations import upgrade
-from domain.models import ArchiveRequest, BuildRequest, OutboxMail
-from domain.requests.archive_links import ArchiveLinks, ArchiveOffer
+from domain.mail.compose import Links
+from domain.mail.outbox import Transport
+from domain.models import ArchiveRequest, BuildRequest
+from domain.requests.archive_links import ArchiveLinks
 from domain.requests.archives import ArchiveLedger
 from domain.requests.builds import BuildLedger
 from domain.requests.queue import RequestQueue
 from ember_build.builder import Builder
 from ember_build.disk import MB, require_room
-from ember_build.errors import InvalidPlayer
-from ember_build.local.builder import LocalBuilder
-from ember_build.source.checkouts import ArchiveLimits, Checkouts
-from ember_build.source.github import GitHub, Repository, ResolvedCommit
 from lookit_ops.redaction import Redactor
 from lookit_ops.settings import Settings
 from lookit_ops.storage.archives import ArchiveBucket
-from lookit_ops.storage.experiments import ExperimentBucket, StorageError
-from lookit_ops.storage.local import LocalExperimentBucket
-from lookit_ops.storage.local_archives import LocalArchiveBucket
-from lookit_ops.storage.local_videos import LocalVideoBucket
-from lookit_ops.storage.smtp import MailFolder, SmtpTransport
+from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.local.archives import LocalArchiveBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
+from lookit_ops.storage.local.videos import LocalVideoBucket
 from lookit_ops.storage.video_buckets import VideoBuckets
 from lookit_ops.storage.videos import VideoBucket
-
-LINK_VALID_FOR = timedelta(minutes=30)
-"""How long a link to an archive is good."""
 
 
 class Closing(Protocol):
@@ -51,8 +41,11 @@ class Closing(Protocol):
 
 ClosingT = TypeVar("ClosingT", bound=Closing)
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where they are made: most commands do without
     from ember_build.docker.builder import DockerBuilder
+    from ember_build.source.checkouts import Checkouts
+    from ember_build.source.github import GitHub
+    from lookit_ops.trust import TrustPolicy
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,8 @@ class Services:
 
     def upgrade_database(self) -> None:
         """Make the database, or bring it up to date. Raises OSError where its file cannot be."""
+        from domain.migrations import upgrade
+
         file = self.settings.database_file
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -120,8 +115,10 @@ class Services:
         name = self.settings.gcs_bucket
         if name is None:
             return LocalExperimentBucket(self.settings.local_bucket)
-        from lookit_ops.storage.gcs import GcsExperimentBucket  # Google's library takes more than a second to load
-        from lookit_ops.storage.gcs_client import GcsAccess
+        from lookit_ops.storage.gcs.client import GcsAccess
+        from lookit_ops.storage.gcs.experiments import (
+            GcsExperimentBucket,  # Google's library takes more than a second to load
+        )
 
         return GcsExperimentBucket(name, GcsAccess(self.settings.gcs_credentials_file, self.settings.gcs_endpoint))
 
@@ -168,8 +165,8 @@ class Services:
         settings = self.settings
         if settings.gcs_archives is None:
             return LocalArchiveBucket(settings.local_archives, settings.archives_url)
-        from lookit_ops.storage.gcs_archives import GcsArchiveBucket  # loads Google's library
-        from lookit_ops.storage.gcs_client import GcsAccess
+        from lookit_ops.storage.gcs.archives import GcsArchiveBucket  # loads Google's library
+        from lookit_ops.storage.gcs.client import GcsAccess
 
         access = GcsAccess(credentials_file=settings.gcs_credentials_file, endpoint=settings.gcs_endpoint)
         return self._closing(GcsArchiveBucket(settings.gcs_archives, access))
@@ -177,6 +174,9 @@ class Services:
     @cached_property
     def github(self) -> GitHub:
         """The GitHub that players come from."""
+        from ember_build.source.github import GitHub
+        from lookit_ops.trust import repositories_of
+
         token = self.settings.github_token
         return GitHub(
             self.settings.github_api_url,
@@ -184,16 +184,28 @@ class Services:
             token=token.get_secret_value() if token else None,
             private_repositories=frozenset(
                 repository.full_name.lower()
-                for repository in self._repositories(
-                    [*self.settings.trusted_repositories, *self.settings.private_repositories]
+                for repository in repositories_of(
+                    [*self.settings.trusted_repositories, *self.settings.private_repositories],
+                    self.settings.github_web_url,
                 )
             ),
             refuse_invalid_sha=self.settings.refuse_invalid_sha,
         )
 
     @cached_property
+    def trust(self) -> TrustPolicy:
+        """Which players the operator trusts."""
+        from lookit_ops.trust import TrustPolicy, repositories_of
+
+        settings = self.settings
+        trusted = tuple(repositories_of(settings.trusted_repositories, settings.github_web_url))
+        return TrustPolicy(self.github, settings.github_web_url, settings.player_repo_url, trusted)
+
+    @cached_property
     def checkouts(self) -> Checkouts:
         """The folder of checkouts."""
+        from ember_build.source.checkouts import ArchiveLimits, Checkouts
+
         limits = ArchiveLimits(archive_bytes=self.settings.archive_limit_mb * 1_000_000)
         return Checkouts(self.settings.home_folder / "ember_build" / "checkouts", self.github, limits)
 
@@ -207,6 +219,8 @@ class Services:
                 "the local builder runs a player's code without a container and works in development only, not in"
                 f" {self.settings.environment} (LOOKIT_ENVIRONMENT); set LOOKIT_BUILDER=docker"
             )
+        from ember_build.local.builder import LocalBuilder
+
         time_limit = timedelta(seconds=self.settings.build_time_limit)
         return LocalBuilder(
             self.settings.home_folder / "ember_build",
@@ -218,31 +232,7 @@ class Services:
     @cached_property
     def docker_builder(self) -> DockerBuilder:
         """What builds in containers."""
-        from ember_build.docker.builder import DockerBuilder  # the engine's client takes a second to import
-        from ember_build.docker.confinement import Limits
-
-        settings = self.settings
-        return DockerBuilder(
-            settings.deployment,
-            engine_url=settings.docker_engine or None,
-            limits=Limits(
-                memory_mb=settings.build_memory_mb,
-                work_mb=settings.build_work_mb,
-                temporary_mb=settings.build_temporary_mb,
-                output_mb=settings.build_output_mb,
-                cpus=settings.build_cpus,
-                processes=settings.build_processes,
-                files=settings.build_files,
-                output_files=settings.build_output_files,
-                open_files=settings.build_open_files,
-            ),
-            time_limit=timedelta(seconds=settings.build_time_limit),
-            max_output_bytes=settings.build_log_mb * MB,
-            open_networks=settings.build_open_networks,
-            registry=settings.build_registry or None,
-            ca_file=settings.build_ca_file,
-            free_disk_mb=settings.free_disk_mb,
-        )
+        return _docker_builder(self.settings)
 
     def require_room(self) -> None:
         """Make sure that a build's files find room in the home. Raises BuildPlatformError, saying what is missing."""
@@ -264,6 +254,8 @@ class Services:
     @cached_property
     def transport(self) -> Transport:
         """The way of mails: an SMTP server, or a folder."""
+        from lookit_ops.storage.smtp import MailFolder, SmtpTransport
+
         settings = self.settings
         if not settings.smtp_host:
             return MailFolder(settings.mails)
@@ -274,40 +266,6 @@ class Services:
             settings.smtp_user,
             settings.smtp_password,
         )
-
-    def repository(self, player_repo_url: str | None) -> Repository:
-        """The player's repository: the study's, or the settings' default. Raises InvalidPlayer."""
-        return Repository.parse(player_repo_url or self.settings.player_repo_url, self.settings.github_web_url)
-
-    def trusts(self, repository: Repository) -> bool:
-        """Whether the operator trusts the repository. What is built is a commit: ask `trusts_commit` for that.
-
-        Like GitHub's own names, they are compared without regard to upper and lower case.
-        """
-        wanted = repository.full_name.lower()
-        trusted = self._repositories(self.settings.trusted_repositories)
-        return any(repository.full_name.lower() == wanted for repository in trusted)
-
-    def trusts_url(self, player_repo_url: str | None) -> bool:
-        """Whether the operator trusts the repository that a study names; None is the settings' default player."""
-        try:
-            return self.trusts(self.repository(player_repo_url))
-        except InvalidPlayer:
-            return False
-
-    def trusts_commit(self, commit: ResolvedCommit) -> bool:
-        """Whether the commit gets secrets and the local builder: its repository is trusted, and let it in.
-
-        GitHub serves a commit of anybody's fork under the repository's own name, so only those count that the
-        repository's default branch contains. Raises BuildPlatformError if GitHub cannot tell.
-        """
-        return self.trusts(commit.repository) and self.github.is_on_default_branch(commit)
-
-    def _repositories(self, urls: Sequence[str]) -> Iterator[Repository]:
-        for url in urls:
-            # An address of another GitHub than the configured one names nothing that could be built here.
-            with suppress(InvalidPlayer):
-                yield Repository.parse(url, self.settings.github_web_url)
 
     @cached_property
     def _open(self) -> ExitStack:
@@ -326,30 +284,29 @@ class Services:
         if "engine" in self.__dict__:
             self.engine.dispose()
 
-    def deliver_mails(self, limit: int = 200) -> Delivery:
-        """Deliver the mails that are due, at most so many.
 
-        One that offers an archive gets a fresh link, if its recipient still may have it.
-        """
-        composer = Composer(self.settings.mail_sender, self.links, self._download)
-        return deliver(
-            self.sessions, self.transport, composer, limit=limit, on_withdrawal=self.archive_links.record_withdrawal
-        )
+def _docker_builder(settings: Settings) -> DockerBuilder:
+    from ember_build.docker.builder import DockerBuilder  # the engine's client takes a second to import
+    from ember_build.docker.confinement import Limits
 
-    def download(self, offer: ArchiveOffer) -> Download | None:
-        """A link to the archive, good from now; None if it is not in the bucket any more. Raises StorageError."""
-        if self.archives.size_of(offer.archive_key) is None:
-            return None
-        until = datetime.now(UTC) + LINK_VALID_FOR  # rather a moment too early than too late
-        url = self.archives.link(offer.archive_key, offer.file_name, LINK_VALID_FOR)
-        return Download(url, LINK_VALID_FOR, until)
-
-    def _download(self, mail: OutboxMail) -> Download:
-        offer = self.archive_links.offer_of_mail(mail)
-        try:
-            download = self.download(offer)
-        except StorageError as error:
-            raise MailDelayed(str(error)) from error
-        if download is None:
-            raise MailWithdrawn(f"{offer.archive_key} is no longer in {self.archives.name}; ask for the archive again")
-        return download
+    return DockerBuilder(
+        settings.deployment,
+        engine_url=settings.docker_engine or None,
+        limits=Limits(
+            memory_mb=settings.build_memory_mb,
+            work_mb=settings.build_work_mb,
+            temporary_mb=settings.build_temporary_mb,
+            output_mb=settings.build_output_mb,
+            cpus=settings.build_cpus,
+            processes=settings.build_processes,
+            files=settings.build_files,
+            output_files=settings.build_output_files,
+            open_files=settings.build_open_files,
+        ),
+        time_limit=timedelta(seconds=settings.build_time_limit),
+        max_output_bytes=settings.build_log_mb * MB,
+        open_networks=settings.build_open_networks,
+        registry=settings.build_registry or None,
+        ca_file=settings.build_ca_file,
+        free_disk_mb=settings.free_disk_mb,
+    )

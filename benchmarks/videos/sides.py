@@ -30,8 +30,8 @@ from domain.videos.object_names import Unparsable, VideoKey
 from domain.videos.selection import SelectedVideo, Source, basis_of
 from lookit_ops.archives.plan import ArchivePlan, PlannedVideo
 from lookit_ops.archives.stream import PARTS_AT_ONCE, stream_archive
-from lookit_ops.storage.gcs_archives import GcsArchiveBucket
-from lookit_ops.storage.gcs_client import GcsAccess
+from lookit_ops.storage.gcs.archives import GcsArchiveBucket
+from lookit_ops.storage.gcs.client import GcsAccess
 from lookit_ops.storage.parallel import in_parallel
 from lookit_ops.storage.s3 import S3VideoBucket
 from lookit_ops.storage.videos import ListedVideo, read_video

@@ -1,6 +1,6 @@
 """Build requests: who may ask for a build, the study that it locks, and what its end changes.
 
-The life that they share with other requests is in `lifecycle.py`, the lock in `study_lock.py`, logs and mails in
+The life that they share with other requests is in `lifecycle.py`, the lock in `build_claim.py`, logs and mails in
 `build_reports.py`. Rollbacks are rows of the same table (`rollbacks.py`), and end here.
 """
 
@@ -23,7 +23,18 @@ from domain.models import BuildKind, BuildRequest, RequestStatus, State, Study, 
 from domain.models.requests import ONE_RUNNING_BUILD, ONE_WAITING_BUILD
 from domain.models.studies import LOCK_STATES, PageState
 from domain.requests import build_claim
-from domain.requests.build_claim import BuildClaim, described, player_of
+from domain.requests.build_claim import (
+    MAY_START_FROM,
+    BuildClaim,
+    described,
+    hold_study_of,
+    lock_study,
+    not_from,
+    player_of,
+    require_for,
+    unlock_study,
+    who_holds,
+)
 from domain.requests.build_reports import (
     log_build,
     mail_build,
@@ -32,15 +43,6 @@ from domain.requests.build_reports import (
     tell_replaced,
 )
 from domain.requests.lifecycle import RequestLedger
-from domain.requests.study_lock import (
-    MAY_START_FROM,
-    hold_study_of,
-    lock_study,
-    not_from,
-    require_for,
-    unlock_study,
-    who_holds,
-)
 
 
 @contextmanager

@@ -19,9 +19,8 @@ from domain.models import BuildKind, BuildRequest, RequestStatus, Study, User
 from domain.models.studies import LOCK_STATES
 from domain.permissions.checks import has_permission
 from domain.permissions.codes import Permission
-from domain.requests.build_claim import BuildClaim, claim_of
+from domain.requests.build_claim import MAY_START_FROM, BuildClaim, claim_of, lock_study, require_for, who_holds
 from domain.requests.builds import one_build_each
-from domain.requests.study_lock import MAY_START_FROM, lock_study, require_for, who_holds
 from domain.studies.approval import not_covered
 
 KIND = BuildKind.DEPLOYMENT

@@ -17,14 +17,8 @@ import requests
 from docker.errors import DockerException, NotFound
 
 from ember_build.child_process import Cancelled, TimeLimitReached
-from ember_build.docker.confinement import (
-    Confinement,
-    check,
-    check_configuration,
-    host_config,
-    seen_from_host,
-    seen_from_inside,
-)
+from ember_build.docker.confinement import Confinement, host_config
+from ember_build.docker.confinement_check import check, check_configuration, seen_from_host, seen_from_inside
 from ember_build.docker.engine import engine_errors
 from ember_build.errors import BuildPlatformError
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from ember_build.errors import InvalidPlayer
 from ember_build.removal import REMOVED, Removal, remove_old
 from ember_build.source.extraction import ArchiveLimits, BrokenArchive, Contents, Extraction
-from ember_build.source.github import GitHub, Repository, ResolvedCommit, disk_error
+from ember_build.source.github import GitHub, disk_error
+from ember_build.source.repository import Repository, ResolvedCommit
 from ember_build.waiting import lock
 
 _SHA = re.compile(r"[0-9a-f]{40}")

@@ -19,7 +19,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from ember_build.errors import BuildCancelled, InvalidPlayer
-from ember_build.source.github import ResolvedCommit
+from ember_build.source.repository import ResolvedCommit
 
 _CHUNK_BYTES = 2**18
 # A tiny archive of one repetitive file reaches any ratio honestly; below this size a bomb does no harm.

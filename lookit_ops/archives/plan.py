@@ -22,10 +22,10 @@ from domain.videos.object_names import prefixes_of
 from domain.videos.selection import Basis, SelectedVideo, basis_of, select_videos
 from lookit_ops.archives.zip_format import Member
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError, VideoUnreadable
 from lookit_ops.storage.parallel import in_parallel
 from lookit_ops.storage.video_buckets import VideoBuckets
-from lookit_ops.storage.videos import COLD, ListedVideo, VideoBucket, VideoUnreadable
+from lookit_ops.storage.videos import COLD, ListedVideo, VideoBucket
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from ember_build.errors import BuildCancelled
 from ember_build.waiting import Grace, answer_of
 from lookit_ops.archives.plan import GIVEN_UP, ArchivePlan, require_wanted
 from lookit_ops.archives.zip_format import PART_BYTES, Member, Written, cut, end_blocks, part_blocks
-from lookit_ops.storage.archives import ArchiveBucket, StoredPart, UploadForgotten
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.archives import ArchiveBucket, StoredPart
+from lookit_ops.storage.errors import StorageError, UploadForgotten
 from lookit_ops.storage.parallel import in_parallel
 from lookit_ops.storage.videos import VideoBucket, read_video
 

@@ -12,7 +12,7 @@ from domain.escaping import markdown_code, markdown_text, one_line
 from domain.videos.catalogue import CatalogueReport, Found
 from lookit_ops.archives.catalogue import refresh_catalogue, without_row
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 EVERY_VIDEO_HAS_A_ROW = "every_video_has_a_row"
 EVERY_BUCKET_IS_READ = "every_bucket_is_read"

@@ -15,17 +15,15 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from domain.db import SQLITE_BUSY_TIMEOUT
 from domain.errors import DomainError, InvalidRequest
 from ember_build.errors import BuildError
-from lookit_ops.cli import (
+from lookit_ops.cli.commands import (
     builds,
     cleanup,
     database,
-    demo,
     deployments,
     mails,
     permissions,
     serve,
     studies,
-    up,
     videos,
     workflow,
 )
@@ -34,7 +32,7 @@ from lookit_ops.cli.show import ToErrors, errors, plain
 from lookit_ops.redaction import Redactor
 from lookit_ops.server.dagster_processes import NO_NEWS
 from lookit_ops.settings import load_settings
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 _NO_SCHEMA = re.compile(r"no such (table|column)|\b(relation|column) .* does not exist")
 _LOCKED = re.compile("database is locked|database table is locked")
@@ -54,9 +52,9 @@ app.add_typer(videos.app, name="videos")
 app.add_typer(mails.app, name="mail")
 app.add_typer(permissions.app, name="permission")
 app.add_typer(workflow.app, name="workflow")
-app.command("demo")(demo.demo)
-app.command("dev")(up.dev)
-app.command("up")(up.up)
+app.command("demo")(serve.demo)
+app.command("dev")(serve.dev)
+app.command("up")(serve.up)
 app.command("serve")(serve.serve)
 
 

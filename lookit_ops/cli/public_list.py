@@ -7,7 +7,7 @@ from lookit_ops.cli.show import console, errors, plain
 from lookit_ops.maintenance.availability import bring_page_into_line
 from lookit_ops.maintenance.public_list import refresh_public_list
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 
 def keep_page(outside: Services, study_id: int) -> None:

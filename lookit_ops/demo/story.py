@@ -23,8 +23,9 @@ from lookit_ops.demo.footage import film
 from lookit_ops.demo.people import RESEARCHER, Cast, new_study, populate
 from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.inline_run import progress, run_archive
+from lookit_ops.mail_delivery import LINK_VALID_FOR, deliver_mails, download_for
 from lookit_ops.server.dagster_home import prepare_dagster_home
-from lookit_ops.services import LINK_VALID_FOR, Services
+from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 from lookit_ops.terminal import plain
 
@@ -87,7 +88,7 @@ def tell(console: Console, port: int) -> None:
         _review(console, services, cast, study.id, second.sha)
         deployment = _build(console, services, instance, cast, study.id, BuildKind.DEPLOYMENT, "version 2.0")
     zipped = _zip_videos(console, services, cast, study)
-    mails = services.deliver_mails()
+    mails = deliver_mails(services)
     _show(console, services, study.id, study.uuid, [preview, deployment], mails)
     _show_archive(console, services, zipped)
 
@@ -141,7 +142,7 @@ def _review(console: Console, services: Services, cast: Cast, study_id: int, sha
         study = session.get_one(Study, study_id)
         edit(session, study, cast.researcher, {"last_known_player_sha": sha})
         transition(session, study, "submit", cast.researcher)
-        transition(session, study, "approve", cast.admin, revision=study.revision, is_trusted=services.trusts_url)
+        transition(session, study, "approve", cast.admin, revision=study.revision, is_trusted=services.trust.trusts_url)
     console.print(f"  {cast.researcher.name} chose version 2.0 and submitted, {cast.admin.name} approved [green]✓[/]")
 
 
@@ -158,7 +159,7 @@ def _zip_videos(console: Console, services: Services, cast: Cast, study: Study) 
     )
     run_archive(services, request_id, console)
     offer = services.archive_links.link(request_id, cast.researcher.id, origin="the demonstration")
-    download = services.download(offer)
+    download = download_for(services, offer)
     if download is None:
         raise InvalidRequest(f"the archive of request {request_id} is not in {services.archives.name}")
     with services.sessions.begin() as session:

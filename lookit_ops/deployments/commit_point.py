@@ -25,7 +25,8 @@ from lookit_ops.deployments.manifest import (
     live_of,
     staged_files,
 )
-from lookit_ops.storage.experiments import ExperimentBucket, GenerationMismatch, NoAnswer, StorageError
+from lookit_ops.storage.errors import GenerationMismatch, NoAnswer, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket
 from lookit_ops.storage.parallel import in_parallel
 
 logger = logging.getLogger(__name__)

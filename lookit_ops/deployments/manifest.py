@@ -14,13 +14,8 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from uuid import UUID
 
-from lookit_ops.storage.experiments import (
-    ExperimentBucket,
-    NoSuchObject,
-    StorageError,
-    StoredFile,
-    StoredPage,
-)
+from lookit_ops.storage.errors import NoSuchObject, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket, StoredFile, StoredPage
 
 PAGE = PurePosixPath("index.html")
 PAGE_TYPE = "text/html; charset=utf-8"

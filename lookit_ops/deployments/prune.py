@@ -31,7 +31,8 @@ from lookit_ops.deployments.manifest import (
     history,
     kept_of,
 )
-from lookit_ops.storage.experiments import ExperimentBucket, StorageError, StoredFile
+from lookit_ops.storage.errors import StorageError
+from lookit_ops.storage.experiments import ExperimentBucket, StoredFile
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,9 @@ Everything that a new page names is in place before the page is, and nothing tha
 
 from __future__ import annotations
 
-import mimetypes
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from ember_build.bundle import Bundle, BundleFile
 from ember_build.errors import PlayerBuildFailed
@@ -38,7 +36,9 @@ from lookit_ops.deployments.manifest import (
     replaced_by,
     staging_of,
 )
-from lookit_ops.storage.experiments import ExperimentBucket, NameTaken, PathTaken, StorageError, StoredFile
+from lookit_ops.storage.content_types import content_type_of
+from lookit_ops.storage.errors import NameTaken, PathTaken, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket, StoredFile
 from lookit_ops.storage.parallel import in_parallel
 
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -48,45 +48,6 @@ NAME_KEPT = (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
-
-# Spelled out, so that a deployment does not depend on the mime.types of the machine that made it.
-_CONTENT_TYPES = {
-    ".aac": "audio/aac",
-    ".avif": "image/avif",
-    ".css": "text/css; charset=utf-8",
-    ".eot": "application/vnd.ms-fontobject",
-    ".flac": "audio/flac",
-    ".html": "text/html; charset=utf-8",
-    ".ico": "image/x-icon",
-    ".js": "text/javascript; charset=utf-8",
-    ".json": "application/json; charset=utf-8",
-    ".m4a": "audio/mp4",
-    ".m4v": "video/mp4",
-    ".map": "application/json; charset=utf-8",
-    ".mjs": "text/javascript; charset=utf-8",
-    ".mov": "video/quicktime",
-    ".mp3": "audio/mpeg",
-    ".mp4": "video/mp4",
-    ".oga": "audio/ogg",
-    ".ogg": "audio/ogg",
-    ".ogv": "video/ogg",
-    ".opus": "audio/ogg",
-    ".otf": "font/otf",
-    ".pdf": "application/pdf",
-    ".srt": "application/x-subrip; charset=utf-8",
-    ".svg": "image/svg+xml; charset=utf-8",
-    ".ttf": "font/ttf",
-    ".txt": "text/plain; charset=utf-8",
-    ".vtt": "text/vtt; charset=utf-8",
-    ".wav": "audio/wav",
-    ".wasm": "application/wasm",
-    ".webm": "video/webm",
-    ".webp": "image/webp",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".xml": "text/xml; charset=utf-8",
-}
-_OTHER_TYPES = mimetypes.MimeTypes()  # Python's own table only
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +66,6 @@ class Deployment:
     uploaded_bytes: int
     request_id: str
     fencing_token: int
-
-
-def content_type_of(path: PurePosixPath) -> str:
-    """The content type that browsers get for a file."""
-    known = _CONTENT_TYPES.get(path.suffix.lower())
-    if known:
-        return known
-    guessed, encoding = _OTHER_TYPES.guess_type(path.name)
-    return guessed if guessed and not encoding else "application/octet-stream"
 
 
 def publish(
@@ -145,9 +97,7 @@ def publish(
         StorageError: the storage failed. Unless the page was written, the live deployment is as it was; if it was
             written, `live_deployment` says so, and `finish_public_files` does what is left.
     """
-    _check(bundle)
-    if not _NAME.fullmatch(request_id):
-        raise ValueError(f"{request_id!r} is no request id for a name in the bucket")
+    _check(bundle, request_id)
     replaced = refuse_stale(bucket, folder, request_id, fencing_token, seen_generation)
     upload = _Upload(bucket, bundle, folder, staging_of(folder, request_id, fencing_token))
     manifest_key = f"{upload.staging}/{MANIFEST}"
@@ -159,18 +109,7 @@ def publish(
         fencing_token,
         replaced_by(bucket, replaced, manifest_key),
     )
-    files = dict(zip(bundle.files, manifest.files, strict=True))
-    uploaded = upload.send(files, after_file, parallel)
-    waiting = upload.waiting
-    bucket.put(
-        manifest_key,
-        manifest.to_json(),
-        content_type="application/json",
-        cache_control=REVALIDATED,
-        replace=True,
-        listed=upload.listed,
-    )
-    upload.make_sure_of(manifest)
+    uploaded = upload.stage(manifest, bundle.files, after_file, parallel)
 
     before_commit()
     refuse_stale(bucket, folder, request_id, fencing_token, seen_generation)
@@ -178,20 +117,24 @@ def publish(
         bucket,
         (bundle.root / PAGE).read_bytes(),
         LiveDeployment(folder, seen_generation, request_id, fencing_token, manifest_key, facts),
-        waiting,
+        upload.waiting,
         parallel,
         after_commit,
     )
+    return _published(live, bundle, uploaded)
+
+
+def _published(live: LiveDeployment, bundle: Bundle, uploaded: Sequence[BundleFile]) -> Deployment:
     return Deployment(
-        prefix=folder,
+        prefix=live.folder,
         page_key=live.page_key,
         generation=live.generation,
         file_count=len(bundle.files),
         size_bytes=sum(file.size_bytes for file in bundle.files),
         uploaded_count=len(uploaded),
         uploaded_bytes=sum(file.size_bytes for file in uploaded),
-        request_id=request_id,
-        fencing_token=fencing_token,
+        request_id=live.request_id,
+        fencing_token=live.fencing_token,
     )
 
 
@@ -209,6 +152,26 @@ class _Upload:
 
     def _list(self) -> dict[str, StoredFile]:
         return {file.key: file for file in self.bucket.files(f"{self.folder}/")}
+
+    def stage(
+        self,
+        manifest: Manifest,
+        bundle_files: Sequence[BundleFile],
+        after_file: Callable[[BundleFile], None] | None,
+        parallel: int,
+    ) -> list[BundleFile]:
+        """Send the files and their manifest, and make sure of them. Return the files that were not there already."""
+        uploaded = self.send(dict(zip(bundle_files, manifest.files, strict=True)), after_file, parallel)
+        self.bucket.put(
+            f"{self.staging}/{MANIFEST}",
+            manifest.to_json(),
+            content_type="application/json",
+            cache_control=REVALIDATED,
+            replace=True,
+            listed=self.listed,
+        )
+        self.make_sure_of(manifest)
+        return uploaded
 
     def described(self, file: BundleFile) -> PublishedFile:
         """What the manifest tells of a file."""
@@ -286,7 +249,9 @@ class _Upload:
             )
 
 
-def _check(bundle: Bundle) -> None:
+def _check(bundle: Bundle, request_id: str) -> None:
+    if not _NAME.fullmatch(request_id):
+        raise ValueError(f"{request_id!r} is no request id for a name in the bucket")
     if all(file.path != PAGE for file in bundle.files):
         raise PlayerBuildFailed(f"the bundle has no {PAGE}, so there is nothing to show")
     reserved = next((file.path for file in bundle.files if file.path.parts[0] == DEPLOYMENTS), None)

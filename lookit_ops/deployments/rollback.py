@@ -27,7 +27,8 @@ from lookit_ops.deployments.manifest import (
     staged_files,
     staging_of,
 )
-from lookit_ops.storage.experiments import ExperimentBucket, NoSuchObject, StorageError
+from lookit_ops.storage.errors import NoSuchObject, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket
 
 
 class NotRestorable(StorageError):

@@ -22,7 +22,8 @@ from ember_build.bundle import Bundle
 from ember_build.errors import BuildError, InvalidPlayer, PlayerBuildFailed
 from ember_build.source.checkouts import Checkout
 from ember_build.source.completeness import left_out
-from ember_build.source.github import CannotCompare, Repository, ResolvedCommit
+from ember_build.source.github import CannotCompare
+from ember_build.source.repository import Repository, ResolvedCommit
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.publish import Deployment, publish
 from lookit_ops.failures import as_dagster_failure
@@ -31,7 +32,7 @@ from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.runs.build import BuildSession
 from lookit_ops.runs.report import built, studies
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,9 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
         context.instance.add_run_tags(
             context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
         )
-        repository = services.repository(claimed.player_repo_url)  # the study is locked: this is what will be built
+        repository = services.trust.repository(
+            claimed.player_repo_url
+        )  # the study is locked: this is what will be built
         live = live_deployment(session.bucket, folder_of(claimed.kind, claimed.study_uuid))
         context.add_output_metadata(
             {
@@ -300,7 +303,7 @@ def _launch(services: Services, session: BuildSession, config: BuildExperiment) 
         )
     with services.sessions.begin() as database:
         study, user = find_study(database, config.study), find_user(database, config.requesting_user)
-    services.repository(player_of(study, BuildKind(config.kind)).repository_url)
+    services.trust.repository(player_of(study, BuildKind(config.kind)).repository_url)
     origin = f"on behalf of {user.email} through Dagster"
     return session.launch(study.id, user.id, BuildKind(config.kind), origin)
 
@@ -314,7 +317,7 @@ def _claim(session: BuildSession, request_id: int) -> BuildClaim:
     """BuildClaim a request that waits; a malformed URL of its player ends it before. Raises InvalidPlayer, ..."""
     services = session.services
     try:
-        services.repository(services.ledger.player_repo_url(request_id))
+        services.trust.repository(services.ledger.player_repo_url(request_id))
     except InvalidPlayer as error:
         failure = session.failure("claim", error)
         services.ledger.refuse(request_id, failure.code, failure.message)
@@ -338,7 +341,7 @@ def _is_trusted(services: Services, claim: BuildClaim, source: CheckedOut) -> bo
     without: nothing of the player depends on it but the two secrets, and the log, the run and the mail say so.
     """
     try:
-        return services.trusts_commit(source.commit)
+        return services.trust.trusts_commit(source.commit)
     except CannotCompare as error:
         if not services.builder.is_isolated or services.ledger.has_another_attempt(claim):
             raise
@@ -350,7 +353,7 @@ def _is_trusted(services: Services, claim: BuildClaim, source: CheckedOut) -> bo
 def _why_untrusted(services: Services, commit: ResolvedCommit) -> str:
     """What is wrong, and what can be done: the repository is a stranger's, or only the commit is."""
     name = commit.repository.full_name
-    if not services.trusts(commit.repository):
+    if not services.trust.trusts(commit.repository):
         return (
             f"{name} is not among the trusted repositories, so its code is not run without a container; an operator can"
             " add it to LOOKIT_TRUSTED_REPOSITORIES"

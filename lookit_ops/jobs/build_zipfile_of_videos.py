@@ -24,8 +24,7 @@ from lookit_ops.failures import as_dagster_failure
 from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
 from lookit_ops.runs.archive import ArchiveSession
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
-from lookit_ops.storage.videos import VideoChanged, VideoUnreadable
+from lookit_ops.storage.errors import StorageError, VideoChanged, VideoUnreadable
 
 logger = logging.getLogger(__name__)
 

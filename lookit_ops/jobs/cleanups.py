@@ -18,7 +18,7 @@ from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.jobs.listing import listing
 from lookit_ops.maintenance.cleanup import CLEANUPS, Cleanup, hours
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 
 class CleanupConfig(dg.Config):

@@ -5,6 +5,7 @@
 import dagster as dg
 from pydantic import Field
 
+from lookit_ops.mail_delivery import deliver_mails as send_mails
 from lookit_ops.run_tags import KIND_TAG
 from lookit_ops.services import Services
 
@@ -23,7 +24,7 @@ class DeliverMails(dg.Config):
 )
 def deliver_op(context: dg.OpExecutionContext, config: DeliverMails) -> None:
     services: Services = context.resources.services
-    done = services.deliver_mails(config.limit)
+    done = send_mails(services, config.limit)
     context.log.info(
         f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed for good, {done.withdrawn} withdrawn"
     )

@@ -23,7 +23,8 @@ from lookit_ops.deployments.manifest import (
 )
 from lookit_ops.deployments.rollback import whole_page
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import ExperimentBucket, GenerationMismatch, StorageError, StoredPage
+from lookit_ops.storage.errors import GenerationMismatch, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket, StoredPage
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from lookit_ops.runs.archive_parts import remove_orphaned_parts
 from lookit_ops.runs.in_use import is_running, output_folders, remove_dead_builds, wanted_commits
 from lookit_ops.services import Services
 from lookit_ops.storage.archives import PARTS
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 DAY = timedelta(days=1)
 SHORTEST, LONGEST = timedelta(hours=1), timedelta(days=3650)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from domain.models import BuildKind
 from domain.studies.discoverable import discoverable_studies
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import GenerationMismatch
+from lookit_ops.storage.errors import GenerationMismatch
 
 KEY = "discoverable_studies.json"
 ATTEMPTS = 5

@@ -7,7 +7,7 @@ import logging
 from domain.requests.archives import ArchiveClaim
 from lookit_ops.services import Services
 from lookit_ops.storage.archives import PARTS
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from domain.requests.builds import BuildLedger
 from lookit_ops.runs.reconcile import roll_forward
 from lookit_ops.runs.session import WorkSession
 from lookit_ops.storage.cancellable import CancellableExperimentBucket
-from lookit_ops.storage.experiments import NoAnswer
+from lookit_ops.storage.errors import NoAnswer
 
 logger = logging.getLogger(__name__)
 

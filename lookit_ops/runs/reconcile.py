@@ -26,7 +26,8 @@ from lookit_ops.deployments.manifest import facts_of, folder_of, live_deployment
 from lookit_ops.runs.archive_parts import remove_orphaned_parts
 from lookit_ops.runs.in_use import clear_away_after
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import ExperimentBucket, NoSuchObject
+from lookit_ops.storage.errors import NoSuchObject
+from lookit_ops.storage.experiments import ExperimentBucket
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from domain.models import Study, User
-from domain.requests.build_claim import BuildClaim
+from domain.requests.build_claim import BuildClaim, require_for
 from domain.requests.failure import Failure
 from domain.requests.rollbacks import KIND, begin_rollback
-from domain.requests.study_lock import require_for
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.rollback import NotRestorable, choose_whole, rollback
 from lookit_ops.runs.page import PageSession

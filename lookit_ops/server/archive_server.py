@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from lookit_ops.server.local_server import LocalServer
 from lookit_ops.storage.archives import ZIP
-from lookit_ops.storage.local_archives import LocalArchiveBucket
+from lookit_ops.storage.local.archives import LocalArchiveBucket
 
 _CHUNK_BYTES = 2**20
 _REFUSED = b"This link is not good, or no longer: ask for a new one.\n"

@@ -13,8 +13,9 @@ from domain.models import BuildKind
 from lookit_ops.deployments.manifest import REVALIDATED, folder_of
 from lookit_ops.deployments.publish import content_type_of
 from lookit_ops.server.local_server import LocalServer
-from lookit_ops.storage.experiments import StorageError, check_key
-from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
+from lookit_ops.storage.errors import StorageError
+from lookit_ops.storage.experiments import check_key
+from lookit_ops.storage.local.experiments import HIDDEN, LocalExperimentBucket
 
 _STUDY = re.compile(r"/studies/(?P<uuid>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?P<path>/.*)?", re.IGNORECASE)
 _PLACEHOLDER = "{uuid}"

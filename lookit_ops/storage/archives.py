@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
-from lookit_ops.storage.experiments import StorageError, StoredFile
+from lookit_ops.storage.experiments import StoredFile
 
 PARTS = ".parts"
 """The folder of the bucket for what archives are made of; no link leads there."""
 ZIP = "application/zip"
 LONGEST_LINK = timedelta(days=7)
 """Google signs no link for longer."""
-
-
-class UploadForgotten(StorageError):
-    """The storage has forgotten an upload in its middle: send the part again from its beginning."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from ember_build.errors import BuildCancelled
 from ember_build.waiting import Grace, answer_of
-from lookit_ops.storage.experiments import ExperimentBucket, NoAnswer, StoredFile, StoredPage
+from lookit_ops.storage.errors import NoAnswer
+from lookit_ops.storage.experiments import ExperimentBucket, StoredFile, StoredPage
 
 T = TypeVar("T")
 

@@ -3,14 +3,6 @@
 A bucket holds three kinds of things. Immutable objects, named by their content, which are put once. Public files whose
 names stay while their contents change, which are replaced whole. And pages: each is the commit point of a deployment,
 so its content, metadata and generation change together and on a condition, or not at all.
-
-StorageError             the storage failed or refused; worth another try unless a subclass says otherwise
-├── GenerationMismatch   somebody else wrote the page; this worker must not write it any more
-├── NoAnswer             the page may or may not have been written, now or at any later moment: fence before giving up
-├── NameTaken            the name holds other contents already; another try will not help
-│   └── PathTaken        a folder cannot have a file and a folder of one name
-├── NoSuchObject         nothing has this name
-└── WrongEnvironment     the bucket is another environment's; another try will not help
 """
 
 from __future__ import annotations
@@ -22,38 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from lookit_ops.storage.errors import StorageError
+
 HIDDEN = ".bucket"
 """The folder of a bucket that is its own: no key begins with it, and no listing tells of it."""
 LONGEST_KEY_BYTES = 1024
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
-
-
-class StorageError(Exception):
-    """The storage failed or refused. The message is one or two sentences an operator can act on."""
-
-
-class GenerationMismatch(StorageError):
-    """Somebody else wrote the page since it was seen."""
-
-
-class NoAnswer(StorageError):
-    """Whether the page was written is not known, and the write may still arrive."""
-
-
-class NameTaken(StorageError):
-    """An object of this name has other contents, and may not be replaced."""
-
-
-class PathTaken(NameTaken):
-    """A file is where a folder is needed, or the other way round, which a bucket that is a folder cannot have."""
-
-
-class NoSuchObject(StorageError):
-    """The bucket has nothing of this name."""
-
-
-class WrongEnvironment(StorageError):
-    """The bucket is marked as another environment's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 from urllib3.exceptions import HTTPError
 
 from domain.videos.object_names import bare_etag
-from lookit_ops.storage.experiments import StorageError
-from lookit_ops.storage.videos import BLOCK_BYTES, COLD, FORBIDDEN, ListedVideo, VideoChanged, VideoUnreadable
+from lookit_ops.storage.errors import StorageError, VideoChanged, VideoUnreadable
+from lookit_ops.storage.videos import BLOCK_BYTES, COLD, FORBIDDEN, ListedVideo
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError, VideoChanged, VideoUnreadable
 
 BLOCK_BYTES = 2**20
 """The most that `blocks` gives at once."""
@@ -22,18 +22,6 @@ MOST_FAILURES = 6
 """How often in a row a video may fail to give another byte before its reader gives up."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0
 """Seconds before a video is read on; they double with each failure in a row."""
-
-
-class VideoChanged(StorageError):
-    """The video is not, or no longer, what the listing said; list again."""
-
-
-class VideoUnreadable(StorageError):
-    """This video cannot be read now, others may well be. `reason` says why, for the list of an archive's videos."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 COLD = "it is in cold storage: restore it first"

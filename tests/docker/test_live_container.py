@@ -15,7 +15,8 @@ import pytest
 
 from ember_build.docker import build_containers as site
 from ember_build.docker import container as container_module
-from ember_build.docker.confinement import MB, Confinement, Seen, check, host_config, seen_from_host
+from ember_build.docker.confinement import MB, Confinement, host_config
+from ember_build.docker.confinement_check import Seen, check, seen_from_host
 from ember_build.errors import BuildPlatformError
 from tests.support.docker_engine import GOOD_DIST, SMALL, Engine, Yard
 

@@ -17,8 +17,8 @@ from lookit_ops.demo.people import STUDY
 from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.server.archive_server import ArchiveServer
 from lookit_ops.server.study_server import StudyServer
-from lookit_ops.storage.local import LocalExperimentBucket
-from lookit_ops.storage.local_archives import LocalArchiveBucket
+from lookit_ops.storage.local.archives import LocalArchiveBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 from tests.e2e.conftest import Demonstration
 from tests.support.reels import opened
 

@@ -15,8 +15,8 @@ from sqlalchemy.engine import make_url
 
 from domain.models import ArchiveKind, ArchiveRequest, BuildKind, State
 from lookit_ops.deployments.commit_point import refuse_stale
-from lookit_ops.storage.experiments import GenerationMismatch
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.errors import GenerationMismatch
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 from tests.support.site import Site
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operators.md").read_text()

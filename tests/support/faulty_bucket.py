@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from lookit_ops.storage.experiments import ExperimentBucket, StorageError, StoredFile
+from lookit_ops.storage.errors import StorageError
+from lookit_ops.storage.experiments import ExperimentBucket, StoredFile
 
 
 @dataclass

@@ -27,8 +27,9 @@ from lookit_ops.definitions import definitions
 from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 from lookit_ops.storage.archives import ArchiveBucket, StoredPart
-from lookit_ops.storage.experiments import ExperimentBucket, StorageError
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.errors import StorageError
+from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 
 STEPS = ("claim", "checkout", "image", "build", "upload", "page")
 SECOND_PART = "000001"

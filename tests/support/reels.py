@@ -17,6 +17,7 @@ from sqlalchemy import Engine, update
 from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
 from domain.requests.archives import ArchiveLedger
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
+from lookit_ops.mail_delivery import deliver_mails
 from lookit_ops.resources import archive_session_resource
 from lookit_ops.services import Services
 from lookit_ops.settings import Settings
@@ -127,7 +128,7 @@ class Reels:
             raise_on_error=False,
         )
         if self.delivers:
-            self.services.deliver_mails()
+            deliver_mails(self.services)
         return run
 
     def archive(self, kind: ArchiveKind = ArchiveKind.ALL) -> ArchiveRequest:

@@ -16,7 +16,7 @@ from domain.requests.failure import WORKER_DIED
 from lookit_ops.assets.watch import OUR_FAULTS
 from lookit_ops.failures import RETRIED, failure_of
 from lookit_ops.settings import PREFIX, Settings
-from lookit_ops.storage.videos import VideoChanged
+from lookit_ops.storage.errors import VideoChanged
 
 DOCS = Path(__file__).parents[2] / "docs"
 NOTHING = "–"

@@ -13,7 +13,7 @@ from domain.models import BuildKind, State
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.publish import publish
 from lookit_ops.server.study_server import StudyServer
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 from tests.integration.cli.conftest import Shown
 from tests.support.bundles import bundle_of
 from tests.support.site import Site

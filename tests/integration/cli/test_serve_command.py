@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from domain.errors import InvalidRequest
-from lookit_ops.cli.serve import serve_folders
-from lookit_ops.services import LINK_VALID_FOR, Services
+from lookit_ops.cli.commands.serve import serve_folders
+from lookit_ops.mail_delivery import LINK_VALID_FOR
+from lookit_ops.services import Services
 from lookit_ops.settings import Settings
 from tests.integration.cli.conftest import Shown
 from tests.support.site import Site
@@ -91,7 +92,7 @@ def test_an_address_that_only_a_proxy_can_answer_is_refused(tmp_path: Path, sett
 
 def test_an_address_without_a_port_means_that_of_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = free_port()
-    monkeypatch.setattr("lookit_ops.cli.serve.HTTP_PORT", free)
+    monkeypatch.setattr("lookit_ops.cli.commands.serve.HTTP_PORT", free)
     services = outside(tmp_path, studies_url="http://127.0.0.1/")
     page = page_of(services).replace("127.0.0.1", f"127.0.0.1:{free}")
     with ExitStack() as servers:

@@ -12,10 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from domain.errors import DomainError, InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, RequestStatus, State, Study
 from domain.models.studies import WORKFLOW_STATES
-from domain.requests.build_claim import BuildClaim
+from domain.requests.build_claim import MAY_START_FROM, BuildClaim
 from domain.requests.failure import Failure
 from domain.requests.rollbacks import begin_rollback
-from domain.requests.study_lock import MAY_START_FROM
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site
 

@@ -259,8 +259,8 @@ def test_only_these_functions_write_the_state_of_a_study() -> None:
     assert writers == {
         ("domain/studies/workflow.py", "finalize_state_change"),
         ("domain/studies/edit.py", "_send_back"),
-        ("domain/requests/study_lock.py", "lock_study"),
-        ("domain/requests/study_lock.py", "unlock_study"),
+        ("domain/requests/build_claim.py", "lock_study"),
+        ("domain/requests/build_claim.py", "unlock_study"),
     }
 
 

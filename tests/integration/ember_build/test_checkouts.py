@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
 from ember_build.source.checkouts import ArchiveLimits, Checkouts
-from ember_build.source.github import GitHub, Repository, ResolvedCommit
+from ember_build.source.github import GitHub
+from ember_build.source.repository import Repository, ResolvedCommit
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from tests.support.faulty_github import Faults, archive_of, body, cut_silently, entry, status
 

@@ -21,8 +21,8 @@ from sqlalchemy import Engine
 
 from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
 from lookit_ops.runs.reconcile import reconcile_archives
-from lookit_ops.storage.gcs_archives import GcsArchiveBucket
-from lookit_ops.storage.gcs_client import GcsAccess
+from lookit_ops.storage.gcs.archives import GcsArchiveBucket
+from lookit_ops.storage.gcs.client import GcsAccess
 from lookit_ops.storage.s3 import S3VideoBucket
 from tests.integration.jobs.test_build_experiment import metadata_of, what_failed
 from tests.support.faulty_s3 import FaultyS3

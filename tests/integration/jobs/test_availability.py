@@ -10,7 +10,7 @@ import pytest
 
 from domain.models import BuildKind, State, Study, User
 from domain.models.studies import WORKFLOW_STATES, PageState
-from domain.requests.study_lock import MAY_START_FROM
+from domain.requests.build_claim import MAY_START_FROM
 from domain.studies.availability import begin_change, end_change
 from domain.studies.discoverable import discoverable_studies
 from domain.studies.edit import edit
@@ -18,7 +18,7 @@ from lookit_ops.deployments.manifest import NOT_AVAILABLE, folder_of, history
 from lookit_ops.deployments.rollback import restorable
 from lookit_ops.maintenance.availability import bring_page_into_line, bring_pages_into_line
 from lookit_ops.sensors.availability import availability
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 from tests.support.site import transition_as_read
 from tests.support.workshop import GOOD_BUILD, Workshop
 

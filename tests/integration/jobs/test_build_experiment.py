@@ -19,6 +19,7 @@ import pytest
 
 from domain.models import BuildKind, State
 from lookit_ops.demo.github_server import Answer, Commit
+from lookit_ops.mail_delivery import deliver_mails
 from lookit_ops.resources import build_session_resource
 from lookit_ops.services import Services
 from tests.support import faulty_github
@@ -70,7 +71,7 @@ def test_a_deployment_makes_the_study_active_with_one_log_and_the_right_mails(wo
         ("site_admin@example.org", "build_succeeded", "waiting"),
         ("study_admin@example.org", "build_succeeded", "waiting"),
     ]
-    assert workshop.services.deliver_mails().sent == 2
+    assert deliver_mails(workshop.services).sent == 2
     assert len(list(workshop.services.settings.mails.glob("*.eml"))) == 2
 
 
@@ -517,7 +518,7 @@ def test_what_the_source_lacks_is_told_in_log_run_and_mail_and_the_build_goes_on
     assert "nothing in stimuli, since GitHub's archives leave submodules out" in submodule
     assert lfs in log.extra["log"]
     assert "docs/film" in str(metadata_of(run, "checkout")["warnings"])
-    workshop.services.deliver_mails()
+    deliver_mails(workshop.services)
     (mail, *_) = sorted(workshop.services.settings.mails.glob("*.eml"))
     text = message_from_bytes(mail.read_bytes(), policy=default)
     assert isinstance(text, EmailMessage)

@@ -17,9 +17,11 @@ from sqlalchemy import select
 from domain.models import ArchiveKind, RequestStatus, Response, Video
 from domain.permissions.codes import Permission
 from lookit_ops.archives.plan import NOT_READ
+from lookit_ops.mail_delivery import deliver_mails
 from lookit_ops.server.archive_server import ArchiveServer
-from lookit_ops.storage.local_archives import LocalArchiveBucket
-from lookit_ops.storage.videos import COLD, FORBIDDEN, ListedVideo, VideoBucket, VideoUnreadable
+from lookit_ops.storage.errors import VideoUnreadable
+from lookit_ops.storage.local.archives import LocalArchiveBucket
+from lookit_ops.storage.videos import COLD, FORBIDDEN, ListedVideo, VideoBucket
 from tests.integration.jobs.test_build_experiment import metadata_of, what_failed
 from tests.support.footage import RECORDED_AT
 from tests.support.reels import Reels, opened
@@ -191,7 +193,7 @@ def test_who_loses_the_permission_before_the_mail_leaves_gets_no_link(reels: Ree
     reels.film(2)
     person = made_but_not_mailed(reels)
     reels.footage.take_away_from(person)
-    assert reels.services.deliver_mails().withdrawn == 1
+    assert deliver_mails(reels.services).withdrawn == 1
     assert mails_of(reels) == []
     log = reels.site.logs()[-1]
     assert (log.action, log.extra["outcome"], log.user_id) == ("video_archive", "withdrawn", person)
@@ -204,9 +206,9 @@ def test_an_archive_with_a_withdrawn_consent_is_linked_to_nobody(reels: Reels) -
     with reels.site.sessions.begin() as session:
         response_id = session.scalars(select(Response.id)).first() or 0
     reels.footage.rule(response_id, "rejected")
-    assert reels.services.deliver_mails().withdrawn == 1
+    assert deliver_mails(reels.services).withdrawn == 1
     assert mails_of(reels) == []
-    assert reels.services.deliver_mails().sent == 1
+    assert deliver_mails(reels.services).sent == 1
     (mail,) = mails_of(reels)
     assert "without a consent that is 'accepted' by its newest ruling: " in text_of(mail)
 
@@ -216,9 +218,9 @@ def test_an_archive_that_is_gone_is_linked_to_nobody(reels: Reels) -> None:
     made_but_not_mailed(reels)
     (key,) = reels.visible()
     reels.services.archives.delete(key)
-    assert reels.services.deliver_mails().withdrawn == 1
+    assert deliver_mails(reels.services).withdrawn == 1
     assert "ask for the archive again" in reels.site.logs()[-1].extra["error"]
-    assert reels.services.deliver_mails().sent == 1
+    assert deliver_mails(reels.services).sent == 1
     (mail,) = mails_of(reels)
     assert "ask again" in mail["Subject"]
     assert f"{key} is no longer in" in text_of(mail)

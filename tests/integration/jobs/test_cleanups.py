@@ -28,7 +28,7 @@ from lookit_ops.assets.disk import build_disk_usage, room_check
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.maintenance.cleanup import CLEANUPS, Cleanup, clean_builds
 from lookit_ops.runs.in_use import output_folder
-from lookit_ops.storage.local_archives import LocalArchiveBucket
+from lookit_ops.storage.local.archives import LocalArchiveBucket
 from tests.support.footage import Footage
 from tests.support.workshop import Workshop, player
 

@@ -14,8 +14,8 @@ from lookit_ops.maintenance.prune_deployments import prune_deployments
 from lookit_ops.maintenance.public_list import KEY, refresh_public_list
 from lookit_ops.runs.reconcile import reconcile_builds
 from lookit_ops.runs.rollback import roll_back
-from lookit_ops.storage.experiments import StorageError, WrongEnvironment
-from lookit_ops.storage.gcs import GcsExperimentBucket
+from lookit_ops.storage.errors import StorageError, WrongEnvironment
+from lookit_ops.storage.gcs.experiments import GcsExperimentBucket
 from tests.support.strict_gcs import StrictGcs
 from tests.support.workshop import GOOD_BUILD, Workshop
 

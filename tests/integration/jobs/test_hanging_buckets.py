@@ -17,9 +17,9 @@ from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.runs.build import BuildSession
 from lookit_ops.runs.interruption import Interruption
 from lookit_ops.storage.cancellable import CancellableExperimentBucket
-from lookit_ops.storage.experiments import NoAnswer
-from lookit_ops.storage.local_archives import LocalArchiveBucket
-from lookit_ops.storage.local_videos import LocalVideoBucket
+from lookit_ops.storage.errors import NoAnswer
+from lookit_ops.storage.local.archives import LocalArchiveBucket
+from lookit_ops.storage.local.videos import LocalVideoBucket
 from lookit_ops.storage.parallel import in_parallel
 from tests.support.faulty_bucket import FaultyBucket
 from tests.support.reels import Reels

@@ -17,7 +17,7 @@ from ember_build.errors import BuildPlatformError
 from lookit_ops.deployments.commit_point import fence
 from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.runs.reconcile import end_build_of_run, reconcile_builds
-from lookit_ops.storage.experiments import GenerationMismatch, NoAnswer
+from lookit_ops.storage.errors import GenerationMismatch, NoAnswer
 from tests.support.leases import give_up
 from tests.support.workshop import GOOD_BUILD, Workshop
 

@@ -16,7 +16,7 @@ from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.definitions import defs
 from lookit_ops.maintenance.public_list import KEY, refresh_public_list
 from lookit_ops.sensors.public_list import public_list_sensor
-from lookit_ops.storage.experiments import GenerationMismatch
+from lookit_ops.storage.errors import GenerationMismatch
 from tests.support.site import transition_as_read
 from tests.support.workshop import Workshop
 

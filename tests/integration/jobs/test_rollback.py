@@ -15,10 +15,11 @@ from domain.requests.build_claim import BuildClaim
 from lookit_ops.deployments.manifest import live_deployment
 from lookit_ops.deployments.rollback import NotRestorable
 from lookit_ops.failures import RequestCancelled
+from lookit_ops.mail_delivery import deliver_mails
 from lookit_ops.runs.reconcile import reconcile_builds
 from lookit_ops.runs.report import built
 from lookit_ops.runs.rollback import RolledBack, roll_back
-from lookit_ops.storage.experiments import NoAnswer, StorageError
+from lookit_ops.storage.errors import NoAnswer, StorageError
 from tests.support.leases import give_up
 from tests.support.workshop import GOOD_BUILD, Workshop
 
@@ -74,7 +75,7 @@ def test_the_build_before_comes_back_with_one_log_the_mails_and_the_asset(worksh
         ("site_admin@example.org", "build_succeeded"),
         ("study_admin@example.org", "build_succeeded"),
     ]
-    workshop.services.deliver_mails()
+    deliver_mails(workshop.services)
     (text, *_) = [
         path.read_text() for path in workshop.services.settings.mails.iterdir() if "rolled" in path.read_text()
     ]

@@ -46,7 +46,7 @@ from lookit_ops.sensors.requests import archive_requests, build_requests
 from lookit_ops.sensors.runs import end_of
 from lookit_ops.sensors.watch import watch
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 from tests.support.footage import Footage
 from tests.support.site import transition_as_read
 from tests.support.workshop import Workshop

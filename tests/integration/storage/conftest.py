@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lookit_ops.storage.experiments import ExperimentBucket
-from lookit_ops.storage.gcs import GcsExperimentBucket
-from lookit_ops.storage.gcs_client import GcsAccess
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.gcs.client import GcsAccess
+from lookit_ops.storage.gcs.experiments import GcsExperimentBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 from tests.support.strict_gcs import StrictGcs
 
 BUCKET = "studies"

@@ -15,11 +15,11 @@ import pytest
 import requests
 
 from lookit_ops.server.archive_server import ArchiveServer
-from lookit_ops.storage.archives import PARTS, ArchiveBucket, StoredPart, UploadForgotten
-from lookit_ops.storage.experiments import StorageError, WrongEnvironment
-from lookit_ops.storage.gcs_archives import GcsArchiveBucket
-from lookit_ops.storage.gcs_client import GcsAccess
-from lookit_ops.storage.local_archives import LocalArchiveBucket
+from lookit_ops.storage.archives import PARTS, ArchiveBucket, StoredPart
+from lookit_ops.storage.errors import StorageError, UploadForgotten, WrongEnvironment
+from lookit_ops.storage.gcs.archives import GcsArchiveBucket
+from lookit_ops.storage.gcs.client import GcsAccess
+from lookit_ops.storage.local.archives import LocalArchiveBucket
 from tests.support.gcs_servers import BUCKET, fake_gcs_server, gcp_storage_emulator
 from tests.support.reels import contents_of
 from tests.support.strict_gcs import Account, StrictGcs

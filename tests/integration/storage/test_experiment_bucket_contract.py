@@ -20,17 +20,11 @@ import pytest
 import requests
 
 from lookit_ops.storage.cancellable import CancellableExperimentBucket
-from lookit_ops.storage.experiments import (
-    ExperimentBucket,
-    GenerationMismatch,
-    NameTaken,
-    NoSuchObject,
-    StorageError,
-    WrongEnvironment,
-)
-from lookit_ops.storage.gcs import GcsExperimentBucket
-from lookit_ops.storage.gcs_client import GcsAccess
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.errors import GenerationMismatch, NameTaken, NoSuchObject, StorageError, WrongEnvironment
+from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.gcs.client import GcsAccess
+from lookit_ops.storage.gcs.experiments import GcsExperimentBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 from tests.support.gcs_servers import BUCKET, fake_gcs_server, gcp_storage_emulator
 from tests.support.strict_gcs import StrictGcs
 

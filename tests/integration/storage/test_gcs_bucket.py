@@ -14,15 +14,10 @@ import pytest
 
 from lookit_ops.deployments.commit_point import fence
 from lookit_ops.deployments.manifest import live_deployment
-from lookit_ops.storage.experiments import (
-    HIDDEN,
-    GenerationMismatch,
-    NameTaken,
-    NoAnswer,
-    StorageError,
-)
-from lookit_ops.storage.gcs import ATTEMPTS, CHUNK_BYTES, GcsExperimentBucket
-from lookit_ops.storage.gcs_client import GcsAccess
+from lookit_ops.storage.errors import GenerationMismatch, NameTaken, NoAnswer, StorageError
+from lookit_ops.storage.experiments import HIDDEN
+from lookit_ops.storage.gcs.client import GcsAccess
+from lookit_ops.storage.gcs.experiments import ATTEMPTS, CHUNK_BYTES, GcsExperimentBucket
 from tests.support.bundles import FOLDER, assert_live, bundle_of, deploy
 from tests.support.strict_gcs import CHUNK_MULTIPLE
 

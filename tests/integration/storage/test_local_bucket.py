@@ -18,8 +18,8 @@ import pytest
 import requests
 
 from lookit_ops.storage import local
-from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, PathTaken, StorageError
-from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
+from lookit_ops.storage.errors import GenerationMismatch, NameTaken, PathTaken, StorageError
+from lookit_ops.storage.local.experiments import HIDDEN, LocalExperimentBucket
 
 HEADERS = {"content_type": "text/html", "cache_control": "no-cache"}
 PAGE = "experiments/uuid/index.html"
@@ -94,7 +94,7 @@ def test_superseded_versions_go_once_nobody_can_be_reading_them(bucket, monkeypa
     versions = bucket.root / HIDDEN / "pages" / PAGE
     hour = 3600 * 10**9
     now = 10**18
-    monkeypatch.setattr("lookit_ops.storage.local.time.time_ns", lambda: now)
+    monkeypatch.setattr("lookit_ops.storage.local.experiments.time.time_ns", lambda: now)
     first = write(bucket, b"1", 0)
     now += 5 * hour
     second = write(bucket, b"2", first)
@@ -110,7 +110,7 @@ def test_the_version_that_was_live_until_now_stays_whatever_a_crash_left(bucket,
     versions = bucket.root / HIDDEN / "pages" / PAGE
     hour = 3600 * 10**9
     now = 10**18
-    monkeypatch.setattr("lookit_ops.storage.local.time.time_ns", lambda: now)
+    monkeypatch.setattr("lookit_ops.storage.local.experiments.time.time_ns", lambda: now)
     first = write(bucket, b"1", 0)
     (versions / str(first + 5)).mkdir()
     now += 5 * hour

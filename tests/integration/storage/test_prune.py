@@ -12,7 +12,7 @@ from lookit_ops.deployments.commit_point import fence
 from lookit_ops.deployments.manifest import history, live_deployment
 from lookit_ops.deployments.prune import prune
 from lookit_ops.deployments.rollback import restorable, rollback
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 from tests.support import bundles
 from tests.support.bundles import FOLDER, PREFIX, assert_live, deploy
 from tests.support.faulty_bucket import FaultyBucket, backdated

@@ -14,15 +14,9 @@ from lookit_ops.deployments.commit_point import finish_public_files
 from lookit_ops.deployments.manifest import REVALIDATED, Manifest, folder_of, live_deployment
 from lookit_ops.deployments.publish import IMMUTABLE, content_type_of
 from lookit_ops.deployments.rollback import rollback
-from lookit_ops.storage.experiments import (
-    ExperimentBucket,
-    GenerationMismatch,
-    NameTaken,
-    NoAnswer,
-    NoSuchObject,
-    StorageError,
-)
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.errors import GenerationMismatch, NameTaken, NoAnswer, NoSuchObject, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 from tests.support import bundles
 from tests.support.bundles import FOLDER, PREFIX, assert_live, deploy
 from tests.support.faulty_bucket import FaultyBucket

@@ -24,7 +24,7 @@ from lookit_ops.deployments.prune import prune
 from lookit_ops.deployments.rollback import rollback
 from lookit_ops.maintenance.prune_deployments import SHORTEST
 from lookit_ops.storage.experiments import ExperimentBucket, StoredFile
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 from tests.support.bundles import FOLDER, PREFIX, bundle_of, deploy
 from tests.support.faulty_bucket import backdated
 

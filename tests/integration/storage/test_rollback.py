@@ -10,7 +10,7 @@ import pytest
 from lookit_ops.deployments.commit_point import fence, finish_public_files
 from lookit_ops.deployments.manifest import history, kept_of, live_deployment
 from lookit_ops.deployments.rollback import NotRestorable, choose, restorable, rollback
-from lookit_ops.storage.experiments import GenerationMismatch, NoAnswer, StorageError
+from lookit_ops.storage.errors import GenerationMismatch, NoAnswer, StorageError
 from tests.support import bundles
 from tests.support.bundles import FOLDER, assert_live, deploy
 from tests.support.faulty_bucket import FaultyBucket

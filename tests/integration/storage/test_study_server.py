@@ -15,7 +15,7 @@ import requests
 from domain.models import BuildKind
 from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.server.study_server import SANDBOX, StudyServer
-from lookit_ops.storage.local import HIDDEN, LocalExperimentBucket
+from lookit_ops.storage.local.experiments import HIDDEN, LocalExperimentBucket
 from tests.support.browser import chromium
 
 STUDY = str(uuid4())

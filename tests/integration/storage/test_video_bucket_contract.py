@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from lookit_ops.storage.experiments import StorageError
-from lookit_ops.storage.local_videos import LocalVideoBucket
+from lookit_ops.storage.errors import StorageError, VideoChanged
+from lookit_ops.storage.local.videos import LocalVideoBucket
 from lookit_ops.storage.s3 import S3VideoBucket
 from lookit_ops.storage.video_buckets import VideoBuckets
-from lookit_ops.storage.videos import ListedVideo, VideoBucket, VideoChanged, read_video
+from lookit_ops.storage.videos import ListedVideo, VideoBucket, read_video
 from tests.support.faulty_s3 import FaultyS3
 from tests.support.reels import contents_of
 from tests.support.s3_server import S3Server

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ember_build.errors import InvalidPlayer
-from ember_build.source.github import Repository
+from ember_build.source.repository import Repository
 
 WEB = "https://github.com"
 

@@ -14,13 +14,13 @@ from domain.models import RequestStatus
 from domain.requests.failure import last_error
 from ember_build.builder import Builder
 from ember_build.errors import BuildPlatformError
-from ember_build.source.github import Repository, ResolvedCommit
+from ember_build.source.repository import Repository, ResolvedCommit
 from lookit_ops.demo.github_server import GitHubServer
 from lookit_ops.failures import failure_of
 from lookit_ops.jobs.build_experiment import UNCERTAIN
 from lookit_ops.services import Services
 from lookit_ops.settings import OFFICIAL_PLAYER, Settings
-from lookit_ops.storage.experiments import GenerationMismatch, NameTaken, StorageError, WrongEnvironment
+from lookit_ops.storage.errors import GenerationMismatch, NameTaken, StorageError, WrongEnvironment
 from tests.support.faulty_github import Faults, status
 from tests.support.production import PRODUCTION
 from tests.support.site import Site
@@ -43,12 +43,12 @@ def commit(repository: str, sha: str = OFFICIAL.sha) -> ResolvedCommit:
 
 @pytest.mark.parametrize("name", ["lookit/ember-lookit-frameplayer", "Lookit/Ember-Lookit-FramePlayer"])
 def test_a_repository_is_trusted_however_its_letters_are_written(name):
-    assert services().trusts(Repository(*name.split("/")))
+    assert services().trust.trusts(Repository(*name.split("/")))
 
 
 @pytest.mark.parametrize("name", ["lookit/ember-lookit", "looklt/ember-lookit-frameplayer", "a/b"])
 def test_no_other_repository_is_trusted(name):
-    assert not services().trusts(Repository(*name.split("/")))
+    assert not services().trust.trusts(Repository(*name.split("/")))
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_no_other_repository_is_trusted(name):
 def test_an_entry_of_another_web_base_trusts_nothing_and_hides_no_other(url):
     web = "https://github.example.org"
     settings = {"github_web_url": web, "trusted_repositories": [url, f"{web}/lab/player"]}
-    assert not services(**settings).trusts(Repository("lookit", "ember-lookit-frameplayer"))
-    assert not services(**settings).trusts(Repository("x", "y"))
-    assert services(**settings).trusts(Repository("lab", "player"))
+    assert not services(**settings).trust.trusts(Repository("lookit", "ember-lookit-frameplayer"))
+    assert not services(**settings).trust.trusts(Repository("x", "y"))
+    assert services(**settings).trust.trusts(Repository("lab", "player"))
 
 
 def test_the_operators_two_lists_say_which_private_repositories_may_be_built():
@@ -106,25 +106,25 @@ def of_server(server: GitHubServer) -> Services:
 
 
 def test_a_commit_of_the_trusted_default_branch_is_trusted(of_server):
-    assert of_server.trusts_commit(commit(REPOSITORY))
+    assert of_server.trust.trusts_commit(commit(REPOSITORY))
 
 
 def test_a_commit_of_a_fork_is_not_trusted_under_the_trusted_repositorys_name(of_server):
     resolved = of_server.github.resolve(Repository(*REPOSITORY.split("/")), FORKED.sha)
     assert resolved.sha == FORKED.sha
-    assert of_server.trusts(resolved.repository)
-    assert not of_server.trusts_commit(resolved)
+    assert of_server.trust.trusts(resolved.repository)
+    assert not of_server.trust.trusts_commit(resolved)
 
 
 def test_of_an_untrusted_repository_nothing_is_asked(of_server, faults):
-    assert not of_server.trusts_commit(commit(STRANGERS))
+    assert not of_server.trust.trusts_commit(commit(STRANGERS))
     assert faults.requests == []
 
 
 def test_a_github_that_cannot_tell_gives_no_trust(of_server, faults):
     faults.on("/compare/", status(401))
     with pytest.raises(BuildPlatformError):
-        of_server.trusts_commit(commit(REPOSITORY))
+        of_server.trust.trusts_commit(commit(REPOSITORY))
 
 
 # --- the job

@@ -21,8 +21,9 @@ from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 from lookit_ops.storage.archives import StoredPart
-from lookit_ops.storage.experiments import HIDDEN, StorageError, StoredFile, check_key
-from lookit_ops.storage.local import LocalExperimentBucket
+from lookit_ops.storage.errors import StorageError
+from lookit_ops.storage.experiments import HIDDEN, StoredFile, check_key
+from lookit_ops.storage.local.experiments import LocalExperimentBucket
 
 _CHUNK_BYTES = 2**20
 _KEY_BYTES = 32

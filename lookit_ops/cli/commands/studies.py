@@ -28,7 +28,7 @@ from lookit_ops.cli.show import as_json, coloured, console, counted, json_text, 
 from lookit_ops.maintenance.availability import bring_pages_into_line
 from lookit_ops.maintenance.public_list import KEY as PUBLIC_LIST
 from lookit_ops.maintenance.public_list import refresh_public_list
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 app = typer.Typer(help="Studies: list, show, edit, move, and read their logs.", no_args_is_help=True)
 
@@ -138,7 +138,7 @@ def edit(
         "is_discoverable": discoverable,
     }
     if given["player_repo_url"]:
-        outside.repository(given["player_repo_url"])
+        outside.trust.repository(given["player_repo_url"])
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
         before, metadata = found.state, dict(found.study_metadata)
@@ -192,7 +192,7 @@ def transition(
         if not trigger:
             _show_choices(found, allowed_triggers(session, found, user))
             return
-        move(session, found, trigger, user, comment, revision=revision, is_trusted=outside.trusts_url)
+        move(session, found, trigger, user, comment, revision=revision, is_trusted=outside.trust.trusts_url)
         after = found.state
     console.print(f"{plain(found.name)}: {coloured(before)} → {coloured(after)}")
     keep_page(outside, found.id)

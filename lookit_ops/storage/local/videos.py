@@ -7,8 +7,9 @@ from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lookit_ops.storage.experiments import StorageError, check_key
-from lookit_ops.storage.videos import BLOCK_BYTES, FORBIDDEN, ListedVideo, VideoChanged, VideoUnreadable
+from lookit_ops.storage.errors import StorageError, VideoChanged, VideoUnreadable
+from lookit_ops.storage.experiments import check_key
+from lookit_ops.storage.videos import BLOCK_BYTES, FORBIDDEN, ListedVideo
 
 
 class LocalVideoBucket:

@@ -17,7 +17,7 @@ from lookit_ops.deployments.manifest import KEPT, folder_of, history
 from lookit_ops.deployments.rollback import restorable
 from lookit_ops.maintenance.prune_deployments import LONGEST_HOURS, prune_deployments
 from lookit_ops.server.dagster_home import prepare_dagster_home
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 
 def deployments(study: StudyName, json: Json = False) -> None:

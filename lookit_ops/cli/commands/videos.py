@@ -17,6 +17,7 @@ from lookit_ops.archives.catalogue import PLAUSIBLE_SHARE, refresh_catalogue
 from lookit_ops.cli.options import Acting, Json, StudyName, services
 from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, place_of, places_in_queue
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
+from lookit_ops.mail_delivery import download_for
 
 app = typer.Typer(
     help="Videos: zip them, get a link, list or cancel requests, catalogue the bucket.", no_args_is_help=True
@@ -72,7 +73,7 @@ def link(request_id: RequestId, acting: Acting, json: Json = False) -> None:
     with outside.sessions.begin() as session:
         user = find_user(session, acting)
     offer = outside.archive_links.link(request_id, user.id, origin="through the command line")
-    download = outside.download(offer)
+    download = download_for(outside, offer)
     if download is None:
         raise InvalidRequest(
             f"the archive of request {request_id} is no longer in {outside.archives.name}; ask for it again with"

@@ -21,10 +21,11 @@ from google.auth import exceptions as auth_errors
 from google.auth.credentials import Signing
 from google.cloud import storage
 
-from lookit_ops.storage.archives import LONGEST_LINK, ZIP, StoredPart, UploadForgotten
-from lookit_ops.storage.experiments import StorageError, StoredFile, check_key
-from lookit_ops.storage.gcs import GcsExperimentBucket
-from lookit_ops.storage.gcs_client import UPLOAD_FORGOTTEN, GcsAccess, said_by, translated
+from lookit_ops.storage.archives import LONGEST_LINK, ZIP, StoredPart
+from lookit_ops.storage.errors import StorageError, UploadForgotten
+from lookit_ops.storage.experiments import StoredFile, check_key
+from lookit_ops.storage.gcs.client import UPLOAD_FORGOTTEN, GcsAccess, said_by, translated
+from lookit_ops.storage.gcs.experiments import GcsExperimentBucket
 
 CHUNK_BYTES = 2 * 2**20
 """What one part has in memory, twice. Each chunk is one request; a dozen parts at once make up for the waiting."""

@@ -1,61 +1,35 @@
-"""The bucket of built studies in Google Cloud Storage.
-
-What makes it safe is the *generation* that Google gives each write: every write of ours names the one it expects to
-replace (0 for none), so that a request that is made twice, or arrives late, changes nothing the second time. Contents
-are compared and verified by the checksums that Google computes itself.
-
-A page's write carries an id of its own in the object's metadata. When the answer to a write is lost, the page is asked
-whether that id is there.
-
-Import this module only where the bucket is used: Google's library takes more than a second to load.
-"""
+"""Objects in Google Cloud Storage: stored once, verified by checksums, never replaced by accident."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import google_crc32c
 from google.api_core import exceptions as google_errors
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption
 
-from lookit_ops.storage.experiments import (
-    HIDDEN,
-    GenerationMismatch,
-    NameTaken,
-    NoAnswer,
-    NoSuchObject,
-    StorageError,
-    StoredFile,
-    StoredPage,
-    WrongEnvironment,
-    check_key,
-)
-from lookit_ops.storage.gcs_client import UPLOAD_FORGOTTEN, GcsAccess, is_passing, said_by, translated
+from lookit_ops.storage.errors import NameTaken, NoSuchObject, StorageError, WrongEnvironment
+from lookit_ops.storage.experiments import HIDDEN, StoredFile, check_key
+from lookit_ops.storage.gcs.client import UPLOAD_FORGOTTEN, GcsAccess, said_by, translated
 
-ENVIRONMENT_KEY = f"{HIDDEN}/environment"
-ATTEMPTS = 5
-"""How often what others disturb (a page that changes while it is read, a damaged upload) is tried again."""
-CHUNK_BYTES = 8 * 2**20
-"""Files above this go up in chunks of it, and are never in memory as a whole."""
-WRITE_ID = "lookit-write"
-"""Metadata of a page: which call wrote it."""
+_FIELDS = "items(name,size,updated,generation,contentType,cacheControl,crc32c,md5Hash,metadata),nextPageToken"
 SHA256 = "sha256"
 """Metadata of an object: what the listing tells."""
-_FIELDS = "items(name,size,updated,generation,contentType,cacheControl,crc32c,md5Hash,metadata),nextPageToken"
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
+CHUNK_BYTES = 8 * 2**20
+"""Files above this go up in chunks of it, and are never in memory as a whole."""
+ATTEMPTS = 5
+"""How often what others disturb (a page that changes while it is read, a damaged upload) is tried again."""
+ENVIRONMENT_KEY = f"{HIDDEN}/environment"
 
 
 @dataclass(frozen=True, slots=True)
-class _Checksums:
+class Checksums:
     """What Google computes of an object, computed here, and the SHA-256 that it does not."""
 
     size_bytes: int
@@ -64,7 +38,7 @@ class _Checksums:
     sha256: str
 
     @classmethod
-    def of(cls, source: Path | bytes) -> _Checksums:
+    def of(cls, source: Path | bytes) -> Checksums:
         crc32c = google_crc32c.Checksum()
         md5, sha256, size = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
         for chunk in _chunks(source):
@@ -99,14 +73,14 @@ class _Listed(StoredFile):
             cache_control=blob.cache_control,
         )
 
-    def has(self, sums: _Checksums) -> bool:
+    def has(self, sums: Checksums) -> bool:
         """Whether these are its contents."""
         same = (self.size_bytes, self.crc32c) == (sums.size_bytes, sums.crc32c)
         return same and self.md5 in {None, sums.md5}
 
 
-class GcsExperimentBucket:
-    """A bucket in Google Cloud Storage, or on a server that speaks its JSON API. Safe for many threads and machines."""
+class GcsObjects:
+    """A bucket's objects, on Google or on a server that speaks its JSON API. Safe for many threads and machines."""
 
     def __init__(self, bucket: str, access: GcsAccess | None = None) -> None:
         """Raises StorageError if there are no credentials."""
@@ -166,7 +140,7 @@ class GcsExperimentBucket:
         """See `ExperimentBucket.put`."""
         self._check(key)
         try:
-            sums = _Checksums.of(source)
+            sums = Checksums.of(source)
         except OSError as error:
             raise StorageError(f"cannot read {source}, which should go to {key}: {error.strerror or error}") from error
         seen = self._look(key) if listed is None else listed.get(key)
@@ -195,70 +169,6 @@ class GcsExperimentBucket:
                     if attempt == ATTEMPTS:
                         raise
         raise AssertionError("the last attempt returns or raises")
-
-    def page(self, key: str) -> StoredPage | None:
-        """See `ExperimentBucket.page`."""
-        found = self._page(key)
-        return found[0] if found else None
-
-    def write_page(
-        self,
-        key: str,
-        content: bytes,
-        *,
-        content_type: str,
-        cache_control: str,
-        metadata: Mapping[str, str],
-        if_generation: int,
-    ) -> int:
-        """See `ExperimentBucket.write_page`."""
-        self._check(key)
-        sums = _Checksums.of(content)
-        write_id = uuid4().hex
-        expected = if_generation
-        doubt: BaseException | None = None
-        until = time.monotonic() + self._access.patience
-        pause = _SHORTEST_PAUSE
-        while True:
-            blob = self._bucket.blob(key)
-            blob.metadata = {**metadata, WRITE_ID: write_id}
-            blob.cache_control = cache_control
-            try:
-                with translated(self.name, key):
-                    try:
-                        blob.upload_from_string(
-                            content,
-                            content_type,
-                            if_generation_match=expected,
-                            timeout=self._access.timeout,
-                            retry=None,  # this loop does it, and remembers that it did
-                            checksum="crc32c",
-                        )
-                    except google_errors.PreconditionFailed as error:
-                        generation = self._written(key, write_id) if doubt else None
-                        if generation:
-                            return generation
-                        raise self._mismatch(key, if_generation) from error
-                if blob.crc32c == sums.crc32c:
-                    return blob.generation
-                # It is live, and it is damaged: put the right one over it.
-                expected, doubt = blob.generation, StorageError(f"{key} arrived damaged")
-            except StorageError as error:
-                if isinstance(error, GenerationMismatch):
-                    raise
-                if doubt is None and not is_passing(error.__cause__ or error):
-                    raise
-                doubt = error
-                if time.monotonic() < until:
-                    generation = self._outcome(key, write_id, expected)
-                    if generation:
-                        return generation
-            if time.monotonic() + pause > until:
-                raise NoAnswer(
-                    f"whether {key} in {self.name} was written is not known: {said_by(doubt.__cause__ or doubt)}"
-                ) from doubt
-            time.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
 
     def files(self, prefix: str = "") -> Iterator[StoredFile]:
         """See `ExperimentBucket.files`."""
@@ -291,8 +201,6 @@ class GcsExperimentBucket:
             except google_errors.NotFound as error:
                 raise self._missing(source_key) from error
 
-    # -- within -------------------------------------------------------------------------------------------------------
-
     def _check(self, key: str) -> None:
         if check_key(key).split("/")[0] == HIDDEN:
             raise StorageError(f"{key!r} is no key for an object: {HIDDEN} is the bucket's own")
@@ -302,31 +210,11 @@ class GcsExperimentBucket:
             blob = self._bucket.get_blob(key, **self._patiently)
         return _Listed.of(blob) if blob else None
 
-    def _page(self, key: str) -> tuple[StoredPage, str | None] | None:
-        """The page, and the id of the call that wrote it."""
-        self._check(key)
-        with translated(self.name, key):
-            for _ in range(ATTEMPTS * 4):
-                blob = self._bucket.get_blob(key, **self._patiently)
-                if blob is None:
-                    return None
-                generation, metadata = int(blob.generation), dict(blob.metadata or {})
-                written_at = blob.time_created or blob.updated or datetime.now(UTC)
-                try:
-                    content = blob.download_as_bytes(
-                        if_generation_match=generation, checksum="crc32c", **self._patiently
-                    )
-                except (google_errors.PreconditionFailed, google_errors.NotFound, DataCorruption):
-                    continue  # replaced or deleted between the two questions, or damaged on its way
-                write_id = metadata.pop(WRITE_ID, None)
-                return StoredPage(content, generation, metadata, written_at), write_id
-        raise StorageError(f"{key} in {self.name} changes faster than it can be read; try again")
-
     def _upload(
         self,
         key: str,
         source: Path | bytes,
-        sums: _Checksums,
+        sums: Checksums,
         content_type: str,
         cache_control: str,
         seen: _Listed | None,
@@ -372,7 +260,7 @@ class GcsExperimentBucket:
         ) from trouble
 
     def _send(
-        self, key: str, source: Path | bytes, sums: _Checksums, content_type: str, cache_control: str, expected: int
+        self, key: str, source: Path | bytes, sums: Checksums, content_type: str, cache_control: str, expected: int
     ) -> storage.Blob:
         blob = self._bucket.blob(key)
         blob.cache_control = cache_control
@@ -395,34 +283,12 @@ class GcsExperimentBucket:
         except (google_errors.NotFound, google_errors.PreconditionFailed):
             return
 
-    def _correct_headers(
-        self, key: str, seen: _Listed, sums: _Checksums, content_type: str, cache_control: str
-    ) -> None:
+    def _correct_headers(self, key: str, seen: _Listed, sums: Checksums, content_type: str, cache_control: str) -> None:
         blob = self._bucket.blob(key)
         blob.content_type, blob.cache_control = content_type, cache_control
         blob.metadata = {SHA256: sums.sha256}
         with translated(self.name, key):
             blob.patch(if_generation_match=seen.generation, **self._patiently)
-
-    def _written(self, key: str, write_id: str) -> int | None:
-        """The page's generation if this call wrote it."""
-        found = self._page(key)
-        return found[0].generation if found and found[1] == write_id else None
-
-    def _outcome(self, key: str, write_id: str, expected: int) -> int | None:
-        """What became of a write without an answer: its generation, or None as long as it may still arrive.
-
-        Raises GenerationMismatch if somebody else's write has made it impossible.
-        """
-        try:
-            found = self._page(key)
-        except StorageError:
-            return None
-        if found and found[1] == write_id:
-            return found[0].generation
-        if (found[0].generation if found else 0) != expected:
-            raise self._mismatch(key, expected)
-        return None
 
     def _taken(self, key: str) -> NameTaken:
         return NameTaken(
@@ -432,12 +298,6 @@ class GcsExperimentBucket:
 
     def _missing(self, key: str) -> NoSuchObject:
         return NoSuchObject(f"the bucket {self.name} has no {key}")
-
-    def _mismatch(self, key: str, seen: int) -> GenerationMismatch:
-        return GenerationMismatch(
-            f"somebody else wrote {key} in {self.name} meanwhile: generation {seen} was seen, and now it is another;"
-            " the build that came first stays"
-        )
 
 
 def _chunks(source: Path | bytes) -> Iterator[bytes]:

@@ -16,7 +16,7 @@ from lookit_ops.cli.requests import Last, OnlyStatus, cancel_request, newest, pl
 from lookit_ops.cli.show import as_json, coloured, console, counted, errors, plain, table, when
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.services import Services
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -40,7 +40,7 @@ def request(
     outside = services()
     with outside.sessions.begin() as session:
         found, user = find_study(session, study), find_user(session, acting)
-    outside.repository(player_of(found, kind).repository_url)  # what the build would refuse is refused at once
+    outside.trust.repository(player_of(found, kind).repository_url)  # what the build would refuse is refused at once
     request_id = outside.ledger.request(found.id, user.id, kind, origin="through the command line")
     if json:
         as_json({"request_id": request_id})

@@ -26,7 +26,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from google.oauth2 import service_account
 from requests.adapters import HTTPAdapter
 
-from lookit_ops.storage.experiments import StorageError
+from lookit_ops.storage.errors import StorageError
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0

@@ -12,6 +12,7 @@ from domain.mail.outbox import try_again
 from domain.models import OutboxMail
 from lookit_ops.cli.options import MOST_ROWS, Json, services
 from lookit_ops.cli.show import as_json, coloured, console, counted, plain, table, when
+from lookit_ops.mail_delivery import deliver_mails
 
 app = typer.Typer(help="Mails: list them, deliver what is due, try again what failed.", no_args_is_help=True)
 
@@ -19,7 +20,7 @@ app = typer.Typer(help="Mails: list them, deliver what is due, try again what fa
 @app.command()
 def deliver() -> None:
     """Deliver the mails that are due."""
-    done = services().deliver_mails()
+    done = deliver_mails(services())
     console.print(f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed, {done.withdrawn} withdrawn.")
 
 
