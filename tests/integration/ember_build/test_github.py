@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from ember_build.errors import BuildCancelled, BuildPlatformError, InvalidPlayer
 from ember_build.source.checkouts import Checkouts
-from ember_build.source.github import CannotCompare, GitHub, _message_of
+from ember_build.source.github import CannotCompare, GitHub
+from ember_build.source.github_client import _message_of
 from ember_build.source.repository import Repository
 from lookit_ops.demo.github_server import Answer, Commit, GitHubServer
 from tests.support.faulty_github import (

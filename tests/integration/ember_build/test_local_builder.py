@@ -992,7 +992,7 @@ def test_a_failed_installation_leaves_nothing_that_passes_for_one(tmp_path: Path
 
 
 def test_a_machine_that_cannot_run_the_node_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_toolchain.services, "machine", lambda: "aarch64")
+    monkeypatch.setattr(local_toolchain.platform, "machine", lambda: "aarch64")
     with pytest.raises(BuildPlatformError, match="build with Docker"):
         LocalBuilder(tmp_path / "home").prepare(print)
 

@@ -17,7 +17,8 @@ from lookit_ops.deployments.manifest import live_deployment
 from lookit_ops.storage.errors import GenerationMismatch, NameTaken, NoAnswer, StorageError
 from lookit_ops.storage.experiments import HIDDEN
 from lookit_ops.storage.gcs.client import GcsAccess
-from lookit_ops.storage.gcs.experiments import ATTEMPTS, CHUNK_BYTES, GcsExperimentBucket
+from lookit_ops.storage.gcs.experiments import GcsExperimentBucket
+from lookit_ops.storage.gcs.objects import ATTEMPTS, CHUNK_BYTES
 from tests.support.bundles import FOLDER, assert_live, bundle_of, deploy
 from tests.support.strict_gcs import CHUNK_MULTIPLE
 

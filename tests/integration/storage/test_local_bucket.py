@@ -17,8 +17,8 @@ from threading import Thread
 import pytest
 import requests
 
-from lookit_ops.storage import local
 from lookit_ops.storage.errors import GenerationMismatch, NameTaken, PathTaken, StorageError
+from lookit_ops.storage.local import experiments as local
 from lookit_ops.storage.local.experiments import HIDDEN, LocalExperimentBucket
 
 HEADERS = {"content_type": "text/html", "cache_control": "no-cache"}
