@@ -2,7 +2,7 @@
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo dev test slow lint format bench picture lock clean
+.PHONY: demo dev test soak lint format bench picture lock clean
 
 demo: $(READY)            ## a request becomes a deployed study, on made-up data; LOOKIT_BUILDER=docker builds in containers
 	@if [ "$$LOOKIT_BUILDER" = docker ]; then engine=$$(scripts/docker.sh) && export $$engine; fi && $(BIN)/lookit-ops demo
@@ -14,12 +14,12 @@ test: $(READY)            ## everything that is checked, tests last
 	scripts/browser.sh
 	$(MAKE) --no-print-directory lint
 	scripts/unzip.sh
-	@echo "Left out here: tests marked slow. \`make slow\` runs them."
+	@echo "Left out here: tests marked soak. \`make soak\` runs them."
 	$(BIN)/pytest -n 3
 
-slow: $(READY)            ## gigabytes of videos, services that hang for minutes: what `make test` leaves out; before a release
+soak: $(READY)            ## what takes minutes, which `make test` leaves out: gigabytes, hanging services, a busy day; before a release
 	scripts/unzip.sh
-	$(BIN)/pytest -m slow
+	SOAK=1 $(BIN)/pytest -m "soak or budgeted"
 
 lint: $(READY)            ## format, lint, types, layers of packages, definitions
 	$(BIN)/ruff format --check && $(BIN)/ruff check && $(BIN)/ty check && $(BIN)/lint-imports

@@ -1,6 +1,6 @@
 """Services that hang instead of failing: every sensor goes on ticking, and what does not need the service succeeds.
 
-`make slow` lets each hang for five minutes and prints what the operator's guide shows.
+`make soak` lets each hang for five minutes and prints what the operator's guide shows.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def give_everything_something_to_do(running: Live, service: str) -> int:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-@pytest.mark.parametrize("seconds", [45, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [25, pytest.param(300, marks=pytest.mark.soak)])
 def test_while_a_service_hangs_every_sensor_ticks_and_the_rest_succeeds(
     outages: Outages, service: str, seconds: float, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,6 +28,7 @@ from domain.permissions.checks import (
 from domain.permissions.codes import Permission
 from domain.permissions.explain import explain_permission
 from domain.permissions.grants import Effect, dry_run, grant, permissions_of, revoke
+from tests.support import budget
 from tests.support.naive_permissions import (
     BUILTIN,
     LAB,
@@ -48,6 +49,9 @@ from tests.support.statements import statements_of
 PAGE = 20
 
 
+pytestmark = budget.budgeted
+
+
 @pytest.fixture
 def session(sessions: Sessions) -> Iterator[Session]:
     """A session whose transaction is never committed."""
@@ -59,7 +63,7 @@ def for_any(session: Session, *drawn: st.SearchStrategy[Any], examples: int) -> 
     """Run the function below with many drawn arguments, now; PostgreSQL, slower and the same code, gets a third."""
     is_sqlite = session.get_bind().dialect.name == "sqlite"
     some = settings(
-        max_examples=examples if is_sqlite else examples // 3,
+        max_examples=budget.examples(examples if is_sqlite else examples // 3),
         derandomize=True,
         deadline=None,  # what takes long is the database, and the machine may be busy …
         suppress_health_check=[HealthCheck.too_slow],  # … also while the examples are drawn; their number is bounded

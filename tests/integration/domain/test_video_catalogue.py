@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -370,8 +369,8 @@ def test_batches_do_not_show(site: Site, footage: Footage, monkeypatch: pytest.M
 # -- size ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_hundred_thousand_rows_take_bounded_memory(site: Site, footage: Footage) -> None:
-    count = 200_000
+@pytest.mark.parametrize("count", [60_000, pytest.param(200_000, marks=pytest.mark.soak)])
+def test_many_rows_take_bounded_memory(site: Site, footage: Footage, count: int) -> None:
     head = footage.key(footage.response()).rsplit("_", 1)[0]
     fill = text(
         "INSERT INTO video (study_id, response_id, object_key, frame_id, recorded_at, size_bytes, etag)"
@@ -382,7 +381,6 @@ def test_two_hundred_thousand_rows_take_bounded_memory(site: Site, footage: Foot
     with site.sessions.begin() as session:
         session.execute(fill, {"head": head, "last": count - 1})
     listing = (Listed(f"{head}_{number}.mp4") for number in range(3, count + 2))
-    start = time.perf_counter()
     tracemalloc.start()
     try:
         done = run(site, listing)
@@ -390,8 +388,7 @@ def test_two_hundred_thousand_rows_take_bounded_memory(site: Site, footage: Foot
     finally:
         tracemalloc.stop()
     assert (done.listed, done.added, done.changed, done.gone.count) == (count - 1, 2, 0, 3)
-    assert peak < 12_000_000  # a list of the names alone would take three times that
-    assert time.perf_counter() - start < 300  # seconds on a machine of its own
+    assert peak < 12_000_000  # of 200,000, a list of the names alone would take three times that
 
 
 def test_each_batch_reads_its_own_rows_and_not_the_table(site: Site, footage: Footage) -> None:

@@ -48,6 +48,7 @@ from domain.requests.builds import BuildLedger
 from domain.requests.failure import Failure, Retry
 from domain.studies.edit import edit
 from domain.studies.labs import move_to_lab
+from tests.support import budget
 from tests.support.leases import end_for_dead_worker
 from tests.support.site import Site, transition_as_read
 
@@ -575,6 +576,7 @@ def refusal_of(act: Callable[[], Any]) -> type[DomainError] | None:
     return None
 
 
+@budget.budgeted
 def test_a_study_keeps_its_rules_whatever_people_and_workers_do(site: Site) -> None:
     with site.sessions.begin() as session:
         first, second = session.get_one(Lab, site.lab_id), Lab(name="Infant Lab")
@@ -587,7 +589,7 @@ def test_a_study_keeps_its_rules_whatever_people_and_workers_do(site: Site) -> N
     run_state_machine_as_test(
         lambda: LifeOfAStudy(site, labs),
         settings=settings(
-            max_examples=100 if is_sqlite else 35,
+            max_examples=budget.examples(100 if is_sqlite else 36),
             stateful_step_count=50,
             derandomize=True,
             deadline=None,  # what takes long is the database, and the machine may be busy …

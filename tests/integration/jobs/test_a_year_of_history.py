@@ -186,7 +186,7 @@ class Pattern:
                 (stored / "result").write_bytes(b"x" * 1000)
 
 
-@pytest.mark.parametrize("weeks", [9, pytest.param(52, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("weeks", [8, pytest.param(52, marks=pytest.mark.soak)])
 def test_what_is_kept_of_many_weeks_does_not_grow(history: History, weeks: int) -> None:
     pattern = Pattern.of(history)
     began = datetime.now(UTC).replace(tzinfo=None) - timedelta(weeks=weeks)

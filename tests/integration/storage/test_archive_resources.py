@@ -97,7 +97,7 @@ def test_memory_does_not_grow_with_the_archive_and_nothing_is_written_to_the_dis
     assert large.disk_bytes < MB
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_memory_of_two_gigabytes_is_that_of_two_hundred_megabytes(s3: S3Server, gcs: str) -> None:
     video = contents_of(1, 10 * MB)
     bucket = film(s3, 200, lambda _number: video)
@@ -107,7 +107,7 @@ def test_memory_of_two_gigabytes_is_that_of_two_hundred_megabytes(s3: S3Server, 
     assert large.disk_bytes < MB
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_archive_above_four_gigabytes(s3: S3Server, gcs: str, tmp_path: Path) -> None:
     video = contents_of(2, 220 * MB)
     bucket = film(s3, 20, lambda number: number.to_bytes(4, "big") + video)
@@ -116,7 +116,7 @@ def test_an_archive_above_four_gigabytes(s3: S3Server, gcs: str, tmp_path: Path)
     check(download(gcs, tmp_path / "a.zip"), 20, lambda number: number.to_bytes(4, "big") + video)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_archive_of_more_members_than_sixteen_bits_can_count(s3: S3Server, gcs: str, tmp_path: Path) -> None:
     count = 65_600
     bucket = film(s3, count, lambda number: number.to_bytes(4, "big"))
