@@ -11,8 +11,16 @@ from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.jobs.prune_deployments import prune_deployments
 from lookit_ops.jobs.prune_runs import prune_runs
-from lookit_ops.maintenance.cleanup import CLEANUPS
 from lookit_ops.settings import load_settings
+
+CLEANUPS_AT = {
+    "builds": "02:00",
+    "docker_images": "03:00",
+    "checkouts": "04:00",
+    "dependencies": "04:30",
+    "archives": "04:45",
+}
+"""When each cleanup runs."""
 
 
 def nightly(job: Any, at: str) -> dg.ScheduleDefinition:
@@ -42,7 +50,7 @@ def schedules() -> list[dg.ScheduleDefinition]:
     """All of them, in the order of the night."""
     return [
         nightly(refresh_video_catalogue, "01:00"),
-        *(nightly(cleanup_jobs[cleanup.name], cleanup.at) for cleanup in CLEANUPS),
+        *(nightly(cleanup_jobs[name], at) for name, at in CLEANUPS_AT.items()),
         hourly(measure_disk_usage, 40),
         nightly(prune_deployments, "05:00"),
         nightly(prune_runs, "06:00"),

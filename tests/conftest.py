@@ -16,7 +16,7 @@ from domain.db import Sessions, engine_for, sessions_for
 from tests.support.databases import POSTGRESQL, SQLITE, create_database, migrate, start_postgresql
 from tests.support.s3_server import S3Server, seaweedfs
 from tests.support.site import Site, populate
-from tests.support.turns import WITH_S3, Turns
+from tests.support.turns import WITH_DEMONSTRATION, WITH_S3, Turns
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -26,10 +26,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whoever wants the one S3 takes turns with the others."""
-    unlisted = {item.path.name for item in items if "s3" in getattr(item, "fixturenames", ())} - WITH_S3
-    if unlisted:
-        raise pytest.UsageError(f"add {', '.join(sorted(unlisted))} to WITH_S3 in tests/support/turns.py")
+    """See that tests which share something are listed: they take turns."""
+    for fixture, listed in (("s3", WITH_S3), ("demonstration", WITH_DEMONSTRATION)):
+        unlisted = {item.path.name for item in items if fixture in getattr(item, "fixturenames", ())} - listed
+        if unlisted:
+            raise pytest.UsageError(
+                f"add {', '.join(sorted(unlisted))} to those with {fixture} in tests/support/turns.py"
+            )
 
 
 @pytest.fixture(scope="session")

@@ -114,14 +114,13 @@ def clean_archives(services: Services, older_than: datetime, *, dry_run: bool) -
 
 @dataclass(frozen=True, slots=True)
 class Cleanup:
-    """One of them: `name` for the command line and the asset, `at` the time of the night.
+    """One of them: `name` for the command line and the asset; `older_than` is None where a setting says it.
 
-    `older_than` is None where a setting says it.
+    `lookit_ops/schedules.py` says when it runs.
     """
 
     name: str
     description: str
-    at: str
     older_than: timedelta | None
     clean: Callable[..., Removal]
 
@@ -139,17 +138,16 @@ class Cleanup:
 
 
 CLEANUPS = (
-    Cleanup("builds", "Remove bundles that killed builds have left.", "02:00", DAY, clean_builds),
-    Cleanup("docker_images", "Remove Docker images of earlier builds.", "03:00", DAY, clean_docker_images),
-    Cleanup("checkouts", "Remove sources of players that no build has wanted lately.", "04:00", DAY, clean_checkouts),
+    Cleanup("builds", "Remove bundles that killed builds have left.", DAY, clean_builds),
+    Cleanup("docker_images", "Remove Docker images of earlier builds.", DAY, clean_docker_images),
+    Cleanup("checkouts", "Remove sources of players that no build has wanted lately.", DAY, clean_checkouts),
     Cleanup(
         "dependencies",
         "Remove shared dependencies and downloads, which the next build makes anew.",
-        "04:30",
         timedelta(days=14),
         clean_dependencies,
     ),
-    Cleanup("archives", "Remove archives of videos, which can be made again.", "04:45", None, clean_archives),
+    Cleanup("archives", "Remove archives of videos, which can be made again.", None, clean_archives),
 )
 
 

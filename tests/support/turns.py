@@ -9,6 +9,9 @@ from xdist.scheduler import LoadScopeScheduling
 WITH_S3 = {"test_archive_faults.py", "test_archive_resources.py", "test_video_bucket_contract.py"}
 """The files of the tests that want the real S3 server, whose ports are not all ours to choose."""
 
+WITH_DEMONSTRATION = {"test_demonstration.py", "test_launchpad.py"}
+"""The end-to-end files that look at one demonstration, which takes a minute to run."""
+
 
 class Turns(LoadScopeScheduling):
     """Tests go to whichever process is free, one by one, but for those that take turns.
@@ -21,5 +24,5 @@ class Turns(LoadScopeScheduling):
         if path.parent.name == "docker":
             return "docker"
         if path.parent.name == "e2e":
-            return path.name
+            return "demonstration" if path.name in WITH_DEMONSTRATION else path.name
         return "s3" if path.name in WITH_S3 else nodeid

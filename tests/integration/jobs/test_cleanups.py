@@ -28,6 +28,7 @@ from lookit_ops.assets.disk import build_disk_usage, room_check
 from lookit_ops.jobs.cleanups import cleanup_jobs
 from lookit_ops.maintenance.cleanup import CLEANUPS, Cleanup, clean_builds
 from lookit_ops.runs.in_use import output_folder
+from lookit_ops.schedules import CLEANUPS_AT
 from lookit_ops.storage.local.archives import LocalArchiveBucket
 from tests.support.footage import Footage
 from tests.support.workshop import Workshop, player
@@ -394,3 +395,7 @@ def test_the_nightly_cleanup_removes_what_dead_builds_left_on_the_engine(worksho
     claim = workshop.ledger.claim(workshop.request(), "a run", timedelta(minutes=5))
     assert is_running({"request": str(claim.request_id), "claim": str(claim.fencing_token)})
     assert not is_running({"request": str(claim.request_id), "claim": "77"})
+
+
+def test_each_cleanup_has_its_time_of_the_night() -> None:
+    assert list(CLEANUPS_AT) == [cleanup.name for cleanup in CLEANUPS]
