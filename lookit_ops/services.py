@@ -20,6 +20,7 @@ from domain.requests.archive_links import ArchiveLinks
 from domain.requests.archives import ArchiveLedger
 from domain.requests.builds import BuildLedger
 from domain.requests.queue import RequestQueue
+from domain.studies.workflow import use_workflow
 from ember_build.builder import Builder
 from ember_build.disk import MB, require_room
 from lookit_ops.redaction import Redactor
@@ -77,12 +78,15 @@ class Services:
 
     @cached_property
     def sessions(self) -> Sessions:
-        """Sessions on the database."""
+        """Sessions on the database, once this process goes by the settings' workflow. Raises InvalidRequest."""
+        if self.settings.workflow_file is not None:
+            use_workflow(self.settings.workflow_file)
         return sessions_for(self.engine)
 
     @cached_property
     def reading(self) -> Sessions:
         """Sessions that read only, and so wait for no program that writes."""
+        _ = self.sessions
         return sessions_for(reading(self.engine))
 
     @cached_property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -21,7 +21,8 @@ from transitions.extensions import GraphMachine
 
 from domain.models import State, Study, StudyLog
 from domain.models.studies import WORKFLOW_STATES
-from domain.studies.workflow import INITIAL_STATE, TABLE, Row, machine_arguments
+from domain.studies.workflow import INITIAL_STATE, active_table, machine_arguments
+from domain.studies.workflow_file import Row
 
 Format = Literal["png", "svg"]
 
@@ -138,7 +139,7 @@ def _style(graph: Any) -> None:
 
 
 def _rows(source: str, dest: str) -> list[Row]:
-    return [row for row in TABLE if row["dest"] == dest and source in row["source"]]
+    return [row for row in active_table() if row["dest"] == dest and source in row["source"]]
 
 
 def _label(source: str, dest: str, *more: str) -> str:
@@ -185,16 +186,16 @@ def _gather_edges_from_everywhere(graph: Any) -> None:
 
 def _from_everywhere() -> Iterator[tuple[str, str]]:
     """Trigger and destination of the rows that start from every state but where they lead."""
-    for row in TABLE:
+    for row in active_table():
         if set(row["source"]) == set(WORKFLOW_STATES) - {row["dest"]}:
             yield row["trigger"], row["dest"]
 
 
-def mermaid(table: Sequence[Row] = tuple(TABLE)) -> str:
+def mermaid() -> str:
     """The whole graph in Mermaid's language, for documents."""
     everywhere = dict(_from_everywhere())
     lines = ["stateDiagram-v2", f"    [*] --> {INITIAL_STATE}"]
-    for row in table:
+    for row in active_table():
         if row["trigger"] in everywhere:
             continue
         label = row["trigger"] + (f", or {DEPLOYMENT}" if row.get("needs_deployment") else "")

@@ -24,7 +24,8 @@ from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
 from domain.studies.approval import APPROVED_STATES, has_changed, rescind
 from domain.studies.log import hold, record
-from domain.studies.workflow import Done, Notice, finish_transition
+from domain.studies.workflow import Done, finish_transition
+from domain.studies.workflow_file import Notice
 
 EDITABLE = frozenset(REVIEWED_FIELDS) - {"lab_id"} | {"is_discoverable"}
 SENT_BACK: Notice = {

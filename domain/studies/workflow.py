@@ -1,6 +1,6 @@
-"""The workflow: one table as plain data, and one shared `transitions` machine that every study goes through.
+"""The workflow: one shared `transitions` machine that every study goes through, made from the table in workflow.yaml.
 
-The table is JSON all the way down, so it can be kept in a database or written as YAML (`table_from_yaml`).
+`workflow_file.py` reads the table; another file may take its place (`use_workflow`).
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, NotRequired, TypedDict, cast
+from pathlib import Path
+from typing import Any, cast
 
-import yaml
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 from transitions import EventData, Machine
@@ -25,149 +25,35 @@ from domain.permissions.checks import require_permission, users_with_permission
 from domain.permissions.codes import Permission
 from domain.studies.approval import IsTrusted, approve, only_the_default, rescind
 from domain.studies.log import hold, record
+from domain.studies.workflow_file import APPROVE, Notice, Row, read_table
 
 INITIAL_STATE = State.CREATED
-APPROVE = "approve"
+SHIPPED_FILE = Path(__file__).with_name("workflow.yaml")
+TABLE: list[Row] = read_table(SHIPPED_FILE)
+"""The workflow that ships with the project."""
 
 
-class Notice(TypedDict):
-    """Who is told of a transition, under which headline, in which sentence."""
+@dataclass(slots=True)
+class _Active:
+    """The workflow of this process. One, since a deployment has one: its studies are rows of one database."""
 
-    audience: str
-    headline: str
-    sentence: str
-
-
-class Row(TypedDict):
-    """One row of the workflow table."""
-
-    trigger: str
-    source: list[str]
-    dest: str
-    permission: str
-    needs_deployment: NotRequired[bool]
-    notice: NotRequired[Notice]
+    table: list[Row]
 
 
-def _tell(audience: Audience, headline: str, sentence: str) -> Notice:
-    return {"audience": audience.value, "headline": headline, "sentence": sentence}
+_active = _Active(TABLE)
 
 
-TABLE: list[Row] = [
-    {
-        "trigger": "submit",
-        "source": ["created"],
-        "dest": "submitted",
-        "permission": "studies.change_study_status",
-        "notice": _tell(Audience.SITE_ADMINS, "submitted for review", "A study has been submitted for review."),
-    },
-    {
-        "trigger": "resubmit",
-        "source": ["rejected", "retracted"],
-        "dest": "submitted",
-        "permission": "studies.change_study_status",
-        "notice": _tell(Audience.SITE_ADMINS, "submitted for review again", "A study has been submitted again."),
-    },
-    {
-        "trigger": "retract",
-        "source": ["submitted"],
-        "dest": "retracted",
-        "permission": "studies.change_study_status",
-        "notice": _tell(Audience.SITE_ADMINS, "submission retracted", "A submission has been retracted."),
-    },
-    {
-        "trigger": "approve",
-        "source": ["submitted"],
-        "dest": "approved",
-        "permission": "studies.approve_study",
-        "notice": _tell(Audience.RESEARCHERS, "approved", "Your study has been approved and may be deployed."),
-    },
-    {
-        "trigger": "reject",
-        "source": ["submitted", "active", "paused", "deactivated"],
-        "dest": "rejected",
-        "permission": "studies.approve_study",
-        "notice": _tell(Audience.RESEARCHERS, "changes requested", "Changes to your study are requested."),
-    },
-    {
-        "trigger": "reject",
-        "source": ["approved"],
-        "dest": "rejected",
-        "permission": "studies.approve_study",
-        "notice": _tell(Audience.RESEARCHERS, "approval rescinded", "The approval of your study is rescinded."),
-    },
-    {
-        "trigger": "activate",
-        "source": ["approved", "paused"],
-        "dest": "active",
-        "permission": "studies.change_study_status",
-        "needs_deployment": True,
-        "notice": _tell(Audience.SITE_ADMINS, "activated", "A study has been activated."),
-    },
-    {
-        "trigger": "pause",
-        "source": ["active"],
-        "dest": "paused",
-        "permission": "studies.change_study_status",
-        "notice": _tell(Audience.SITE_ADMINS, "paused", "A study has been paused."),
-    },
-    {
-        "trigger": "deactivate",
-        "source": ["active", "paused"],
-        "dest": "deactivated",
-        "permission": "studies.change_study_status",
-        "notice": _tell(Audience.SITE_ADMINS, "deactivated", "A study has been deactivated."),
-    },
-    {
-        "trigger": "archive",
-        "source": [state.value for state in WORKFLOW_STATES if state is not State.ARCHIVED],
-        "dest": "archived",
-        "permission": "studies.change_study_status",
-    },
-]
+def active_table() -> list[Row]:
+    """Return the table that this process goes by."""
+    return _active.table
 
 
-def table_from_yaml(text: str) -> list[Row]:
-    """The same table from YAML. Raises InvalidRequest for an unknown state, permission, audience or key."""
-    try:
-        rows = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InvalidRequest(f"the workflow table is not YAML: {error}") from error
-    if not isinstance(rows, list):
-        raise InvalidRequest("a workflow table is a list of transitions")
-    for row in rows:
-        _check_row(row)
-    return cast("list[Row]", rows)
-
-
-def _check_row(row: Any) -> None:
-    required, optional = {"trigger", "source", "dest", "permission"}, {"needs_deployment", "notice"}
-    if not isinstance(row, dict) or not required <= row.keys() <= required | optional:
-        raise InvalidRequest(f"a transition has {sorted(required)} and may have {sorted(optional)}, not {row!r}")
-    trigger, source = row["trigger"], row["source"]
-    if not isinstance(trigger, str):
-        raise InvalidRequest(f"the trigger of a transition is a name, not {trigger!r}")
-    if not isinstance(source, list) or not source:
-        raise InvalidRequest(f"the source of {trigger!r} is a list of states, not {source!r}")
-    if unknown := [state for state in [*source, row["dest"]] if state not in WORKFLOW_STATES]:
-        raise InvalidRequest(f"the workflow has no state {', '.join(map(repr, unknown))}")
-    if row["permission"] not in list(Permission):
-        raise InvalidRequest(f"there is no permission {row['permission']!r}")
-    if not isinstance(row.get("needs_deployment", False), bool):
-        raise InvalidRequest(f"needs_deployment of {trigger!r} is true or false, not {row['needs_deployment']!r}")
-    if "notice" in row:
-        _check_notice(trigger, row["notice"])
-
-
-def _check_notice(trigger: str, notice: Any) -> None:
-    keys = ["audience", "headline", "sentence"]
-    if not isinstance(notice, dict) or sorted(notice) != keys or not all(isinstance(notice[key], str) for key in keys):
-        raise InvalidRequest(f"the notice of {trigger!r} has {', '.join(keys)}, each a text, not {notice!r}")
-    if notice["audience"] not in list(Audience):
-        raise InvalidRequest(
-            f"the notice of {trigger!r} names no audience that exists: {notice['audience']!r};"
-            f" there are {', '.join(Audience)}"
-        )
+def use_workflow(file: Path) -> None:
+    """Go by the table in this file from now on. Raises InvalidRequest, and then nothing has changed."""
+    table = read_table(file)
+    if table != _active.table:
+        _active.table = table
+        shared_machine.cache_clear()
 
 
 @dataclass(slots=True)
@@ -220,8 +106,8 @@ def _condition(row: Row) -> Callable[[EventData], bool]:
     return may_be_taken
 
 
-def machine_arguments(table: Sequence[Row] = tuple(TABLE)) -> dict[str, Any]:
-    """The table as `transitions` wants it: for the shared machine here and for the machine that draws."""
+def machine_arguments(table: Sequence[Row] | None = None) -> dict[str, Any]:
+    """Return a table, by default the active one, as `transitions` wants it; the machine that draws takes it, too."""
 
     def remember(row: Row) -> Any:
         def remember_row(event: EventData) -> None:
@@ -242,7 +128,7 @@ def machine_arguments(table: Sequence[Row] = tuple(TABLE)) -> dict[str, Any]:
                 "conditions": _condition(row),
                 "before": remember(row),
             }
-            for row in table
+            for row in (active_table() if table is None else table)
         ],
     }
 
@@ -274,7 +160,7 @@ class Choice:
 def allowed_triggers(session: Session, study: Study, user: User) -> list[Choice]:
     """Every trigger of the table, in its order: what this user may do now, and for the rest why not and who could."""
     choices = {}
-    for row in TABLE:
+    for row in active_table():
         if row["trigger"] in choices and choices[row["trigger"]].dest is not None:
             continue
         choices[row["trigger"]] = _choice(session, study, user, row)
@@ -287,7 +173,9 @@ def _choice(session: Session, study: Study, user: User, row: Row) -> Choice:
         reason = f"the study is {study.state}: wait until its build has ended"
         return Choice(trigger=trigger, dest=None, allowed=False, reason=reason, who_could=())
     if study.state not in row["source"]:
-        sources = sorted({state for other in TABLE if other["trigger"] == trigger for state in other["source"]})
+        sources = sorted(
+            {state for other in active_table() if other["trigger"] == trigger for state in other["source"]}
+        )
         reason = f"the study is {study.state}; {trigger} starts from {', '.join(sources)}"
         return Choice(trigger=trigger, dest=None, allowed=False, reason=reason, who_could=())
     refusal = refusal_of(session, study, user, row)
@@ -390,7 +278,7 @@ class Done:
 def finish_transition(session: Session, study: Study, user: User, done: Done) -> None:
     """The one place for what must happen after each transition, pulled by a person or brought about by an edit.
 
-    A deployment activates a study without one: see `close` and `tell` in `domain/requests/build_endings.py`.
+    A deployment activates a study without one: see `finish` in `domain/requests/builds.py`.
     """
     log = record(
         session,

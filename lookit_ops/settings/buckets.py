@@ -103,7 +103,7 @@ class BucketSettings(GeneralSettings):
 
     @field_validator("gcs_credentials_file")
     @classmethod
-    def _is_a_file(cls, value: Path | None) -> Path | None:
+    def _is_a_key_file(cls, value: Path | None) -> Path | None:
         if value is not None and not without_tilde(value).is_file():
             raise ValueError("must be the JSON file of a service account's key, and there is no such file")
         return value

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from lookit_ops.settings.values import PREFIX, is_a_folder_or_nothing_yet
+from lookit_ops.settings.values import PREFIX, File, is_a_folder_or_nothing_yet, without_tilde
 
 DEFAULT_HOME = Path(".lookit")
 DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql", "postgresql+psycopg")
@@ -30,6 +30,9 @@ class GeneralSettings(BaseSettings):
         "development", description="Which environment this is; each bucket says whose it is, and another's is refused."
     )
     time_zone: str = Field("UTC", description="Time zone of the nightly schedules, by its IANA name.")
+    workflow_file: File = Field(
+        None, description="YAML file with the workflow of studies; empty: the one that ships with the project."
+    )
     database_url: str = Field(
         "",
         repr=False,
@@ -40,6 +43,13 @@ class GeneralSettings(BaseSettings):
         repr=False,
         description="URL of a PostgreSQL database for Dagster's runs; empty: files in Dagster's home.",
     )
+
+    @field_validator("workflow_file")
+    @classmethod
+    def _is_a_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not without_tilde(value).is_file():
+            raise ValueError("must be a YAML file with the workflow, and there is no such file")
+        return None if value is None else without_tilde(value).absolute()
 
     @field_validator("time_zone")
     @classmethod

@@ -18,7 +18,8 @@ from domain.errors import DomainError, InvalidRequest, PermissionDenied, StudyIs
 from domain.models import Lab, State, Study, User
 from domain.models.studies import LOCK_STATES
 from domain.permissions.roles import grant_on_lab, grant_on_site, grant_on_study
-from domain.studies.workflow import TABLE, machine_arguments, shared_machine, table_from_yaml, triggers_from
+from domain.studies.workflow import TABLE, machine_arguments, shared_machine, triggers_from
+from domain.studies.workflow_file import table_from_yaml
 from tests.support.site import Site, transition_as_read
 
 # The table of the domain's facts, written out once more: (from, trigger) -> (to, who is told, permission).
