@@ -6,7 +6,7 @@ import dagster as dg
 
 from lookit_ops.assets.deployment_pruning import deployment_pruning
 from lookit_ops.assets.disk import build_disk_usage, cleanup_assets
-from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
+from lookit_ops.assets.experiments import experiment_deployment, experiment_preview, studies_asset, video_archive
 from lookit_ops.assets.public_list import discoverable_studies_asset
 from lookit_ops.assets.video_catalogue import refresh_video_catalogue, video_catalogue_asset
 from lookit_ops.assets.watch import WATCHED, watched_checks
@@ -42,7 +42,9 @@ def definitions(services: dg.ResourceDefinition = services_resource) -> dg.Defin
             discoverable_studies_asset,
             experiment_deployment,
             experiment_preview,
+            studies_asset,
             study_workflow_diagram,
+            video_archive,
             video_catalogue_asset,
             workflow_diagram,
             *(watched.spec for watched in WATCHED),

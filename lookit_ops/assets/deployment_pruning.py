@@ -7,13 +7,18 @@ from typing import Any
 
 import dagster as dg
 
+from lookit_ops.assets.experiments import experiment_deployment, experiment_preview
 from lookit_ops.deployments.prune import Pruned
+from lookit_ops.run_tags import OWNERS
 from lookit_ops.services import Services
 
 deployment_pruning = dg.AssetSpec(
     "deployment_pruning",
     description="What the job `prune_deployments` removed from the bucket of built studies at night.",
     group_name="experiments",
+    deps=[experiment_deployment, experiment_preview],
+    kinds={"cleanup"},
+    owners=OWNERS,
 )
 
 

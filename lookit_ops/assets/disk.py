@@ -13,6 +13,7 @@ from ember_build.removal import Removal
 from lookit_ops.failures import as_dagster_failure, failure_of
 from lookit_ops.maintenance.cleanup import CLEANUPS
 from lookit_ops.maintenance.disk_usage import disk_usage
+from lookit_ops.run_tags import OWNERS
 from lookit_ops.services import Services
 
 GROUP = "operations"
@@ -24,6 +25,8 @@ cleanup_assets = {
         f"cleanup_of_{cleanup.name}",
         description=f"{cleanup.description} Each night's numbers; the job `cleanup_{cleanup.name}` reports them.",
         group_name=GROUP,
+        kinds={"cleanup"},
+        owners=OWNERS,
     )
     for cleanup in CLEANUPS
 }
@@ -43,7 +46,8 @@ def facts(done: Removal) -> Mapping[str, Any]:
     name="build_disk_usage",
     description="How much room builds take, and how much is free, in the home and on the Docker engine.",
     group_name=GROUP,
-    required_resource_keys={"services"},
+    kinds={"disk"},
+    owners=OWNERS,
     check_specs=[
         dg.AssetCheckSpec(
             "room_for_builds",
@@ -52,8 +56,7 @@ def facts(done: Removal) -> Mapping[str, Any]:
         )
     ],
 )
-def build_disk_usage(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    services: Services = context.resources.services
+def build_disk_usage(context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]) -> dg.MaterializeResult:
     try:
         told = disk_usage(services)
     except BuildPlatformError as error:

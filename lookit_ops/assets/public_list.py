@@ -8,7 +8,9 @@ from typing import Any
 import dagster as dg
 
 from domain.escaping import markdown_text
+from lookit_ops.assets.experiments import experiment_deployment, studies_asset
 from lookit_ops.maintenance.public_list import KEY, PublicList, refresh_public_list
+from lookit_ops.run_tags import OWNERS
 from lookit_ops.services import Services
 
 SHOWN_AT_MOST = 50
@@ -31,12 +33,14 @@ def facts(services: Services, written: PublicList) -> Mapping[str, Any]:
     name="discoverable_studies",
     description="The list of the public page: active, discoverable, deployed. Kept up to date by itself; materialize it"
     " to have it compared with the database at once.",
+    deps=[studies_asset, experiment_deployment],
     group_name="studies",
     kinds={"json"},
-    required_resource_keys={"services"},
+    owners=OWNERS,
 )
-def discoverable_studies_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    services: Services = context.resources.services
+def discoverable_studies_asset(
+    context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]
+) -> dg.MaterializeResult:
     written = refresh_public_list(services)
     context.log.info("the list was rewritten" if written.rewritten else "the list was up to date already")
     return dg.MaterializeResult(metadata=facts(services, written))

@@ -11,6 +11,7 @@ from domain.errors import InvalidRequest
 from domain.escaping import markdown_code, markdown_text, one_line
 from domain.videos.catalogue import CatalogueReport, Found
 from lookit_ops.archives.catalogue import refresh_catalogue, without_row
+from lookit_ops.run_tags import OWNERS
 from lookit_ops.services import Services
 from lookit_ops.storage.errors import StorageError
 
@@ -53,7 +54,7 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
     " reported, never guessed; if implausibly many videos are gone, nothing is changed.",
     group_name="videos",
     kinds={"table"},
-    required_resource_keys={"services"},
+    owners=OWNERS,
     check_specs=[
         dg.AssetCheckSpec(
             EVERY_VIDEO_HAS_A_ROW,
@@ -67,8 +68,9 @@ def facts(bucket: str, report: CatalogueReport) -> Mapping[str, Any]:
         ),
     ],
 )
-def video_catalogue_asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-    services: Services = context.resources.services
+def video_catalogue_asset(
+    context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]
+) -> dg.MaterializeResult:
     try:
         report = refresh_catalogue(services)
     except (InvalidRequest, StorageError) as error:

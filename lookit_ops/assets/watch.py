@@ -18,6 +18,7 @@ from domain.models import ArchiveRequest, BuildRequest
 from domain.requests.queue import Model, QueueState
 from domain.requests.statistics import outcomes
 from lookit_ops.failures import RETRIED
+from lookit_ops.run_tags import OWNERS
 from lookit_ops.services import Services
 
 GROUP = "watch"
@@ -111,7 +112,9 @@ def _look_at_workers(services: Services) -> Seen:
 
 
 def _watched(name: str, description: str, check: str, look: Callable[[Services], Seen]) -> Watched:
-    return Watched(dg.AssetSpec(name, description=description, group_name=GROUP), check, look)
+    return Watched(
+        dg.AssetSpec(name, description=description, group_name=GROUP, kinds={"table"}, owners=OWNERS), check, look
+    )
 
 
 WATCHED = (
@@ -138,10 +141,9 @@ def _check_of(watched: Watched) -> dg.AssetChecksDefinition:
         asset=watched.spec.key,
         name=watched.check,
         description=watched.spec.description,
-        required_resource_keys={"services"},
     )
-    def check(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
-        seen = watched.look(context.resources.services)
+    def check(context: dg.AssetCheckExecutionContext, services: dg.ResourceParam[Services]) -> dg.AssetCheckResult:
+        seen = watched.look(services)
         return dg.AssetCheckResult(
             passed=seen.is_well, severity=dg.AssetCheckSeverity.WARN, description=seen.why, metadata=seen.facts
         )

@@ -11,6 +11,8 @@ import dagster as dg
 
 from domain.lookup import find_study
 from domain.studies.diagram import Path, draw, path_of
+from lookit_ops.assets.experiments import studies_asset
+from lookit_ops.run_tags import OWNERS
 from lookit_ops.runs.report import studies
 from lookit_ops.services import Services
 
@@ -23,6 +25,7 @@ def _picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
     description="The whole workflow of studies: states, and the triggers between them.",
     group_name="studies",
     kinds={"graphviz"},
+    owners=OWNERS,
 )
 def workflow_diagram() -> dg.MaterializeResult:
     """The whole graph."""
@@ -33,12 +36,14 @@ def workflow_diagram() -> dg.MaterializeResult:
     description="One study in the workflow: where it has been, where it is, where it can go.",
     group_name="studies",
     kinds={"graphviz"},
+    owners=OWNERS,
+    deps=[studies_asset],
     partitions_def=studies,
-    required_resource_keys={"services"},
 )
-def study_workflow_diagram(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+def study_workflow_diagram(
+    context: dg.AssetExecutionContext, services: dg.ResourceParam[Services]
+) -> dg.MaterializeResult:
     """The region of interest of one study."""
-    services: Services = context.resources.services
     with services.sessions.begin() as session:
         study = find_study(session, context.partition_key)
         name, path = study.name, path_of(session, study)

@@ -28,7 +28,7 @@ from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.publish import Deployment, publish
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.maintenance.public_list import refresh_public_list
-from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
+from lookit_ops.run_tags import KIND_TAG, tags_of
 from lookit_ops.runs.build import BuildSession
 from lookit_ops.runs.report import built, studies
 from lookit_ops.services import Services
@@ -93,26 +93,25 @@ class CheckedOut:
 
 @dg.op(
     description="Take the request: lock the study, remember its state, start the lease.",
-    required_resource_keys={"services", "build_session"},
-    out=dg.Out(dagster_type=dg.Any),
 )
-def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBuild:
-    services, session = _resources(context)
+def claim(
+    context: dg.OpExecutionContext,
+    config: BuildExperiment,
+    services: dg.ResourceParam[Services],
+    build_session: dg.ResourceParam[BuildSession],
+) -> ClaimedBuild:
     try:
         _ = services.builder  # refuses to build without containers but in development, before anything is claimed
-        claimed = _take(services, session, config)  # by the database alone: bucket and engine may be away
+        claimed = _take(services, build_session, config)  # by the database alone: bucket and engine may be away
     except (DomainError, BuildError, StorageError) as error:
         if isinstance(error, (StudyIsLocked, QueueIsFull)) and config.request_id is not None:
-            services.build_queue.release(config.request_id, session.submission)
-        raise as_dagster_failure(session.failure("claim", error)) from None
-    with session.step(context):
-        context.instance.add_run_tags(
-            context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
-        )
-        repository = services.trust.repository(
-            claimed.player_repo_url
-        )  # the study is locked: this is what will be built
-        live = live_deployment(session.bucket, folder_of(claimed.kind, claimed.study_uuid))
+            services.build_queue.release(config.request_id, build_session.submission)
+        raise as_dagster_failure(build_session.failure("claim", error)) from None
+    with build_session.step(context):
+        context.instance.add_run_tags(context.run_id, tags_of(claimed))
+        # The study is locked: this is what will be built.
+        repository = services.trust.repository(claimed.player_repo_url)
+        live = live_deployment(build_session.bucket, folder_of(claimed.kind, claimed.study_uuid))
         context.add_output_metadata(
             {
                 "study": f"{claimed.study_name} ({claimed.study_uuid})",
@@ -128,22 +127,23 @@ def claim(context: dg.OpExecutionContext, config: BuildExperiment) -> ClaimedBui
 
 @dg.op(
     description="Resolve the commit at GitHub, and fetch and unpack its archive.",
-    required_resource_keys={"services", "build_session"},
-    out=dg.Out(dagster_type=dg.Any),
-    ins={"claimed": dg.In(dagster_type=dg.Any)},
 )
-def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOut:
-    services, session = _resources(context)
-    with session.step(context):
+def checkout(
+    context: dg.OpExecutionContext,
+    claimed: ClaimedBuild,
+    services: dg.ResourceParam[Services],
+    build_session: dg.ResourceParam[BuildSession],
+) -> CheckedOut:
+    with build_session.step(context):
         services.require_room()
-        github = replace(services.github, cancelled=session.stop)
+        github = replace(services.github, cancelled=build_session.stop)
         commit = github.resolve(claimed.repository, claimed.claim.player_sha)
         (logger.warning if commit.substituted else logger.info)("%s", commit.reason)
         services.ledger.note_commit(
             claimed.claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason
         )
-        source = services.checkouts.cancelled_by(session.stop).fetch(commit)
-        warnings = left_out(source.path, session.stop)
+        source = services.checkouts.cancelled_by(build_session.stop).fetch(commit)
+        warnings = left_out(source.path, build_session.stop)
         if warnings:
             _warn(services, claimed.claim, commit, warnings)
         context.add_output_metadata(
@@ -162,28 +162,33 @@ def checkout(context: dg.OpExecutionContext, claimed: ClaimedBuild) -> CheckedOu
 
 @dg.op(
     description="Make ready what the build runs in: an image, or tools, with Node and ember-cli of the player's time.",
-    required_resource_keys={"services", "build_session"},
-    out=dg.Out(dagster_type=dg.Any),
-    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source")},
 )
-def image(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut) -> Image:
-    services, session = _resources(context)
-    with session.step(context):
-        output = session.show_output(session.image_output)
-        ready = services.builder.prepare(output, source.checkout.path, claimed.labels, session.stop)
+def image(
+    context: dg.OpExecutionContext,
+    claimed: ClaimedBuild,
+    source: CheckedOut,
+    services: dg.ResourceParam[Services],
+    build_session: dg.ResourceParam[BuildSession],
+) -> Image:
+    with build_session.step(context):
+        output = build_session.show_output(build_session.image_output)
+        ready = services.builder.prepare(output, source.checkout.path, claimed.labels, build_session.stop)
         context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": round(ready.seconds, 1)})
         return ready
 
 
 @dg.op(
     description="Run build.sh on the checkout, and check the bundle that comes out.",
-    required_resource_keys={"services", "build_session"},
-    out=dg.Out(dagster_type=dg.Any),
-    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "ready")},
 )
-def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, ready: Image) -> Bundle:
-    services, session = _resources(context)
-    with session.step(context):
+def build(
+    context: dg.OpExecutionContext,
+    claimed: ClaimedBuild,
+    source: CheckedOut,
+    ready: Image,
+    services: dg.ResourceParam[Services],
+    build_session: dg.ResourceParam[BuildSession],
+) -> Bundle:
+    with build_session.step(context):
         trusted = _is_trusted(services, claimed.claim, source)
         if not (trusted or services.builder.is_isolated):
             raise InvalidPlayer(_why_untrusted(services, source.commit))
@@ -191,21 +196,23 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
             checkout=source.checkout.path,
             prefix=claimed.prefix,
             environment=services.settings.player_environment(trusted=trusted),
-            output=session.output_folder,
+            output=build_session.output_folder,
             trusted=trusted,
             labels={**claimed.labels, "repository": source.commit.repository.full_name},
             image=ready.name,
         )
         try:
-            bundle = services.builder.build(order, session.show_output(session.build_output), session.stop)
+            bundle = services.builder.build(
+                order, build_session.show_output(build_session.build_output), build_session.stop
+            )
         except PlayerBuildFailed as error:
             raise PlayerBuildFailed("\n".join([str(error), *source.warnings])) from error
-        session.check()
+        build_session.check()
         context.add_output_metadata(
             {
                 "files": len(bundle.files),
                 "bytes": bundle.size_bytes,
-                "end of the output": dg.MetadataValue.md(markdown_block(session.build_output.tail(30))),
+                "end of the output": dg.MetadataValue.md(markdown_block(build_session.build_output.tail(30))),
             }
         )
         return bundle
@@ -213,24 +220,27 @@ def build(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checked
 
 @dg.op(
     description="Put the bundle into the bucket: everything else first, index.html last and at once.",
-    required_resource_keys={"services", "build_session"},
-    out=dg.Out(dagster_type=dg.Any),
-    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "bundle")},
 )
-def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, bundle: Bundle) -> Deployment:
-    services, session = _resources(context)
-    with session.step(context):
+def upload(
+    context: dg.OpExecutionContext,
+    claimed: ClaimedBuild,
+    source: CheckedOut,
+    bundle: Bundle,
+    services: dg.ResourceParam[Services],
+    build_session: dg.ResourceParam[BuildSession],
+) -> Deployment:
+    with build_session.step(context):
         deployed = publish(
-            session.bucket,
+            build_session.bucket,
             bundle,
             folder=claimed.folder,
             request_id=str(claimed.claim.request_id),
             fencing_token=claimed.claim.fencing_token,
             seen_generation=claimed.page_generation,
             facts={"repository": source.commit.repository.full_name, "sha": source.commit.sha},
-            before_commit=session.before_commit,
-            after_commit=session.bucket.ask_to_the_end,
-            after_file=lambda _file: session.check() if session.stop.is_set() else None,
+            before_commit=build_session.before_commit,
+            after_commit=build_session.bucket.ask_to_the_end,
+            after_file=lambda _file: build_session.check() if build_session.stop.is_set() else None,
         )
         context.add_output_metadata(
             {
@@ -248,20 +258,23 @@ def upload(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: Checke
 
 @dg.op(
     description="State, study log and mails in one transaction; then the asset.",
-    required_resource_keys={"services", "build_session"},
-    ins={name: dg.In(dagster_type=dg.Any) for name in ("claimed", "source", "deployed")},
-    out=dg.Out(dagster_type=dg.Nothing),
 )
-def finish(context: dg.OpExecutionContext, claimed: ClaimedBuild, source: CheckedOut, deployed: Deployment) -> None:
-    services, session = _resources(context)
-    with session.step(context):
+def finish(
+    context: dg.OpExecutionContext,
+    claimed: ClaimedBuild,
+    source: CheckedOut,
+    deployed: Deployment,
+    services: dg.ResourceParam[Services],
+    build_session: dg.ResourceParam[BuildSession],
+) -> None:
+    with build_session.step(context):
         facts = {
             "bucket": services.bucket.name,
             "folder": claimed.folder,
             "files": deployed.file_count,
             "bytes": deployed.size_bytes,
         }
-        session.finish(facts)
+        build_session.finish(facts)
         materialization = built(services, claimed.claim.request_id)
         context.instance.add_dynamic_partitions(studies.name or "", [materialization.partition or ""])
         context.log_event(materialization)
@@ -280,10 +293,6 @@ def build_experiment() -> None:
     source = checkout(claimed)
     bundle = build(claimed, source, image(claimed, source))
     finish(claimed, source, upload(claimed, source, bundle))
-
-
-def _resources(context: dg.OpExecutionContext) -> tuple[Services, BuildSession]:
-    return context.resources.services, context.resources.build_session
 
 
 def _refresh_public_list(context: dg.OpExecutionContext, services: Services) -> None:

@@ -21,8 +21,9 @@ from domain.requests.archives import ArchiveClaim
 from lookit_ops.archives.plan import ArchivePlan, plan_archive, probe
 from lookit_ops.archives.stream import Progress, stream_archive
 from lookit_ops.failures import as_dagster_failure
-from lookit_ops.run_tags import KIND_TAG, REQUEST_TAG, STUDY_TAG
+from lookit_ops.run_tags import KIND_TAG, tags_of
 from lookit_ops.runs.archive import ArchiveSession
+from lookit_ops.runs.report import archived, studies
 from lookit_ops.services import Services
 from lookit_ops.storage.errors import StorageError, VideoChanged, VideoUnreadable
 
@@ -66,21 +67,23 @@ class Archive:
 @dg.op(
     name="claim_archive",  # names of ops are unique among all jobs; in this one it is called `claim`, as in the other
     description="Take the request and start its lease.",
-    required_resource_keys={"services", "archive_session"},
-    out=dg.Out(dagster_type=dg.Any),
 )
-def claim(context: dg.OpExecutionContext, config: BuildZipfileOfVideos) -> ArchiveClaim:
-    services, session = _resources(context)
+def claim(
+    context: dg.OpExecutionContext,
+    config: BuildZipfileOfVideos,
+    services: dg.ResourceParam[Services],
+    archive_session: dg.ResourceParam[ArchiveSession],
+) -> ArchiveClaim:
     try:
         claimed = (
-            _launch(services, session, config) if config.request_id is None else _claim(session, config.request_id)
+            _launch(services, archive_session, config)
+            if config.request_id is None
+            else _claim(archive_session, config.request_id)
         )
     except (DomainError, StorageError) as error:
-        raise as_dagster_failure(session.failure("claim", error)) from None
-    with session.step(context):
-        context.instance.add_run_tags(
-            context.run_id, {STUDY_TAG: str(claimed.study_uuid), REQUEST_TAG: str(claimed.request_id)}
-        )
+        raise as_dagster_failure(archive_session.failure("claim", error)) from None
+    with archive_session.step(context):
+        context.instance.add_run_tags(context.run_id, tags_of(claimed))
         context.add_output_metadata(
             {
                 "study": f"{claimed.study_name} ({claimed.study_uuid})",
@@ -96,14 +99,15 @@ def claim(context: dg.OpExecutionContext, config: BuildZipfileOfVideos) -> Archi
 
 @dg.op(
     description="Select the person's videos, list the bucket, and look whether the archive is there already.",
-    required_resource_keys={"services", "archive_session"},
-    out=dg.Out(dagster_type=dg.Any),
-    ins={"claimed": dg.In(dagster_type=dg.Any)},
 )
-def plan(context: dg.OpExecutionContext, claimed: ArchiveClaim) -> FoundPlan:
-    services, session = _resources(context)
-    with session.step(context):
-        found = _plan(services, session, claimed)
+def plan(
+    context: dg.OpExecutionContext,
+    claimed: ArchiveClaim,
+    services: dg.ResourceParam[Services],
+    archive_session: dg.ResourceParam[ArchiveSession],
+) -> FoundPlan:
+    with archive_session.step(context):
+        found = _plan(services, archive_session, claimed)
         context.add_output_metadata(
             {
                 "archive": found.plan.archive_key,
@@ -120,14 +124,16 @@ def plan(context: dg.OpExecutionContext, claimed: ArchiveClaim) -> FoundPlan:
 
 @dg.op(
     description="Read the videos and write the archive, in parts that are joined at the end. Nothing touches the disk.",
-    required_resource_keys={"services", "archive_session"},
-    out=dg.Out(dagster_type=dg.Any),
-    ins={"claimed": dg.In(dagster_type=dg.Any), "found": dg.In(dagster_type=dg.Any)},
 )
-def stream(context: dg.OpExecutionContext, claimed: ArchiveClaim, found: FoundPlan) -> Archive:
-    services, session = _resources(context)
-    with session.step(context):
-        archive, progress = _stream(services, session, claimed, found)
+def stream(
+    context: dg.OpExecutionContext,
+    claimed: ArchiveClaim,
+    found: FoundPlan,
+    services: dg.ResourceParam[Services],
+    archive_session: dg.ResourceParam[ArchiveSession],
+) -> Archive:
+    with archive_session.step(context):
+        archive, progress = _stream(services, archive_session, claimed, found)
         metadata: dict[str, object] = {
             "bucket": services.archives.name,
             "archive": archive.plan.archive_key,
@@ -143,14 +149,19 @@ def stream(context: dg.OpExecutionContext, claimed: ArchiveClaim, found: FoundPl
 @dg.op(
     name="finish_archive",
     description="Record it in the study's log, and tell who asked: the mail gets its link when it is sent.",
-    required_resource_keys={"services", "archive_session"},
-    ins={"archive": dg.In(dagster_type=dg.Any)},
-    out=dg.Out(dagster_type=dg.Nothing),
 )
-def finish(context: dg.OpExecutionContext, archive: Archive) -> None:
-    _, session = _resources(context)
-    with session.step(context):
-        session.finish(archive.plan.facts(archive.archive_bytes, was_there=archive.was_there))
+def finish(
+    context: dg.OpExecutionContext,
+    archive: Archive,
+    services: dg.ResourceParam[Services],
+    archive_session: dg.ResourceParam[ArchiveSession],
+) -> None:
+    with archive_session.step(context):
+        facts = archive.plan.facts(archive.archive_bytes, was_there=archive.was_there)
+        archive_session.finish(facts)
+        materialization = archived(archive_session.held(), facts)
+        context.instance.add_dynamic_partitions(studies.name or "", [materialization.partition or ""])
+        context.log_event(materialization)
 
 
 @dg.job(
@@ -162,10 +173,6 @@ def build_zipfile_of_videos() -> None:
     """The way of an archive."""
     claimed = claim.alias("claim")()
     finish.alias("finish")(stream(claimed, plan(claimed)))
-
-
-def _resources(context: dg.OpExecutionContext) -> tuple[Services, ArchiveSession]:
-    return context.resources.services, context.resources.archive_session
 
 
 def _claim(session: ArchiveSession, request_id: int) -> ArchiveClaim:

@@ -45,11 +45,9 @@ def _job(cleanup: Cleanup) -> dg.JobDefinition:
     @dg.op(
         name=f"clean_{cleanup.name}",
         description=cleanup.description,
-        required_resource_keys={"services"},
         out=dg.Out(dagster_type=dg.Nothing),
     )
-    def clean(context: dg.OpExecutionContext, config: config_type) -> None:  # ty: ignore[invalid-type-form]
-        services: Services = context.resources.services
+    def clean(context: dg.OpExecutionContext, config: config_type, services: dg.ResourceParam[Services]) -> None:  # ty: ignore[invalid-type-form]
         try:
             age = None if config.older_than_hours is None else hours(config.older_than_hours)
             done = cleanup.run(services, age, dry_run=config.dry_run)

@@ -19,11 +19,8 @@ class DeliverMails(dg.Config):
 @dg.op(
     name="deliver",
     description="Render each mail that is due, make its links, and hand it to the mail server.",
-    required_resource_keys={"services"},
-    out=dg.Out(dagster_type=dg.Nothing),
 )
-def deliver_op(context: dg.OpExecutionContext, config: DeliverMails) -> None:
-    services: Services = context.resources.services
+def deliver_op(context: dg.OpExecutionContext, config: DeliverMails, services: dg.ResourceParam[Services]) -> None:
     done = send_mails(services, config.limit)
     context.log.info(
         f"{done.sent} sent, {done.delayed} delayed, {done.failed} failed for good, {done.withdrawn} withdrawn"

@@ -26,11 +26,8 @@ class EndDeadWork(dg.Config):
 @dg.op(
     name="end_work",
     description="Forward if it counts already, back otherwise; and mark dead runs as failed.",
-    required_resource_keys={"services"},
-    out=dg.Out(dagster_type=dg.Nothing),
 )
-def end_dead_work_op(context: dg.OpExecutionContext, config: EndDeadWork) -> None:
-    services: Services = context.resources.services
+def end_dead_work_op(context: dg.OpExecutionContext, config: EndDeadWork, services: dg.ResourceParam[Services]) -> None:
     if config.run_id:
         run = context.instance.get_run_by_id(config.run_id)
         if run is None:

@@ -32,11 +32,10 @@ class PruneDeployments(dg.Config):
 
 @dg.op(
     description="Remove what no kept deployment names, but for the folders of running builds.",
-    required_resource_keys={"services"},
-    out=dg.Out(dagster_type=dg.Nothing),
 )
-def prune_bucket(context: dg.OpExecutionContext, config: PruneDeployments) -> Iterator[PruneEvent]:
-    services: Services = context.resources.services
+def prune_bucket(
+    context: dg.OpExecutionContext, config: PruneDeployments, services: dg.ResourceParam[Services]
+) -> Iterator[PruneEvent]:
     try:
         done = prune_of(services, older_than_hours=config.older_than_hours, keep=config.keep, dry_run=config.dry_run)
     except (DomainError, StorageError) as error:

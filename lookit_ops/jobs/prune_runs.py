@@ -22,9 +22,7 @@ class PruneRuns(dg.Config):
     dry_run: bool = Field(False, description="Count them, and keep them.")
 
 
-@dg.op(
-    name="prune", description="Delete old runs with their events, and old events.", out=dg.Out(dagster_type=dg.Nothing)
-)
+@dg.op(name="prune", description="Delete old runs with their events, and old events.")
 def prune_op(context: dg.OpExecutionContext, config: PruneRuns) -> None:
     if not config.older_than_days > 0:
         raise dg.Failure(

@@ -12,11 +12,8 @@ from lookit_ops.services import Services
 @dg.op(
     name="set_pages",
     description="Write the page that each study's state says, its own or one that says that it is not available.",
-    required_resource_keys={"services"},
-    out=dg.Out(dagster_type=dg.Nothing),
 )
-def set_pages(context: dg.OpExecutionContext) -> None:
-    services: Services = context.resources.services
+def set_pages(context: dg.OpExecutionContext, services: dg.ResourceParam[Services]) -> None:
     done = bring_pages_into_line(services)
     context.add_output_metadata(
         {"taken down": len(done.taken_down), "put back": len(done.put_back), "failed": len(done.failed)}

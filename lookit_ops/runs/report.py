@@ -1,4 +1,4 @@
-"""What Dagster is told of a build that succeeded: a materialization of the study's partition."""
+"""What Dagster is told of a build or an archive that succeeded: a materialization of the study's partition."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from domain.escaping import markdown_list
 from domain.models import BuildKind, BuildRequest, Study, StudyLog
+from domain.requests.archives import ArchiveClaim, ArchiveFacts
 from lookit_ops.services import Services
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,25 @@ ASSET_OF: dict[BuildKind, AssetKey] = {
     BuildKind.PREVIEW: AssetKey("experiment_preview"),
     BuildKind.DEPLOYMENT: AssetKey("experiment_deployment"),
 }
+
+VIDEO_ARCHIVE = AssetKey("video_archive")
+
+
+def archived(claim: ArchiveClaim, facts: ArchiveFacts) -> AssetMaterialization:
+    """Return what an archive that succeeded means for its asset."""
+    metadata = {
+        "study": claim.study_name,
+        "request": claim.request_id,
+        "kind": claim.kind.value,
+        "name contains": claim.name_contains,
+        "asked for by": claim.requested_by,
+        "archive": facts.archive_key,
+        "bytes": facts.archive_bytes,
+        "videos": facts.video_count,
+        "missing": len(facts.missing),
+        "was there already": facts.was_there,
+    }
+    return AssetMaterialization(VIDEO_ARCHIVE, partition=str(claim.study_uuid), metadata=metadata)
 
 
 def built(services: Services, request_id: int) -> AssetMaterialization:

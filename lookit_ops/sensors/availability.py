@@ -21,10 +21,10 @@ TRUSTED_FOR = timedelta(minutes=5)
     job=set_availability,
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"services"},
 )
-def availability(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    services: Services = context.resources.services
+def availability(
+    context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+) -> dg.RunRequest | dg.SkipReason:
     with services.sessions.begin() as session:
         waiting = len(out_of_line(session))
     if not waiting:

@@ -28,10 +28,8 @@ ALL = {"lookit/ends": "all"}
     job=end_dead_work_job,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"services"},
 )
-def leases(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    services: Services = context.resources.services
+def leases(context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]) -> dg.RunRequest | dg.SkipReason:
     dead_runs = mark_failed(context.instance, idle_runs(context.instance, services))
     bundles = remove_dead_outputs(services)
     told = [f"{count} {what}" for what, count in (("dead runs", dead_runs), ("left-over bundles", bundles)) if count]

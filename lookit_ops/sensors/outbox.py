@@ -21,10 +21,8 @@ TRUSTED_FOR = timedelta(minutes=5)
     job=deliver_mails,
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"services"},
 )
-def outbox(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    services: Services = context.resources.services
+def outbox(context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]) -> dg.RunRequest | dg.SkipReason:
     state = outbox_state(services.sessions, timedelta())
     if not state.due:
         return dg.SkipReason(f"no mail is due; {state.waiting} wait for another attempt")

@@ -29,11 +29,11 @@ AGAIN_AFTER = timedelta(minutes=1)
     description="Keeps the list of the public page true to the database.",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"services"},
     asset_selection=[discoverable_studies_asset],
 )
-def public_list_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    services: Services = context.resources.services
+def public_list_sensor(
+    context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+) -> dg.RunRequest | dg.SkipReason:
     names, content = wanted_list(services)
     digest = hashlib.sha256(content).hexdigest()[:32]
     now = datetime.now(UTC)

@@ -62,10 +62,10 @@ def _sensor(kind: Kind, job: dg.JobDefinition) -> dg.SensorDefinition:
         job=job,
         minimum_interval_seconds=INTERVAL,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        required_resource_keys={"services"},
     )
-    def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        services: Services = context.resources.services
+    def tick(
+        context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+    ) -> dg.SensorResult | dg.SkipReason:
         queue, at_once = kind.queue(services), kind.at_once(services)
         _cancel_those_not_awaited(context.instance, kind, queue)
         _look_after_those_that_do_not_come(context.instance, services, kind, queue)

@@ -7,8 +7,6 @@ process still works: the claim is taken over then, and the bucket fenced.
 
 # No `from __future__ import annotations`: Dagster reads the annotations of contexts as they are.
 
-from typing import Any
-
 import dagster as dg
 
 from lookit_ops.jobs.build_experiment import build_experiment
@@ -32,7 +30,7 @@ INTERVAL = 5
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def cancelled_runs(
-    context: dg.RunStatusSensorContext, services: dg.ResourceParam[Any]
+    context: dg.RunStatusSensorContext, services: dg.ResourceParam[Services]
 ) -> dg.RunRequest | dg.SkipReason:
     record = context.instance.get_run_record_by_id(context.dagster_run.run_id)
     interruption = interruption_of(record) if record else Interruption.OPERATOR
@@ -48,7 +46,9 @@ def cancelled_runs(
     minimum_interval_seconds=INTERVAL,
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
-def failed_runs(context: dg.RunStatusSensorContext, services: dg.ResourceParam[Any]) -> dg.RunRequest | dg.SkipReason:
+def failed_runs(
+    context: dg.RunStatusSensorContext, services: dg.ResourceParam[Services]
+) -> dg.RunRequest | dg.SkipReason:
     return end_of(services, context.dagster_run, None)
 
 

@@ -17,10 +17,10 @@ AT_ONCE = 500
     description="Adds a partition for each new study, and removes those of studies that were deleted.",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"services"},
 )
-def study_partitions_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    services: Services = context.resources.services
+def study_partitions_sensor(
+    context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]
+) -> dg.SensorResult | dg.SkipReason:
     # All of them, not those above some id: ids are given out before a transaction commits, not in the order of commits.
     with services.sessions.begin() as session:
         found = [str(uuid) for uuid in session.scalars(select(Study.uuid).order_by(Study.id))]

@@ -19,10 +19,8 @@ AT_LEAST_EVERY = 3600.0
     description="Reports queue, outcomes, outbox and workers to their assets, and evaluates their checks.",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    required_resource_keys={"services"},
 )
-def watch(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    services: Services = context.resources.services
+def watch(context: dg.SensorEvaluationContext, services: dg.ResourceParam[Services]) -> dg.SensorResult:
     told: dict[str, list] = json.loads(context.cursor or "{}")
     now = time.time()
     events: list = []

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dagster as dg
+
+from lookit_ops.definitions import defs
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
@@ -52,3 +56,24 @@ def test_the_definitions_load_without_secrets_and_network_and_write_nothing(tmp_
     assert loaded.returncode == 0, loaded.stderr
     assert loaded.stdout.strip() == "['claim', 'checkout', 'image', 'build', 'upload', 'finish']"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_each_asset_and_job_says_whose_and_what_it_is() -> None:
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+        assert spec.description, spec.key
+        assert spec.group_name != "default", spec.key
+    for job in defs.jobs or []:
+        assert job.description, job.name
+
+
+def test_the_lineage_says_what_depends_on_what() -> None:
+    graph = defs.resolve_asset_graph()
+
+    def parents(name: str) -> set[str]:
+        return {key.to_user_string() for key in graph.get(dg.AssetKey(name)).parent_keys}
+
+    assert parents("experiment_preview") == parents("experiment_deployment") == {"studies"}
+    assert parents("discoverable_studies") == {"studies", "experiment_deployment"}
+    assert parents("video_archive") == {"video_catalogue"}

@@ -59,6 +59,19 @@ def test_the_archive_holds_the_videos_and_the_manifest_tells_of_each(reels: Reel
     assert reels.visible() == [request.archive_key], "no part stays"
 
 
+def test_dagster_is_told_of_the_archive_and_whose_run_it_is(reels: Reels) -> None:
+    reels.film(1)
+    request_id = reels.request()
+    run = reels.run(request_id=request_id)
+    study = reels.site.study()
+    (event,) = run.get_asset_materialization_events()
+    told = event.materialization
+    assert (told.asset_key.path, told.partition) == (["video_archive"], str(study.uuid))
+    assert (told.metadata["request"].value, told.metadata["videos"].value) == (request_id, 1)
+    tags = reels.instance.get_run_by_id(run.run_id).tags
+    assert (tags["study"], tags["what"]) == (study.name, f"archive of all videos, request {request_id}")
+
+
 def test_the_mail_has_a_link_that_works_under_the_studys_name(reels: Reels) -> None:
     bucket = LocalArchiveBucket(reels.services.settings.local_archives, reels.services.settings.archives_url)
     with ArchiveServer(bucket) as server:
