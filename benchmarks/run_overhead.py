@@ -35,8 +35,8 @@ from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.publish import publish
 from lookit_ops.jobs.build_experiment import build_experiment
-from lookit_ops.resources import build_session_resource
-from lookit_ops.runs.build import BuildSession
+from lookit_ops.resources import build_run_resource
+from lookit_ops.runs.build import BuildRun
 from lookit_ops.runs.reconcile import reconcile_builds
 from lookit_ops.server.dagster_home import prepare_dagster_home
 from lookit_ops.services import Services
@@ -123,7 +123,7 @@ defs = dg.Definitions(
     jobs=[build_experiment],
     resources={
         "services": quick_services,
-        "build_session": build_session_resource,
+        "build_run": build_run_resource,
         "io_manager": dg.mem_io_manager,
     },
 )
@@ -213,7 +213,7 @@ def run_launched(home: Path, request_id: int) -> None:
 def run_plainly(request_id: int) -> None:
     """The peer: what the job's ops do, in their order, with the same session but without its run page."""
     services = QuickServices(load_settings())
-    session = BuildSession(services, f"plain run of {request_id}", lambda _level, _text: None)
+    session = BuildRun(services, f"plain run of {request_id}", lambda _level, _text: None)
     session.open()
     try:
         reconcile_builds(services)

@@ -20,7 +20,7 @@ from lookit_ops.jobs.measure_disk_usage import measure_disk_usage
 from lookit_ops.jobs.prune_deployments import prune_deployments
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.jobs.set_availability import set_availability
-from lookit_ops.resources import archive_session_resource, build_session_resource, services_resource
+from lookit_ops.resources import archive_run_resource, build_run_resource, services_resource
 from lookit_ops.schedules import schedules
 from lookit_ops.sensors.availability import availability
 from lookit_ops.sensors.leases import leases
@@ -77,9 +77,9 @@ def definitions(services: dg.ResourceDefinition = services_resource) -> dg.Defin
         schedules=schedules(),
         executor=dg.in_process_executor,
         resources={
-            "archive_session": archive_session_resource,
+            "archive_run": archive_run_resource,
             "services": services,
-            "build_session": build_session_resource,
+            "build_run": build_run_resource,
             "io_manager": dg.mem_io_manager,  # steps hand over frozen dataclasses within one process
         },
     )

@@ -1,4 +1,4 @@
-"""What Dagster hands to ops: the platform, made from the settings when a run starts, and the session of its request."""
+"""What Dagster hands to ops: the services, made from the settings when a run starts, and its claimed request."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from lookit_ops.run_tags import SUBMISSION_TAG, number_in
-from lookit_ops.runs.archive import ArchiveSession
-from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.archive import ArchiveRun
+from lookit_ops.runs.build import BuildRun
 from lookit_ops.runs.interruption import Interruption, interruption_of
-from lookit_ops.runs.session import WorkSession
+from lookit_ops.runs.request_run import RequestRun
 from lookit_ops.services import Services
 from lookit_ops.settings import load_settings
 
-SessionT = TypeVar("SessionT", bound=WorkSession[Any])
+RunT = TypeVar("RunT", bound=RequestRun[Any])
 
 
 @dg.resource(description="Settings, database, bucket, GitHub, builder and mail of this environment.")
@@ -27,18 +27,18 @@ def services_resource(context: dg.InitResourceContext) -> Iterator[Services]:
 
 
 @dg.resource(required_resource_keys={"services"}, description="The claim, heartbeat, log and end of the run's build.")
-def build_session_resource(context: dg.InitResourceContext) -> Iterator[BuildSession]:
-    """The build session of one run. Its teardown runs on failure and on termination alike."""
-    yield from _session(context, BuildSession)
+def build_run_resource(context: dg.InitResourceContext) -> Iterator[BuildRun]:
+    """The claimed build of one run. Its teardown runs on failure and on termination alike."""
+    yield from _run_of(context, BuildRun)
 
 
 @dg.resource(required_resource_keys={"services"}, description="The claim, heartbeat, log and end of the run's archive.")
-def archive_session_resource(context: dg.InitResourceContext) -> Iterator[ArchiveSession]:
-    """The archive session of one run, likewise."""
-    yield from _session(context, ArchiveSession)
+def archive_run_resource(context: dg.InitResourceContext) -> Iterator[ArchiveRun]:
+    """The claimed archive of one run, likewise."""
+    yield from _run_of(context, ArchiveRun)
 
 
-def _session(context: dg.InitResourceContext, kind: type[SessionT]) -> Iterator[SessionT]:
+def _run_of(context: dg.InitResourceContext, kind: type[RunT]) -> Iterator[RunT]:
     run_id = context.run.run_id if context.run else "no run"
     log = context.log
     instance = context.instance
@@ -49,9 +49,9 @@ def _session(context: dg.InitResourceContext, kind: type[SessionT]) -> Iterator[
 
     show = log.log if log else lambda _level, _text: None
     submission = number_in(context.run.tags, SUBMISSION_TAG) if context.run else None
-    session = kind(context.resources.services, run_id, show, interruption, submission)
-    session.open()
+    run = kind(context.resources.services, run_id, show, interruption, submission)
+    run.open()
     try:
-        yield session
+        yield run
     finally:
-        session.close()
+        run.close()

@@ -29,7 +29,7 @@ from lookit_ops.deployments.publish import Deployment, publish
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.maintenance.public_list import refresh_public_list
 from lookit_ops.run_tags import KIND_TAG, tags_of
-from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.build import BuildRun
 from lookit_ops.runs.report import built, studies
 from lookit_ops.services import Services
 from lookit_ops.storage.errors import StorageError
@@ -98,20 +98,20 @@ def claim(
     context: dg.OpExecutionContext,
     config: BuildExperiment,
     services: dg.ResourceParam[Services],
-    build_session: dg.ResourceParam[BuildSession],
+    build_run: dg.ResourceParam[BuildRun],
 ) -> ClaimedBuild:
     try:
         _ = services.builder  # refuses to build without containers but in development, before anything is claimed
-        claimed = _take(services, build_session, config)  # by the database alone: bucket and engine may be away
+        claimed = _take(services, build_run, config)  # by the database alone: bucket and engine may be away
     except (DomainError, BuildError, StorageError) as error:
         if isinstance(error, (StudyIsLocked, QueueIsFull)) and config.request_id is not None:
-            services.build_queue.release(config.request_id, build_session.submission)
-        raise as_dagster_failure(build_session.failure("claim", error)) from None
-    with build_session.step(context):
+            services.build_queue.release(config.request_id, build_run.submission)
+        raise as_dagster_failure(build_run.failure("claim", error)) from None
+    with build_run.step(context):
         context.instance.add_run_tags(context.run_id, tags_of(claimed))
         # The study is locked: this is what will be built.
         repository = services.trust.repository(claimed.player_repo_url)
-        live = live_deployment(build_session.bucket, folder_of(claimed.kind, claimed.study_uuid))
+        live = live_deployment(build_run.bucket, folder_of(claimed.kind, claimed.study_uuid))
         context.add_output_metadata(
             {
                 "study": f"{claimed.study_name} ({claimed.study_uuid})",
@@ -132,18 +132,18 @@ def checkout(
     context: dg.OpExecutionContext,
     claimed: ClaimedBuild,
     services: dg.ResourceParam[Services],
-    build_session: dg.ResourceParam[BuildSession],
+    build_run: dg.ResourceParam[BuildRun],
 ) -> CheckedOut:
-    with build_session.step(context):
+    with build_run.step(context):
         services.require_room()
-        github = replace(services.github, cancelled=build_session.stop)
+        github = replace(services.github, cancelled=build_run.stop)
         commit = github.resolve(claimed.repository, claimed.claim.player_sha)
         (logger.warning if commit.substituted else logger.info)("%s", commit.reason)
         services.ledger.note_commit(
             claimed.claim, repository=commit.repository.full_name, sha=commit.sha, reason=commit.reason
         )
-        source = services.checkouts.cancelled_by(build_session.stop).fetch(commit)
-        warnings = left_out(source.path, build_session.stop)
+        source = services.checkouts.cancelled_by(build_run.stop).fetch(commit)
+        warnings = left_out(source.path, build_run.stop)
         if warnings:
             _warn(services, claimed.claim, commit, warnings)
         context.add_output_metadata(
@@ -168,11 +168,11 @@ def image(
     claimed: ClaimedBuild,
     source: CheckedOut,
     services: dg.ResourceParam[Services],
-    build_session: dg.ResourceParam[BuildSession],
+    build_run: dg.ResourceParam[BuildRun],
 ) -> Image:
-    with build_session.step(context):
-        output = build_session.show_output(build_session.image_output)
-        ready = services.builder.prepare(output, source.checkout.path, claimed.labels, build_session.stop)
+    with build_run.step(context):
+        output = build_run.show_output(build_run.image_output)
+        ready = services.builder.prepare(output, source.checkout.path, claimed.labels, build_run.stop)
         context.add_output_metadata({"name": ready.name, "what": ready.description, "seconds": round(ready.seconds, 1)})
         return ready
 
@@ -186,9 +186,9 @@ def build(
     source: CheckedOut,
     ready: Image,
     services: dg.ResourceParam[Services],
-    build_session: dg.ResourceParam[BuildSession],
+    build_run: dg.ResourceParam[BuildRun],
 ) -> Bundle:
-    with build_session.step(context):
+    with build_run.step(context):
         trusted = _is_trusted(services, claimed.claim, source)
         if not (trusted or services.builder.is_isolated):
             raise InvalidPlayer(_why_untrusted(services, source.commit))
@@ -196,23 +196,21 @@ def build(
             checkout=source.checkout.path,
             prefix=claimed.prefix,
             environment=services.settings.player_environment(trusted=trusted),
-            output=build_session.output_folder,
+            output=build_run.output_folder,
             trusted=trusted,
             labels={**claimed.labels, "repository": source.commit.repository.full_name},
             image=ready.name,
         )
         try:
-            bundle = services.builder.build(
-                order, build_session.show_output(build_session.build_output), build_session.stop
-            )
+            bundle = services.builder.build(order, build_run.show_output(build_run.build_output), build_run.stop)
         except PlayerBuildFailed as error:
             raise PlayerBuildFailed("\n".join([str(error), *source.warnings])) from error
-        build_session.check()
+        build_run.check()
         context.add_output_metadata(
             {
                 "files": len(bundle.files),
                 "bytes": bundle.size_bytes,
-                "end of the output": dg.MetadataValue.md(markdown_block(build_session.build_output.tail(30))),
+                "end of the output": dg.MetadataValue.md(markdown_block(build_run.build_output.tail(30))),
             }
         )
         return bundle
@@ -227,20 +225,20 @@ def upload(
     source: CheckedOut,
     bundle: Bundle,
     services: dg.ResourceParam[Services],
-    build_session: dg.ResourceParam[BuildSession],
+    build_run: dg.ResourceParam[BuildRun],
 ) -> Deployment:
-    with build_session.step(context):
+    with build_run.step(context):
         deployed = publish(
-            build_session.bucket,
+            build_run.bucket,
             bundle,
             folder=claimed.folder,
             request_id=str(claimed.claim.request_id),
             fencing_token=claimed.claim.fencing_token,
             seen_generation=claimed.page_generation,
             facts={"repository": source.commit.repository.full_name, "sha": source.commit.sha},
-            before_commit=build_session.before_commit,
-            after_commit=build_session.bucket.ask_to_the_end,
-            after_file=lambda _file: build_session.check() if build_session.stop.is_set() else None,
+            before_commit=build_run.before_commit,
+            after_commit=build_run.bucket.ask_to_the_end,
+            after_file=lambda _file: build_run.check() if build_run.stop.is_set() else None,
         )
         context.add_output_metadata(
             {
@@ -265,16 +263,16 @@ def finish(
     source: CheckedOut,
     deployed: Deployment,
     services: dg.ResourceParam[Services],
-    build_session: dg.ResourceParam[BuildSession],
+    build_run: dg.ResourceParam[BuildRun],
 ) -> None:
-    with build_session.step(context):
+    with build_run.step(context):
         facts = {
             "bucket": services.bucket.name,
             "folder": claimed.folder,
             "files": deployed.file_count,
             "bytes": deployed.size_bytes,
         }
-        build_session.finish(facts)
+        build_run.finish(facts)
         materialization = built(services, claimed.claim.request_id)
         context.instance.add_dynamic_partitions(studies.name or "", [materialization.partition or ""])
         context.log_event(materialization)
@@ -303,35 +301,35 @@ def _refresh_public_list(context: dg.OpExecutionContext, services: Services) -> 
         context.log.warning(f"the public list could not be brought up to date, the sensor will: {error}")
 
 
-def _launch(services: Services, session: BuildSession, config: BuildExperiment) -> BuildClaim:
+def _launch(services: Services, build_run: BuildRun, config: BuildExperiment) -> BuildClaim:
     """Ask for what this run was configured to be. Raises InvalidRequest, PermissionDenied, StudyIsLocked, ..."""
     if not config.study.strip() or not config.requesting_user.strip():
         raise InvalidRequest(
             "give either request_id, or both study and requesting_user; study was"
             f" {config.study!r} and requesting_user {config.requesting_user!r}"
         )
-    with services.sessions.begin() as database:
-        study, user = find_study(database, config.study), find_user(database, config.requesting_user)
+    with services.sessions.begin() as session:
+        study, user = find_study(session, config.study), find_user(session, config.requesting_user)
     services.trust.repository(player_of(study, BuildKind(config.kind)).repository_url)
     origin = f"on behalf of {user.email} through Dagster"
-    return session.launch(study.id, user.id, BuildKind(config.kind), origin)
+    return build_run.launch(study.id, user.id, BuildKind(config.kind), origin)
 
 
-def _take(services: Services, session: BuildSession, config: BuildExperiment) -> BuildClaim:
+def _take(services: Services, build_run: BuildRun, config: BuildExperiment) -> BuildClaim:
     """BuildClaim what this run was configured to build. Raises what the ledger raises, InvalidPlayer, ..."""
-    return _launch(services, session, config) if config.request_id is None else _claim(session, config.request_id)
+    return _launch(services, build_run, config) if config.request_id is None else _claim(build_run, config.request_id)
 
 
-def _claim(session: BuildSession, request_id: int) -> BuildClaim:
+def _claim(build_run: BuildRun, request_id: int) -> BuildClaim:
     """BuildClaim a request that waits; a malformed URL of its player ends it before. Raises InvalidPlayer, ..."""
-    services = session.services
+    services = build_run.services
     try:
         services.trust.repository(services.ledger.player_repo_url(request_id))
     except InvalidPlayer as error:
-        failure = session.failure("claim", error)
+        failure = build_run.failure("claim", error)
         services.ledger.refuse(request_id, failure.code, failure.message)
         raise
-    return session.claim(request_id)
+    return build_run.claim(request_id)
 
 
 def _warn(services: Services, claim: BuildClaim, commit: ResolvedCommit, warnings: tuple[str, ...]) -> None:

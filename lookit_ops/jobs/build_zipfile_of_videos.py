@@ -22,7 +22,7 @@ from lookit_ops.archives.plan import ArchivePlan, plan_archive, probe
 from lookit_ops.archives.stream import Progress, stream_archive
 from lookit_ops.failures import as_dagster_failure
 from lookit_ops.run_tags import KIND_TAG, tags_of
-from lookit_ops.runs.archive import ArchiveSession
+from lookit_ops.runs.archive import ArchiveRun
 from lookit_ops.runs.report import archived, studies
 from lookit_ops.services import Services
 from lookit_ops.storage.errors import StorageError, VideoChanged, VideoUnreadable
@@ -72,17 +72,17 @@ def claim(
     context: dg.OpExecutionContext,
     config: BuildZipfileOfVideos,
     services: dg.ResourceParam[Services],
-    archive_session: dg.ResourceParam[ArchiveSession],
+    archive_run: dg.ResourceParam[ArchiveRun],
 ) -> ArchiveClaim:
     try:
         claimed = (
-            _launch(services, archive_session, config)
+            _launch(services, archive_run, config)
             if config.request_id is None
-            else _claim(archive_session, config.request_id)
+            else _claim(archive_run, config.request_id)
         )
     except (DomainError, StorageError) as error:
-        raise as_dagster_failure(archive_session.failure("claim", error)) from None
-    with archive_session.step(context):
+        raise as_dagster_failure(archive_run.failure("claim", error)) from None
+    with archive_run.step(context):
         context.instance.add_run_tags(context.run_id, tags_of(claimed))
         context.add_output_metadata(
             {
@@ -104,10 +104,10 @@ def plan(
     context: dg.OpExecutionContext,
     claimed: ArchiveClaim,
     services: dg.ResourceParam[Services],
-    archive_session: dg.ResourceParam[ArchiveSession],
+    archive_run: dg.ResourceParam[ArchiveRun],
 ) -> FoundPlan:
-    with archive_session.step(context):
-        found = _plan(services, archive_session, claimed)
+    with archive_run.step(context):
+        found = _plan(services, archive_run, claimed)
         context.add_output_metadata(
             {
                 "archive": found.plan.archive_key,
@@ -130,10 +130,10 @@ def stream(
     claimed: ArchiveClaim,
     found: FoundPlan,
     services: dg.ResourceParam[Services],
-    archive_session: dg.ResourceParam[ArchiveSession],
+    archive_run: dg.ResourceParam[ArchiveRun],
 ) -> Archive:
-    with archive_session.step(context):
-        archive, progress = _stream(services, archive_session, claimed, found)
+    with archive_run.step(context):
+        archive, progress = _stream(services, archive_run, claimed, found)
         metadata: dict[str, object] = {
             "bucket": services.archives.name,
             "archive": archive.plan.archive_key,
@@ -154,12 +154,12 @@ def finish(
     context: dg.OpExecutionContext,
     archive: Archive,
     services: dg.ResourceParam[Services],
-    archive_session: dg.ResourceParam[ArchiveSession],
+    archive_run: dg.ResourceParam[ArchiveRun],
 ) -> None:
-    with archive_session.step(context):
+    with archive_run.step(context):
         facts = archive.plan.facts(archive.archive_bytes, was_there=archive.was_there)
-        archive_session.finish(facts)
-        materialization = archived(archive_session.held(), facts)
+        archive_run.finish(facts)
+        materialization = archived(archive_run.held(), facts)
         context.instance.add_dynamic_partitions(studies.name or "", [materialization.partition or ""])
         context.log_event(materialization)
 
@@ -175,40 +175,40 @@ def build_zipfile_of_videos() -> None:
     finish.alias("finish")(stream(claimed, plan(claimed)))
 
 
-def _claim(session: ArchiveSession, request_id: int) -> ArchiveClaim:
+def _claim(archive_run: ArchiveRun, request_id: int) -> ArchiveClaim:
     """Claim a request that waits; without room it goes on waiting. Raises what the ledger raises."""
     try:
-        return session.claim(request_id)
+        return archive_run.claim(request_id)
     except QueueIsFull:
-        session.services.archive_queue.release(request_id, session.submission)
+        archive_run.services.archive_queue.release(request_id, archive_run.submission)
         raise
 
 
-def _launch(services: Services, session: ArchiveSession, config: BuildZipfileOfVideos) -> ArchiveClaim:
+def _launch(services: Services, archive_run: ArchiveRun, config: BuildZipfileOfVideos) -> ArchiveClaim:
     """Ask for what this run was configured to make. Raises InvalidRequest, PermissionDenied, ..."""
     if not config.study.strip() or not config.requesting_user.strip():
         raise InvalidRequest(
             "give either request_id, or both study and requesting_user; study was"
             f" {config.study!r} and requesting_user {config.requesting_user!r}"
         )
-    with services.sessions.begin() as database:
-        study, user = find_study(database, config.study), find_user(database, config.requesting_user)
+    with services.sessions.begin() as session:
+        study, user = find_study(session, config.study), find_user(session, config.requesting_user)
     origin = f"on behalf of {user.email} through Dagster"
-    return session.launch(study.id, user.id, ArchiveKind(config.kind), config.name_contains, origin)
+    return archive_run.launch(study.id, user.id, ArchiveKind(config.kind), config.name_contains, origin)
 
 
 def _plan(
-    services: Services, session: ArchiveSession, claimed: ArchiveClaim, unreadable: Mapping[str, str] | None = None
+    services: Services, archive_run: ArchiveRun, claimed: ArchiveClaim, unreadable: Mapping[str, str] | None = None
 ) -> FoundPlan:
-    made = session.answer_of(
-        lambda: plan_archive(services, claimed, unreadable, session.stop), "the videos were listed"
+    made = archive_run.answer_of(
+        lambda: plan_archive(services, claimed, unreadable, archive_run.stop), "the videos were listed"
     )
-    size = session.answer_of(lambda: services.archives.size_of(made.archive_key), "the archive was looked for")
+    size = archive_run.answer_of(lambda: services.archives.size_of(made.archive_key), "the archive was looked for")
     return FoundPlan(made, size)
 
 
 def _stream(
-    services: Services, session: ArchiveSession, claimed: ArchiveClaim, found: FoundPlan
+    services: Services, archive_run: ArchiveRun, claimed: ArchiveClaim, found: FoundPlan
 ) -> tuple[Archive, Progress | None]:
     """Make the archive, from a new listing whenever a video turns out to be no longer the listed one, or unreadable."""
     last: Progress | None = None
@@ -224,26 +224,26 @@ def _stream(
             logger.info("%s is in %s already", found.plan.archive_key, services.archives.name)
             return Archive(found.plan, found.archive_bytes, was_there=True), last
         try:
-            archives = session.answer_of(lambda: services.archives, "the bucket of archives was opened")
+            archives = archive_run.answer_of(lambda: services.archives, "the bucket of archives was opened")
             size = stream_archive(
                 found.plan,
                 services.videos,
                 archives,
-                session.scratch,
-                stop=session.stop,
-                before_commit=session.check,
+                archive_run.scratch,
+                stop=archive_run.stop,
+                before_commit=archive_run.check,
                 report=report,
             )
         except (VideoChanged, VideoUnreadable) as change:
             if listing == LISTINGS:
                 raise
             logger.warning("%s; beginning again from the listing", change)
-            session.check()
+            archive_run.check()
             if isinstance(change, VideoUnreadable):
-                unreadable |= session.answer_of(
-                    partial(probe, services, found.plan, session.stop), "the videos were tried"
+                unreadable |= archive_run.answer_of(
+                    partial(probe, services, found.plan, archive_run.stop), "the videos were tried"
                 )
-            found = _plan(services, session, claimed, unreadable)
+            found = _plan(services, archive_run, claimed, unreadable)
         else:
             return Archive(found.plan, size, was_there=False), last
     raise AssertionError("the last listing returns or raises")

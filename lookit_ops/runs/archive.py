@@ -1,4 +1,4 @@
-"""One claimed archive request in this process: its claim, and its end; the rest is in `session.py`."""
+"""One claimed archive request in this process: its claim, and its end; the rest is in `request_run.py`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import logging
 from domain.models import ArchiveKind
 from domain.requests.archives import ArchiveClaim, ArchiveFacts, ArchiveLedger
 from lookit_ops.runs.archive_parts import scratch_of
-from lookit_ops.runs.session import WorkSession
+from lookit_ops.runs.request_run import RequestRun
 
 logger = logging.getLogger(__name__)
 
 
-class ArchiveSession(WorkSession[ArchiveClaim]):
+class ArchiveRun(RequestRun[ArchiveClaim]):
     """The life of one archive."""
 
     what = "archive request"
@@ -38,7 +38,7 @@ class ArchiveSession(WorkSession[ArchiveClaim]):
 
     @property
     def scratch(self) -> str:
-        """The folder of the bucket for this claim's parts; empty when the session is closed."""
+        """The folder of the bucket for this claim's parts; empty when the run is closed."""
         return scratch_of(self.held())
 
     def finish(self, facts: ArchiveFacts) -> None:

@@ -1,7 +1,7 @@
 """One claimed build in this process: its claim, its output, and how it ends.
 
-What it shares with rollbacks is in `page.py`, what it shares with archives in `session.py`. The steps themselves
-are in `jobs/build_experiment.py`, each inside `session.step(context)`.
+What it shares with rollbacks is in `page.py`, what it shares with archives in `request_run.py`. The steps themselves
+are in `jobs/build_experiment.py`, each inside `build_run.step(context)`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from domain.requests.build_claim import BuildClaim
 from lookit_ops.runs.in_use import output_folder
 from lookit_ops.runs.interruption import Interruption
 from lookit_ops.runs.log_buffer import Transcript
-from lookit_ops.runs.page import PageSession
+from lookit_ops.runs.page import PageRun
 from lookit_ops.runs.report import report_build
 from lookit_ops.services import Services
 
@@ -31,7 +31,7 @@ OUTPUT_INTERVAL = 2.0
 """Seconds between two pieces of build output on the run's page: a line each would be thousands of events."""
 
 
-class BuildSession(PageSession):
+class BuildRun(PageRun):
     """The life of one build."""
 
     what = "build request"
@@ -44,7 +44,7 @@ class BuildSession(PageSession):
         interruption: Callable[[], Interruption | None] = lambda: None,
         submission: int | None = None,
     ) -> None:
-        """See `WorkSession`."""
+        """See `RequestRun`."""
         super().__init__(services, run_id, show, interruption, submission)
         self.image_output = Transcript(services.redact)
         self.build_output = Transcript(services.redact)
@@ -61,7 +61,7 @@ class BuildSession(PageSession):
 
     @property
     def output_folder(self) -> Path:
-        """Where this claim's bundle is built; removed when the session is closed."""
+        """Where this claim's bundle is built; removed when the run is closed."""
         return self.services.settings.home_folder / "ember_build" / "deployments" / output_folder(self.held())
 
     def show_output(self, transcript: Transcript) -> Callable[[str], None]:

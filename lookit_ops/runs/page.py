@@ -12,14 +12,14 @@ from typing import Any
 from domain.requests.build_claim import BuildClaim
 from domain.requests.builds import BuildLedger
 from lookit_ops.runs.reconcile import roll_forward
-from lookit_ops.runs.session import WorkSession
+from lookit_ops.runs.request_run import RequestRun
 from lookit_ops.storage.cancellable import CancellableExperimentBucket
 from lookit_ops.storage.errors import NoAnswer
 
 logger = logging.getLogger(__name__)
 
 
-class PageSession(WorkSession[BuildClaim]):
+class PageRun(RequestRun[BuildClaim]):
     """Rolls forward if `index.html` is live when a step fails, and leaves open what is not known."""
 
     rolled_forward = False

@@ -14,7 +14,7 @@ from domain.requests.failure import Failure
 from domain.requests.rollbacks import KIND, begin_rollback
 from lookit_ops.deployments.manifest import folder_of, live_deployment
 from lookit_ops.deployments.rollback import NotRestorable, choose_whole, rollback
-from lookit_ops.runs.page import PageSession
+from lookit_ops.runs.page import PageRun
 from lookit_ops.services import Services
 
 logger = logging.getLogger(__name__)
@@ -41,28 +41,28 @@ def roll_back(
     changed; StorageError, LeaseLost and RequestCancelled when it failed on the way, and the study is as before;
     NoAnswer when nobody knows, and the study stays locked until the reconciler has found out.
     """
-    with services.sessions.begin() as database:
-        study = database.get_one(Study, study_id)
-        require_for(database, database.get_one(User, user_id), study, KIND)
+    with services.sessions.begin() as session:
+        study = session.get_one(Study, study_id)
+        require_for(session, session.get_one(User, user_id), study, KIND)
         folder = folder_of(KIND, study.uuid)
     target = choose_whole(services.bucket, folder, None if to is None else str(to)).manifest.request_id
     if not target.isdecimal():
         raise NotRestorable(f"the deployment of request {target!r} in {folder} is not one of this platform's")
-    session = RollbackSession(
+    run = RollbackRun(
         services,
         f"rollback in process {os.getpid()} on {socket.gethostname()}"[:64],
         lambda _level, _text: None,
     )
-    session.open()
+    run.open()
     try:
-        claim = session.begin(study_id, user_id, int(target), origin, comment)
-        state = session.put_back(folder)
+        claim = run.begin(study_id, user_id, int(target), origin, comment)
+        state = run.put_back(folder)
     finally:
-        session.close()
+        run.close()
     return RolledBack(claim.request_id, int(target), state)
 
 
-class RollbackSession(PageSession):
+class RollbackRun(PageRun):
     """The life of one rollback; never tried again by itself."""
 
     what = "rollback"

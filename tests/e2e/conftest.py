@@ -18,9 +18,11 @@ import requests
 from playwright.sync_api import Browser
 
 from domain.db import sessions_for
+from domain.models import State
 from lookit_ops.services import Services
 from lookit_ops.settings import Settings
 from tests.support.browser import chromium
+from tests.support.live import CODE, DAEMON, Live, live
 
 COMMAND = str(Path(sys.executable).with_name("lookit-ops"))
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,3 +110,15 @@ def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Demonstration:
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A Dagster that runs; each test leaves it running."""
+    with live(tmp_path_factory.mktemp("live") / "home", port=free_port(), LOOKIT_BUILDS_AT_ONCE="4") as living:
+        living.start(CODE, DAEMON)
+        yield living
+
+
+def a_study(running: Live, name: str) -> int:
+    return running.site.another_study(name, State.APPROVED)

@@ -18,7 +18,7 @@ from domain.models import ArchiveKind, ArchiveRequest, RequestStatus
 from domain.requests.archives import ArchiveLedger
 from lookit_ops.jobs.build_zipfile_of_videos import build_zipfile_of_videos
 from lookit_ops.mail_delivery import deliver_mails
-from lookit_ops.resources import archive_session_resource
+from lookit_ops.resources import archive_run_resource
 from lookit_ops.services import Services
 from lookit_ops.settings import Settings
 from lookit_ops.storage.archives import ArchiveBucket
@@ -115,7 +115,7 @@ class Reels:
             jobs=[build_zipfile_of_videos],
             resources={
                 "services": dg.ResourceDefinition.hardcoded_resource(self.services),
-                "archive_session": archive_session_resource,
+                "archive_run": archive_run_resource,
                 "io_manager": dg.mem_io_manager,
             },
         )

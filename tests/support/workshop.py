@@ -26,7 +26,7 @@ from lookit_ops.definitions import defs
 from lookit_ops.demo.github_server import Commit, GitHubServer
 from lookit_ops.deployments.manifest import folder_of
 from lookit_ops.jobs.build_experiment import build_experiment
-from lookit_ops.resources import build_session_resource
+from lookit_ops.resources import build_run_resource
 from lookit_ops.runs.dead_runs import end_dead_work, tell_dagster
 from lookit_ops.services import Services
 from lookit_ops.settings import Settings
@@ -177,7 +177,7 @@ class Workshop:
             jobs=[build_experiment],
             resources={
                 "services": dg.ResourceDefinition.hardcoded_resource(services or self.services),
-                "build_session": build_session_resource,
+                "build_run": build_run_resource,
                 "io_manager": dg.mem_io_manager,
             },
         )

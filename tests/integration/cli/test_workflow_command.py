@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from domain.models import State
 from domain.studies.workflow import SHIPPED_FILE, use_workflow
 from tests.integration.cli.conftest import Shown
 from tests.support.site import Site
@@ -40,6 +41,7 @@ def test_the_file_of_the_settings_is_what_commands_go_by(
 ) -> None:
     monkeypatch.setenv("LOOKIT_WORKFLOW_FILE", str(file))
     by = site.user(site.study_admin).email
+    site.set_state(State.CREATED)
     file.write_text(SHIPPED_FILE.read_text().replace("trigger: submit", "trigger: hand_in"))
     assert "hand_in" in run("study", "transition", STUDY, "submit", "--as", by).err
     moved = run("study", "transition", STUDY, "hand_in", "--as", by)

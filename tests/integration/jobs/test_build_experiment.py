@@ -20,7 +20,7 @@ import pytest
 from domain.models import BuildKind, State
 from lookit_ops.demo.github_server import Answer, Commit
 from lookit_ops.mail_delivery import deliver_mails
-from lookit_ops.resources import build_session_resource
+from lookit_ops.resources import build_run_resource
 from lookit_ops.services import Services
 from tests.support import faulty_github
 from tests.support.faulty_github import Faults, archive_of, body, entry, status
@@ -484,7 +484,7 @@ def test_an_error_after_the_page_was_written_does_not_undo_the_deployment(worksh
 def test_the_session_resource_closes_a_claim_that_a_torn_down_run_left_open(workshop: Workshop) -> None:
     request_id = workshop.request()
     with dg.build_init_resource_context(resources={"services": workshop.services}) as context:
-        generator = build_session_resource.resource_fn(context)
+        generator = build_run_resource.resource_fn(context)
         session = next(generator)
         session.claim(request_id)
         assert workshop.site.study().state == State.DEPLOYING

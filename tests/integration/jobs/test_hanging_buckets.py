@@ -14,7 +14,7 @@ from dagster import DagsterExecutionInterruptedError
 from domain.models import ArchiveRequest, BuildKind, RequestStatus, State
 from lookit_ops.deployments.commit_point import fence
 from lookit_ops.deployments.manifest import folder_of, live_deployment
-from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.build import BuildRun
 from lookit_ops.runs.interruption import Interruption
 from lookit_ops.storage.cancellable import CancellableExperimentBucket
 from lookit_ops.storage.errors import NoAnswer
@@ -178,15 +178,15 @@ def test_an_operator_who_ends_the_run_in_dagster_while_the_page_hangs_is_remembe
 ) -> None:
     workshop.settings["attempts"] = 3
     request_id = workshop.request()
-    sessions: list[BuildSession] = []
-    opened = BuildSession.open
+    sessions: list[BuildRun] = []
+    opened = BuildRun.open
 
-    def open_session(self: BuildSession) -> None:
+    def open_session(self: BuildRun) -> None:
         sessions.append(self)
         self._interruption = lambda: Interruption.OPERATOR
         opened(self)
 
-    monkeypatch.setattr(BuildSession, "open", open_session)
+    monkeypatch.setattr(BuildRun, "open", open_session)
 
     def interrupt(_key: str) -> None:
         workshop.faults.hang("page", "index.html")

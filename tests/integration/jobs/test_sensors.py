@@ -36,7 +36,7 @@ from lookit_ops.jobs.deliver_mails import deliver_mails
 from lookit_ops.jobs.end_dead_work import end_dead_work_job
 from lookit_ops.jobs.prune_runs import prune_runs
 from lookit_ops.run_tags import KIND_TAG, LOCK_TAG, REQUEST_TAG, SUBMISSION_TAG
-from lookit_ops.runs.build import BuildSession
+from lookit_ops.runs.build import BuildRun
 from lookit_ops.runs.dead_runs import IN_DAGSTER, end_requests_of, idle_runs
 from lookit_ops.runs.in_use import output_folder
 from lookit_ops.runs.interruption import Interruption, interruption_of
@@ -299,7 +299,7 @@ def test_what_a_run_held_that_ended_is_ended_before_its_lease(
 def test_what_a_dead_run_held_is_finished_if_its_page_is_live(workshop: Workshop) -> None:
     """As after SIGKILL right behind the page's write: neither `finish` nor the teardown were ever run."""
     request_id = workshop.request()
-    with unittest.mock.patch.object(BuildSession, "end_with"):
+    with unittest.mock.patch.object(BuildRun, "end_with"):
         workshop.faults.after("write_page", die)
         assert not workshop.run(request_id=request_id).success
     assert workshop.site.study().state == State.DEPLOYING

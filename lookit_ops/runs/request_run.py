@@ -39,7 +39,7 @@ PACKAGES = ("domain", "ember_build", "lookit_ops")
 AnswerT = TypeVar("AnswerT")
 
 
-class WorkSession(ABC, Generic[ClaimT]):
+class RequestRun(ABC, Generic[ClaimT]):
     """The life of one request between its claim and its end.
 
     Whatever happens after the claim, the request is ended once: by the subclass's `finish`, or as failed or cancelled
