@@ -2,7 +2,7 @@
 
 A kind of request is a subclass: it says who may ask, what a claim locks, what an end changes and whom it tells. The
 database decides: each act is compare-and-set on the rows, in one short transaction, and a worker that comes late
-changes nothing. docs/adr/0026 tells what another kind would take.
+changes nothing. docs/adr/0024 tells what another kind would take.
 """
 
 from __future__ import annotations

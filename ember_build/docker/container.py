@@ -289,15 +289,7 @@ def removed_container(
 
 def remove_container(client: docker.DockerClient, container_id: str) -> None:
     """End and remove a container. What cannot be removed now, because the engine is gone, the next cleanup removes."""
-    for pause in (0.2, 1.0, 0.0):
-        try:
-            client.api.remove_container(container_id, v=True, force=True)
-        except NotFound:
-            return
-        except (DockerException, requests.RequestException, OSError):
-            time.sleep(pause)
-        else:
-            return
+    _remove(lambda: client.api.remove_container(container_id, v=True, force=True))
 
 
 @contextlib.contextmanager
@@ -316,9 +308,13 @@ def removed_volume(
 
 def remove_volume(client: docker.DockerClient, name: str) -> None:
     """Remove a volume. What cannot be removed now, because the engine is gone, the next cleanup removes."""
+    _remove(lambda: client.api.remove_volume(name, force=True))
+
+
+def _remove(act: Callable[[], object]) -> None:
     for pause in (0.2, 1.0, 0.0):
         try:
-            client.api.remove_volume(name, force=True)
+            act()
         except NotFound:
             return
         except (DockerException, requests.RequestException, OSError):

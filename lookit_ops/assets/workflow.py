@@ -27,8 +27,9 @@ def _picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
     kinds={"graphviz"},
     owners=OWNERS,
 )
-def workflow_diagram() -> dg.MaterializeResult:
-    """The whole graph."""
+def workflow_diagram(services: dg.ResourceParam[Services]) -> dg.MaterializeResult:
+    """The whole graph of the workflow that the settings name."""
+    _ = services.sessions  # which sets the workflow of this process
     return dg.MaterializeResult(metadata={"diagram": _picture(draw("png"), "the workflow of studies")})
 
 

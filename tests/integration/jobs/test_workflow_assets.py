@@ -27,8 +27,8 @@ def picture(markdown: str) -> bytes:
     return b64decode(data.rstrip(")"))
 
 
-def test_the_whole_workflow_is_a_picture(instance: dg.DagsterInstance) -> None:
-    made = dg.materialize([workflow_diagram], instance=instance)
+def test_the_whole_workflow_is_a_picture(workshop: Workshop, instance: dg.DagsterInstance) -> None:
+    made = dg.materialize([workflow_diagram], instance=instance, resources={"services": workshop.services})
     (event,) = made.asset_materializations_for_node("workflow_diagram")
     assert picture(event.metadata["diagram"].value).startswith(b"\x89PNG")
 
