@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from domain.db import Sessions
 from domain.errors import InvalidRequest, LeaseLost, PermissionDenied, StudyIsLocked, TransitionNotAllowed
 from domain.models import BuildKind, BuildRequest, RequestStatus, State
 from domain.requests.build_claim import BuildClaim
@@ -20,18 +24,55 @@ from lookit_ops.runs.reconcile import reconcile_builds
 from lookit_ops.runs.report import built
 from lookit_ops.runs.rollback import RolledBack, roll_back
 from lookit_ops.storage.errors import NoAnswer, StorageError
+from tests.support.databases import POSTGRESQL, SQLITE, create_database
 from tests.support.leases import give_up
+from tests.support.site import Site
+from tests.support.snapshots import Snapshot, Snapshots
 from tests.support.workshop import GOOD_BUILD, Workshop
 
 
-@pytest.fixture
-def three(workshop: Workshop) -> list[dict[str, bytes]]:
-    """Three deployments, requests 1 to 3; what a family could fetch of each."""
+def three_deployments(workshop: Workshop) -> list[dict[str, bytes]]:
+    """Deploy three times, as requests 1 to 3; return what a family could fetch of each."""
     lives = []
     for number in (1, 2, 3):
         deploy(workshop, f"version_{number}")
         lives.append(workshop.live())
     return lives
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Snapshots[list[dict[str, bytes]]]:
+    return Snapshots(tmp_path_factory.mktemp("three deployments"), three_deployments)
+
+
+@pytest.fixture(params=[SQLITE, POSTGRESQL])
+def snapshot(request: pytest.FixtureRequest, snapshots: Snapshots[list[dict[str, bytes]]]) -> Snapshot:
+    def empty(folder: Path) -> str:
+        if request.param == SQLITE:
+            shutil.copy(request.getfixturevalue("sqlite_template"), folder / "lookit.db")
+            return f"sqlite:///{folder / 'lookit.db'}"
+        template = request.getfixturevalue("postgresql_template")
+        return create_database(request.getfixturevalue("postgresql_server"), f"snapshot_{uuid4().hex}", template)
+
+    return snapshots.of(request.param, empty)
+
+
+@pytest.fixture
+def database_url(snapshot: Snapshot, tmp_path: Path) -> str:
+    return snapshot.copy_database(tmp_path)
+
+
+@pytest.fixture
+def site(snapshot: Snapshot, sessions: Sessions) -> Site:
+    return Site(sessions, **snapshot.ids)
+
+
+@pytest.fixture
+def three(workshop: Workshop, snapshot: Snapshot) -> list[dict[str, bytes]]:
+    """Three deployments, requests 1 to 3; what a family could fetch of each."""
+    shutil.copytree(snapshot.home, workshop.root / "home", symlinks=True)
+    workshop.build_by(GOOD_BUILD.replace("var version", "var version_3").replace("User-agent: *", "version_3"))
+    return snapshot.made
 
 
 def deploy(workshop: Workshop, name: str) -> None:
@@ -289,7 +330,8 @@ def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop:
         deploy(workshop, "version_4")
 
     workshop.faults.before("write_page", sleep_until_given_up)
-    with pytest.raises(StorageError, match="somebody else wrote"):
+    # On a busy machine the worker hears of its lost lease first, and does not wait for the bucket's refusal.
+    with pytest.raises(StorageError, match="somebody else wrote|told to stop"):
         back(workshop)
     assert any(b"version_4" in content for content in workshop.live().values())
     assert_ended(workshop, 4, RequestStatus.FAILED)
