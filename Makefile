@@ -15,7 +15,7 @@ test: $(READY)            ## everything that is checked, tests last
 	$(MAKE) --no-print-directory lint
 	scripts/unzip.sh
 	@echo "Left out here: tests marked soak. \`make soak\` runs them."
-	$(BIN)/pytest -n 4
+	$(BIN)/pytest -n 3
 
 soak: $(READY)            ## what takes minutes, which `make test` leaves out: gigabytes, hanging services, a busy day; before a release
 	scripts/unzip.sh

@@ -21,7 +21,7 @@ from tests.support.turns import WITH_DEMONSTRATION, WITH_S3, Turns
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Which tests one of several processes takes as a whole (`pytest -n 4`)."""
+    """Which tests one of several processes takes as a whole (`pytest -n 3`)."""
     return Turns(config, log)
 
 

@@ -160,6 +160,7 @@ CALLS: list[tuple[str, ...]] = [
     ("permission", "grant", "STRANGER", f"design{EVIL}", "--study", "STUDY", "--as", "ADMIN", "--dry-run"),
     ("permission", "revoke", "STRANGER", f"design{EVIL}", "--study", "STUDY", "--as", "ADMIN"),
     ("permission", "revoke", "STRANGER", EVIL, "--study", "STUDY", "--as", "ADMIN"),
+    ("workflow", "check", EVIL),
     ("workflow", "diagram", "STUDY", "-o", f"{EVIL.replace('/', '')}.svg"),
     ("study", "show", EVIL),
     ("study", "show", "x", "--json"),

@@ -331,7 +331,7 @@ def test_one_that_slept_through_its_lease_can_no_longer_write_the_page(workshop:
 
     workshop.faults.before("write_page", sleep_until_given_up)
     # On a busy machine the worker hears of its lost lease first, and does not wait for the bucket's refusal.
-    with pytest.raises(StorageError, match="somebody else wrote|told to stop"):
+    with pytest.raises(StorageError, match=r"somebody else wrote|told to stop"):
         back(workshop)
     assert any(b"version_4" in content for content in workshop.live().values())
     assert_ended(workshop, 4, RequestStatus.FAILED)
