@@ -51,9 +51,16 @@ if TYPE_CHECKING:  # imported where they are made: most commands do without
 
 @dataclass(frozen=True)
 class Services:
-    """Everything outside, made from the settings at its first use. A test passes its own parts by subclassing."""
+    """Everything outside, made from the settings at its first use. A test passes its own parts by subclassing.
+
+    The process goes by the settings' workflow from the start. Raises InvalidRequest if its file is malformed.
+    """
 
     settings: Settings
+
+    def __post_init__(self) -> None:
+        if self.settings.workflow_file is not None:
+            use_workflow(self.settings.workflow_file)
 
     @cached_property
     def engine(self) -> Engine:
@@ -78,15 +85,12 @@ class Services:
 
     @cached_property
     def sessions(self) -> Sessions:
-        """Sessions on the database, once this process goes by the settings' workflow. Raises InvalidRequest."""
-        if self.settings.workflow_file is not None:
-            use_workflow(self.settings.workflow_file)
+        """Sessions on the database."""
         return sessions_for(self.engine)
 
     @cached_property
     def reading(self) -> Sessions:
         """Sessions that read only, and so wait for no program that writes."""
-        _ = self.sessions
         return sessions_for(reading(self.engine))
 
     @cached_property

@@ -1,1 +1,1 @@
-"""Builds of a study, as far as the database decides them."""
+"""Requests for builds and archives: from the queue to their end, and what is told of them."""

@@ -20,7 +20,7 @@ from domain.requests.failure import Failure, Retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(ABC):
     """A running request in the hands of one worker; `fencing_token` proves it."""
 
     request_id: int
@@ -32,9 +32,9 @@ class Claim:
     attempt: int
 
     @property
+    @abstractmethod
     def act(self) -> str:
         """Return what people call this, before the name of the study."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

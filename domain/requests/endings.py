@@ -90,7 +90,7 @@ class Endings(Claims[RequestT, ClaimT]):
     ) -> RequestT:
         """End the request, what it locked first as in the claim, so that two never wait for each other."""
         self._release(session, claim, state_after)
-        return self._write(session, claim, {**_ended(status), **values})
+        return self._write(session, claim, {**ended(status), **values})
 
     def _report(
         self,
@@ -116,8 +116,8 @@ class Endings(Claims[RequestT, ClaimT]):
             raise self._lost(claim)
         failed = {"failed_attempts": [*request.failed_attempts, failure.told(request.run_id, request.attempt)]}
         if request.cancel_requested_at is not None:
-            cancelled_by = self._canceller(session, claim) or "somebody"
-            values = {**_ended(RequestStatus.CANCELLED), "error_code": "cancelled", **failed}
+            cancelled_by = self._canceller(session, claim) or "a user"
+            values = {**ended(RequestStatus.CANCELLED, "cancelled"), **failed}
             request = self._write(session, claim, values)
             self._report(session, claim, request, "cancelled", {"cancelled_by": cancelled_by}, extra)
             return RequestStatus.CANCELLED
@@ -125,7 +125,7 @@ class Endings(Claims[RequestT, ClaimT]):
         if wait is None:
             tried = f"tried {request.attempt} times; the last time: " if request.attempt > 1 else ""
             message = f"{tried}{failure.message}"
-            values = {**_ended(RequestStatus.FAILED), "error_code": failure.code, "error": message, **failed}
+            values = {**ended(RequestStatus.FAILED, failure.code), "error": message, **failed}
             request = self._write(session, claim, values)
             self._report(session, claim, request, "failed", {"step": failure.step, "error": message}, extra)
             return RequestStatus.FAILED
@@ -135,7 +135,7 @@ class Endings(Claims[RequestT, ClaimT]):
         except IntegrityError as error:
             if not is_violated(error, self.one_waiting):
                 raise
-            values = {**_ended(RequestStatus.CANCELLED), "error_code": "replaced", **failed}
+            values = {**ended(RequestStatus.CANCELLED, "replaced"), **failed}
             request = self._write(session, claim, values)
             self._record(session, claim, request, "replaced", {"error": failure.message, "note": _NEWER_WAITS}, extra)
             self._tell_replaced(session, request)
@@ -146,8 +146,8 @@ class Endings(Claims[RequestT, ClaimT]):
         """Cancel the requests for the same that wait, and log those that a worker had before."""
         model = self.model
         replaced = update(model).where(*same, model.status == RequestStatus.QUEUED)
-        ended = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "replaced"}
-        requests = session.scalars(replaced.values(ended).returning(model), execution_options=FRESH).all()
+        values = ended(RequestStatus.CANCELLED, "replaced")
+        requests = session.scalars(replaced.values(values).returning(model), execution_options=FRESH).all()
         for request in requests:
             if request.attempt:
                 claim = self._unclaimed(session, request)
@@ -160,13 +160,14 @@ class Endings(Claims[RequestT, ClaimT]):
         if not can_be_id(request_id):
             return
         waits = update(model).where(model.id == request_id, model.status == RequestStatus.QUEUED)
-        ended = {"status": RequestStatus.FAILED, "finished_at": database_now(), "error_code": code}
-        refused = waits.values({**ended, "error": storable(message)}).returning(model)
+        values = {**ended(RequestStatus.FAILED, code), "error": storable(message)}
+        refused = waits.values(values).returning(model)
         request = session.scalar(refused, execution_options=FRESH)
         if request is not None and request.attempt:
             claim = self._unclaimed(session, request)
             self._report(session, claim, request, "failed", {"step": "claim", "error": request.error}, {})
 
 
-def _ended(status: RequestStatus) -> dict[str, Any]:
-    return {"status": status, "finished_at": database_now(), "lease_expires_at": None}
+def ended(status: RequestStatus, error_code: str | None = None) -> dict[str, Any]:
+    """Return the values that end a request."""
+    return {"status": status, "finished_at": database_now(), "lease_expires_at": None, "error_code": error_code}

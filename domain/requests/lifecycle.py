@@ -23,7 +23,7 @@ from domain.models import RequestStatus, User
 from domain.permissions.checks import require_permission
 from domain.permissions.codes import Permission
 from domain.requests.claims import Beat, ClaimT, RequestT
-from domain.requests.endings import Endings
+from domain.requests.endings import Endings, ended
 from domain.requests.failure import WORKER_DIED, Failure
 from domain.requests.queue import awaits, require_room, why_not_waiting
 
@@ -180,9 +180,10 @@ class RequestLedger(Endings[RequestT, ClaimT]):
             if request.requested_by_id != user.id or not user.is_active:
                 require_permission(session, user, Permission.CHANGE_STUDY, request.study)
             wish = {"cancelled_by_id": user.id, "cancel_requested_at": database_now()}
-            ended = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
             of_request = update(model).where(model.id == request_id).returning(model)
-            waiting = of_request.where(model.status == RequestStatus.QUEUED).values(wish | ended)
+            waiting = of_request.where(model.status == RequestStatus.QUEUED).values(
+                wish | ended(RequestStatus.CANCELLED, "cancelled")
+            )
             running = of_request.where(model.status == RequestStatus.RUNNING).values(wish)
             if session.scalar(waiting, execution_options=FRESH):
                 self._tell_cancelled_while_waiting(session, request, user.name, user.id)
@@ -201,7 +202,7 @@ class RequestLedger(Endings[RequestT, ClaimT]):
 
     def cancel_submitted(self, request_id: int, submission: int, cancelled_by: str) -> bool:
         """Cancel the request with the run that was to claim it. Returns False if it no longer waits for that run."""
-        values = {"status": RequestStatus.CANCELLED, "finished_at": database_now(), "error_code": "cancelled"}
+        values = ended(RequestStatus.CANCELLED, "cancelled")
         with self.sessions.begin() as session:
             self._hold(session, request_id)
             request = self._end_submission(session, request_id, submission, values)
@@ -226,8 +227,7 @@ class RequestLedger(Endings[RequestT, ClaimT]):
             if in_vain < self.retry_by.attempts:
                 values |= {"submitted_at": None, "next_attempt_at": database_now(self.retry_by.wait(in_vain))}
             else:
-                ended = {"status": RequestStatus.FAILED, "finished_at": database_now(), "error": failed["error"]}
-                values |= ended
+                values |= {**ended(RequestStatus.FAILED, failed["code"]), "error": failed["error"]}
             request = self._end_submission(session, request_id, submission, values)
             if request is None:
                 return None

@@ -1,7 +1,7 @@
 """Approvals: which revision of a study one is of, which player may be deployed under it, and what it still covers.
 
 An approval names the revision that the reviewer has read, and is kept on the study: revision, repository and commit of
-the player. It stands until the study is rejected. A deployment builds what was approved.
+the player. It stands while the study is in one of `APPROVED_STATES`. A deployment builds what was approved.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def approve(session: Session, study: Study, revision: int | None, is_trusted: Is
 
 
 def rescind(study: Study) -> None:
-    """Forget the approval: the study was rejected."""
+    """Forget the approval: the study has left the states in which it stands."""
     study.approved_revision = study.approved_repo_url = study.approved_sha = None
 
 
@@ -208,26 +208,33 @@ def _shown(value: Any) -> str:
 def not_covered(session: Session, study: Study, requests: Sequence[BuildRequest]) -> dict[int, str]:
     """Return why deployments of these requests may not be put back, by the request's id; none that may.
 
-    A deployment was approved when it was made. The approval stands no more once the study was rejected since, by a
-    reviewer or by a change of reviewed content, unless the same commit of the same repository was approved again.
+    A deployment was approved when it was made. That approval has ended if the study has left `APPROVED_STATES` since,
+    by a transition of any name or by a change of reviewed content, unless the same commit of the same repository was
+    approved again.
     """
-    rejected_at = session.scalar(
-        select(func.max(StudyLog.created_at)).where(
-            StudyLog.study_id == study.id, StudyLog.action == "reject", StudyLog.state_after == State.REJECTED
+    left = session.execute(
+        select(StudyLog.created_at, StudyLog.state_after)
+        .where(
+            StudyLog.study_id == study.id,
+            StudyLog.state_before.in_(APPROVED_STATES),
+            StudyLog.state_after.not_in((*APPROVED_STATES, *LOCK_STATES)),
         )
-    )
+        .order_by(StudyLog.created_at.desc())
+        .limit(1)
+    ).one_or_none()
     state = study.state_before_build if study.state in LOCK_STATES else study.state
     player = approved_player(study) if state in APPROVED_STATES else None
     reasons: dict[int, str] = {}
     for request in requests:
-        if rejected_at is None or (request.claimed_at is not None and request.claimed_at > rejected_at):
+        if left is None or (request.claimed_at is not None and request.claimed_at > left.created_at):
             continue
         sha = (request.player_sha or "").lower()
         if player and player.full_sha == sha and sha and _is_of(player.repository_url, request.player_repo):
             continue
         reasons[request.id] = (
-            f"the study was rejected on {rejected_at:%Y-%m-%d %H:%M} UTC, after it was deployed, and commit"
-            f" {sha[:12] or '(unknown)'} of {request.player_repo or 'its repository'} has not been approved since"
+            f"the study was {left.state_after} on {left.created_at:%Y-%m-%d %H:%M} UTC, after it was deployed, and"
+            f" commit {sha[:12] or '(unknown)'} of {request.player_repo or 'its repository'} has not been"
+            " approved since"
         )
     return reasons
 

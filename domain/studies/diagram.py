@@ -22,7 +22,7 @@ from transitions.extensions import GraphMachine
 from domain.models import State, Study, StudyLog
 from domain.models.studies import WORKFLOW_STATES
 from domain.studies.workflow import INITIAL_STATE, active_table, machine_arguments
-from domain.studies.workflow_file import Row
+from domain.studies.workflow_table import Row
 
 Format = Literal["png", "svg"]
 

@@ -25,7 +25,7 @@ from domain.permissions.codes import Permission
 from domain.studies.approval import APPROVED_STATES, has_changed, rescind
 from domain.studies.log import hold, record
 from domain.studies.workflow import Done, finish_transition
-from domain.studies.workflow_file import Notice
+from domain.studies.workflow_table import Notice
 
 EDITABLE = frozenset(REVIEWED_FIELDS) - {"lab_id"} | {"is_discoverable"}
 SENT_BACK: Notice = {

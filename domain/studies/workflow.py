@@ -23,13 +23,13 @@ from domain.models import State, Study, User
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
 from domain.permissions.checks import require_permission, users_with_permission
 from domain.permissions.codes import Permission
-from domain.studies.approval import IsTrusted, approve, only_the_default, rescind
+from domain.studies.approval import APPROVED_STATES, IsTrusted, approve, only_the_default, rescind
 from domain.studies.log import hold, record
-from domain.studies.workflow_file import APPROVE, Notice, Row, read_table
+from domain.studies.workflow_file import read_table
+from domain.studies.workflow_table import APPROVE, Notice, Row
 
 INITIAL_STATE = State.CREATED
 SHIPPED_FILE = Path(__file__).with_name("workflow.yaml")
-TABLE: list[Row] = read_table(SHIPPED_FILE)
 """The workflow that ships with the project."""
 
 
@@ -37,14 +37,16 @@ TABLE: list[Row] = read_table(SHIPPED_FILE)
 class _Active:
     """The workflow of this process. One, since a deployment has one: its studies are rows of one database."""
 
-    table: list[Row]
+    table: list[Row] | None = None
 
 
-_active = _Active(TABLE)
+_active = _Active()
 
 
 def active_table() -> list[Row]:
-    """Return the table that this process goes by."""
+    """Return the table that this process goes by: that of the shipped file, until another one is named."""
+    if _active.table is None:
+        _active.table = read_table(SHIPPED_FILE)
     return _active.table
 
 
@@ -245,7 +247,7 @@ def finalize_state_change(event: EventData) -> None:
     extra: dict[str, Any] = {}
     if event.event.name == APPROVE:
         extra = approve(session, study, passage.revision, passage.is_trusted)
-    elif passage.state == State.REJECTED:
+    elif passage.state not in APPROVED_STATES:
         rescind(study)
         session.flush()
     moved = (

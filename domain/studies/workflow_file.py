@@ -1,46 +1,59 @@
-"""Reads the table of the workflow from YAML, and refuses one that is malformed or leads around the review."""
+"""Reads a workflow table from YAML. Each error names the file and the line."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from reprlib import Repr
+from typing import Any, cast
 
 import yaml
 
 from domain.errors import InvalidRequest
 from domain.mail.audience import Audience
-from domain.models import State
+from domain.models import BuildKind
 from domain.models.studies import LOCK_STATES, WORKFLOW_STATES
-from domain.permissions.codes import Permission
-from domain.studies.approval import APPROVED_STATES
+from domain.permissions.codes import STUDY_PERMISSIONS, Permission
+from domain.studies.workflow_table import Row, ways_around_the_review
 
-APPROVE = "approve"
-"""The trigger that records what a reviewer has read."""
 MOST_BYTES = 100_000
+OTHER_ACTIONS = frozenset(
+    {*BuildKind, "rollback", "edit", "put_back", "taken_down", "video_archive", "video_link", "mark_consent_footage"}
+)
+"""What a study's log calls the acts that are no transitions. A trigger of that name could not be told from them."""
 _NAME = re.compile(r"[a-z][a-z_]{0,29}")
 _REQUIRED, _OPTIONAL = {"trigger", "source", "dest", "permission"}, {"needs_deployment", "notice"}
-_NOTICE_KEYS = ["audience", "headline", "sentence"]
+_NOTICE_KEYS = {"audience", "headline", "sentence"}
+_MERGE = "tag:yaml.org,2002:merge"
+
+_short = Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+Refuse = Callable[..., InvalidRequest]
 
 
-class Notice(TypedDict):
-    """Who is told of a transition, under which headline, in which sentence."""
+class _TableLoader(yaml.SafeLoader):
+    """YAML without aliases, which make a small file huge, and without what says the same key twice."""
 
-    audience: str
-    headline: str
-    sentence: str
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="a workflow table has no aliases (*)", problem_mark=mark)
+        return super().compose_node(parent, index)
 
-
-class Row(TypedDict):
-    """One row of the workflow table."""
-
-    trigger: str
-    source: list[str]
-    dest: str
-    permission: str
-    needs_deployment: NotRequired[bool]
-    notice: NotRequired[Notice]
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = _short.repr(key.value)
+            if key.tag == _MERGE:
+                raise yaml.MarkedYAMLError(
+                    problem="a workflow table has no merge keys (<<)", problem_mark=key.start_mark
+                )
+            if name in seen:
+                raise yaml.MarkedYAMLError(problem=f"{name} is given twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def read_table(file: Path) -> list[Row]:
@@ -61,86 +74,94 @@ def read_table(file: Path) -> list[Row]:
 
 def table_from_yaml(text: str, name: str = "the workflow table") -> list[Row]:
     """Return the table that the text describes. Raises InvalidRequest with the line of `name`, and what is wrong."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        rows = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InvalidRequest(f"{name}{line}: this is not YAML: {error.problem or error}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InvalidRequest(f"{name}: this is not YAML: {error}") from error
-    if not isinstance(rows, list) or not isinstance(root, yaml.SequenceNode):
+    root, rows = _parsed(text, name)
+    if not isinstance(rows, list) or not isinstance(root, yaml.SequenceNode) or not rows:
         raise InvalidRequest(f"{name}: a workflow table is a list of transitions")
     seen: dict[tuple[str, str], int] = {}
     for node, row in zip(root.value, rows, strict=True):
-        line = node.start_mark.line + 1
+        lines = _lines(node)
 
-        def refuse(message: str, line: int = line) -> InvalidRequest:
-            return InvalidRequest(f"{name}, line {line}: {message}")
+        def refuse(message: str, key: str = "", lines: dict[str, int] = lines) -> InvalidRequest:
+            return InvalidRequest(f"{name}, line {lines.get(key, lines[''])}: {message}")
 
-        _require_row(node, row, refuse)
-        for reason in _ways_around_the_review(row):
+        _require_row(row, refuse)
+        for reason in ways_around_the_review(row):
             raise refuse(reason)
         for source in row["source"]:
             way = (row["trigger"], source)
             if way in seen:
-                raise refuse(f"{row['trigger']!r} leads from {source!r} already, by line {seen[way]}")
-            seen[way] = line
+                raise refuse(f"{row['trigger']!r} leads from {source!r} already, by line {seen[way]}", "source")
+            seen[way] = lines[""]
     return cast("list[Row]", rows)
 
 
-def _require_row(node: yaml.Node, row: Any, refuse: Callable[[str], InvalidRequest]) -> None:
-    if not isinstance(row, dict) or not isinstance(node, yaml.MappingNode):
-        raise refuse(f"a transition has {sorted(_REQUIRED)} and may have {sorted(_OPTIONAL)}, not {row!r}")
-    if twice := _named_twice(node):
-        raise refuse(f"{twice!r} is given twice")
-    if not _REQUIRED <= row.keys() <= _REQUIRED | _OPTIONAL:
-        raise refuse(f"a transition has {sorted(_REQUIRED)} and may have {sorted(_OPTIONAL)}, not {row!r}")
-    trigger, source = row["trigger"], row["source"]
-    if not isinstance(trigger, str) or not _NAME.fullmatch(trigger):
-        raise refuse(f"the trigger of a transition is a name in lower case, not {trigger!r}")
+def _parsed(text: str, name: str) -> tuple[yaml.Node | None, Any]:
+    """Return the document as nodes, which know their lines, and as values."""
+    try:
+        loader = _TableLoader(text)
+        try:
+            root = loader.get_single_node()
+            return root, None if root is None else loader.construct_document(root)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InvalidRequest(f"{name}{line}: this cannot be read as YAML: {error.problem or error}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InvalidRequest(f"{name}: this cannot be read as YAML: {error}") from error
+
+
+def _lines(node: yaml.Node) -> dict[str, int]:
+    """Return the line of each key of a transition; that of the transition is under the empty key."""
+    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    return {str(key.value): key.start_mark.line + 1 for key in keys} | {"": node.start_mark.line + 1}
+
+
+def _require_row(row: Any, refuse: Refuse) -> None:
+    if not isinstance(row, dict) or not _REQUIRED <= row.keys() <= _REQUIRED | _OPTIONAL:
+        found = ", ".join(_short.repr(key) for key in row) if isinstance(row, dict) else _short.repr(row)
+        raise refuse(
+            f"a transition has {', '.join(sorted(_REQUIRED))} and may have {', '.join(sorted(_OPTIONAL))}, not {found}"
+        )
+    _require_trigger(row["trigger"], refuse)
+    trigger, source, dest = row["trigger"], row["source"], row["dest"]
     if not isinstance(source, list) or not source:
-        raise refuse(f"the source of {trigger!r} is a list of states, not {source!r}")
-    for state in [*source, row["dest"]]:
+        raise refuse(f"the source of {trigger!r} is a list of states, not {_short.repr(source)}", "source")
+    for key, state in [*(("source", state) for state in source), ("dest", dest)]:
         if state not in WORKFLOW_STATES:
             lock = " it is a lock state, which belongs to builds;" if state in LOCK_STATES else ""
-            raise refuse(f"the workflow has no state {state!r};{lock} there are {', '.join(WORKFLOW_STATES)}")
-    if row["permission"] not in list(Permission):
-        raise refuse(f"there is no permission {row['permission']!r}; docs/permissions.md lists them")
+            known = ", ".join(WORKFLOW_STATES)
+            raise refuse(f"the workflow has no state {_short.repr(state)};{lock} there are {known}", key)
+    _require_permission(row["permission"], refuse)
     if not isinstance(row.get("needs_deployment", False), bool):
-        raise refuse(f"needs_deployment of {trigger!r} is true or false, not {row['needs_deployment']!r}")
+        found = _short.repr(row["needs_deployment"])
+        raise refuse(f"needs_deployment of {trigger!r} is true or false, not {found}", "needs_deployment")
     if "notice" in row:
         _require_notice(trigger, row["notice"], refuse)
 
 
-def _require_notice(trigger: str, notice: Any, refuse: Callable[[str], InvalidRequest]) -> None:
-    texts = isinstance(notice, dict) and sorted(notice) == _NOTICE_KEYS
-    if not texts or not all(isinstance(notice[key], str) for key in _NOTICE_KEYS):
-        raise refuse(f"the notice of {trigger!r} has {', '.join(_NOTICE_KEYS)}, each a text, not {notice!r}")
+def _require_trigger(trigger: Any, refuse: Refuse) -> None:
+    if not isinstance(trigger, str) or not _NAME.fullmatch(trigger):
+        raise refuse(f"the trigger of a transition is a name in lower case, not {_short.repr(trigger)}", "trigger")
+    if trigger in OTHER_ACTIONS:
+        raise refuse(f"no trigger is named {trigger!r}: a study's log has another act of that name", "trigger")
+
+
+def _require_permission(permission: Any, refuse: Refuse) -> None:
+    if permission not in list(Permission):
+        raise refuse(f"there is no permission {_short.repr(permission)}; docs/permissions.md lists them", "permission")
+    if permission not in STUDY_PERMISSIONS:
+        raise refuse(f"{permission} is a permission on labs, and a transition is of a study", "permission")
+
+
+def _require_notice(trigger: str, notice: Any, refuse: Refuse) -> None:
+    is_complete = isinstance(notice, dict) and notice.keys() == _NOTICE_KEYS
+    if not is_complete or not all(isinstance(text, str) for text in notice.values()):
+        keys = ", ".join(sorted(_NOTICE_KEYS))
+        raise refuse(f"the notice of {trigger!r} has {keys}, each a text, not {_short.repr(notice)}", "notice")
     if notice["audience"] not in list(Audience):
         raise refuse(
-            f"the notice of {trigger!r} names no audience that exists: {notice['audience']!r};"
-            f" there are {', '.join(Audience)}"
+            f"the notice of {trigger!r} names no audience that exists: {_short.repr(notice['audience'])};"
+            f" there are {', '.join(Audience)}",
+            "notice",
         )
-
-
-def _named_twice(node: yaml.MappingNode) -> str | None:
-    names = [str(key.value) for key, _ in node.value]
-    return next((name for place, name in enumerate(names) if name in names[:place]), None)
-
-
-def _ways_around_the_review(row: Row) -> Iterator[str]:
-    """Say why families could meet a study by this row that no reviewer has approved; nothing if they could not."""
-    trigger, dest, permission = row["trigger"], row["dest"], row["permission"]
-    is_approval = dest == State.APPROVED
-    if is_approval != (trigger == APPROVE):
-        yield f"{APPROVE!r} and no other trigger leads to {State.APPROVED.value!r}; this is {trigger!r}, to {dest!r}"
-    if is_approval and permission != Permission.APPROVE_STUDY:
-        yield f"{APPROVE!r} asks for {Permission.APPROVE_STUDY.value}, not for {permission}: it is the review"
-    if is_approval and row["source"] != [State.SUBMITTED]:
-        yield f"{APPROVE!r} leads from {State.SUBMITTED.value!r} alone: what was not submitted has not been reviewed"
-    unreviewed = [state for state in row["source"] if state not in APPROVED_STATES]
-    if dest in APPROVED_STATES and not is_approval and unreviewed:
-        yield f"{trigger!r} leads from {', '.join(unreviewed)}, whose content nobody has approved, to {dest!r}"
-    if dest == State.ACTIVE and not row.get("needs_deployment"):
-        yield f"{trigger!r} leads to {State.ACTIVE.value!r}, so it has needs_deployment: true"

@@ -29,7 +29,7 @@ def _picture(png: bytes, title: str) -> dg.MarkdownMetadataValue:
 )
 def workflow_diagram(services: dg.ResourceParam[Services]) -> dg.MaterializeResult:
     """The whole graph of the workflow that the settings name."""
-    _ = services.sessions  # which sets the workflow of this process
+    _ = services  # making it has read the workflow
     return dg.MaterializeResult(metadata={"diagram": _picture(draw("png"), "the workflow of studies")})
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -35,7 +35,7 @@ TAKEN_FOR = timedelta(minutes=5)
 """How long one attempt to end a dead worker's build may take, before another reconciler may try."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Reconciled:
     """The ids of the requests of one kind that were ended, by how."""
 
@@ -83,7 +83,7 @@ def reconcile_archives(services: Services, *, look_for_parts: bool = True) -> Re
     ledger = services.archive_ledger
     done, ended = _reconcile(ledger, lambda claim: ledger.expire(claim, note))
     if ended or look_for_parts:
-        done.parts_removed = remove_orphaned_parts(services)
+        done = replace(done, parts_removed=remove_orphaned_parts(services))
     return done
 
 

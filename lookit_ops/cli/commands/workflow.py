@@ -43,7 +43,6 @@ def diagram(
         raise InvalidRequest("Mermaid draws the whole workflow only: leave the study out, or write .png or .svg")
     path = None
     outside = services()
-    _ = outside.sessions if outside.settings.workflow_file else None  # which reads the file
     if study:
         with outside.reading.begin() as session:
             path = path_of(session, find_study(session, study))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from domain.models import BuildKind, OutboxMail, State, Study, User
 from domain.requests.build_claim import BuildClaim
 from domain.requests.rollbacks import approvals_of, begin_rollback
 from domain.studies.edit import edit
-from domain.studies.workflow import transition
+from domain.studies.workflow import SHIPPED_FILE, transition, use_workflow
 from tests.support.mail import FakeTransport
 from tests.support.site import Site, transition_as_read
 
@@ -318,6 +319,46 @@ def test_what_was_rejected_since_cannot_be_put_back_by_a_researcher(moved_on: tu
     reasons = approvals_of(site.sessions, site.study_id, [first, second])
     assert list(reasons) == [first]
     assert f"commit {EVIL[:12]} of stranger/player has not been approved since" in reasons[first]
+
+
+REOPEN = """
+- {trigger: reopen, source: [archived], dest: created, permission: studies.change_study_status}
+- {trigger: redo, source: [active], dest: created, permission: studies.change_study_status}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ways", "left"),
+    [
+        (["send_back", "resubmit"], "rejected"),
+        (["archive", "reopen", "submit"], "archived"),
+        (["redo", "submit"], "created"),
+    ],
+)
+def test_an_approval_ends_by_whatever_way_a_study_leaves_its_states(
+    site: Site, tmp_path: Path, ways: list[str], left: str
+) -> None:
+    """Another workflow may name its transitions as it likes: which player may be put back goes by the states."""
+    file = tmp_path / "workflow.yaml"
+    file.write_text(SHIPPED_FILE.read_text().replace("trigger: reject", "trigger: send_back") + REOPEN)
+    use_workflow(file)
+    try:
+        site.set_state(State.SUBMITTED)
+        name_player(site, TRUSTED, GOOD)
+        build(site, PREVIEW, "lookit/player")
+        move(site, "approve")
+        first = build(site, DEPLOYMENT, "lookit/player")
+        move(site, ways[0])
+        assert (site.study().state, site.study().approved_revision) == (left, None)
+        for way in ways[1:]:
+            move(site, way)
+        name_player(site, TRUSTED, EVIL)
+        move(site, "approve")
+        build(site, DEPLOYMENT, "lookit/player")
+        with pytest.raises(TransitionNotAllowed, match=f"may not be put back: the study was {left} on"):
+            put_back(site, first.request_id)
+    finally:
+        use_workflow(SHIPPED_FILE)
 
 
 def test_a_reviewer_may_override_with_a_comment_and_the_log_says_so(moved_on: tuple[Site, int, int]) -> None:

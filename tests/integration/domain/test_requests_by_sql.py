@@ -332,7 +332,8 @@ def test_the_database_refuses_a_second_waiting_request(site: Site, execute: Exec
 def test_the_document_lists_every_code_and_status() -> None:
     modules = [*Path(requests.__file__).parent.glob("*.py"), Path(dead_runs.__file__)]
     source = "".join(module.read_text() for module in modules)
-    written = set(re.findall(r"""code(?:=|": )"(\w+)\"|Failure\(\s*"\w+", "(\w+)\"""", source))
+    ways = r"""code(?:=|": )"(\w+)\"|Failure\(\s*"\w+", "(\w+)\"|ended\(RequestStatus\.\w+, "(\w+)\""""
+    written = set(re.findall(ways, source))
     written = {code for codes in written for code in codes if code}
     assert {"cancelled", "replaced", "worker_died"} <= written
     raised = {kind.code for kind in errors.DomainError.__subclasses__()} - {errors.LeaseLost.code}

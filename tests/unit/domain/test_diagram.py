@@ -18,7 +18,7 @@ import pytest
 from domain.models import State
 from domain.models.studies import WORKFLOW_STATES
 from domain.studies.diagram import ANY_OTHER, Path, Step, _quiet_fontconfig, draw, layout, mermaid
-from domain.studies.workflow import TABLE
+from domain.studies.workflow import active_table
 
 S = State
 DAY = datetime(2026, 11, 24, 10, 30, tzinfo=UTC)
@@ -124,7 +124,7 @@ def test_the_whole_graph_shows_every_state_and_every_row_of_the_table() -> None:
     graph = layout()
     assert {str(node) for node in graph.nodes() if not node.startswith(ANY_OTHER)} == set(WORKFLOW_STATES)
     drawn = {(edge[0], edge[1]): edge.attr["label"] for edge in graph.edges()}
-    for row in TABLE:
+    for row in active_table():
         for source in row["source"]:
             from_box = drawn.get((f"{ANY_OTHER}: {row['trigger']}", row["dest"]), "")
             assert row["trigger"] in drawn.get((source, row["dest"]), from_box), row
