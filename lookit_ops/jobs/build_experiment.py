@@ -31,6 +31,7 @@ from lookit_ops.maintenance.public_list import refresh_public_list
 from lookit_ops.run_tags import KIND_TAG, tags_of
 from lookit_ops.runs.build import BuildRun
 from lookit_ops.runs.report import built, studies
+from lookit_ops.runs.stamping import make_bundle
 from lookit_ops.services import Services
 from lookit_ops.storage.errors import StorageError
 
@@ -54,15 +55,20 @@ class BuildExperiment(dg.Config):
         "preview", description="A preview for researchers, or a deployment, which makes the study active."
     )
     request_id: int | None = Field(None, description="Id of a waiting build request (`lookit-ops build list`).")
+    full: bool = Field(False, description="Build in full, even if a proved template of the commit could be stamped.")
 
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBuild:
-    """A claimed request, its repository, and the generation of the page that was live at the claim (0: none)."""
+    """A claimed request, its repository, and the generation of the page that was live at the claim (0: none).
+
+    `full` asks for a full build.
+    """
 
     claim: BuildClaim
     repository: Repository
     page_generation: int
+    full: bool = False
 
     @property
     def folder(self) -> str:
@@ -122,7 +128,7 @@ def claim(
                 "repository": repository.full_name,
             }
         )
-        return ClaimedBuild(claimed, repository, live.generation if live else 0)
+        return ClaimedBuild(claimed, repository, live.generation if live else 0, config.full)
 
 
 @dg.op(
@@ -178,7 +184,7 @@ def image(
 
 
 @dg.op(
-    description="Run build.sh on the checkout, and check the bundle that comes out.",
+    description="Stamp a proved template of the commit, or run build.sh on the checkout; check the bundle.",
 )
 def build(
     context: dg.OpExecutionContext,
@@ -201,13 +207,23 @@ def build(
             labels={**claimed.labels, "repository": source.commit.repository.full_name},
             image=ready.name,
         )
-        try:
-            bundle = services.builder.build(order, build_run.show_output(build_run.build_output), build_run.stop)
-        except PlayerBuildFailed as error:
-            raise PlayerBuildFailed("\n".join([str(error), *source.warnings])) from error
+
+        def full_build() -> Bundle:
+            try:
+                return services.builder.build(order, build_run.show_output(build_run.build_output), build_run.stop)
+            except PlayerBuildFailed as error:
+                raise PlayerBuildFailed("\n".join([str(error), *source.warnings])) from error
+
+        facts = {"repository": source.commit.repository.full_name, "sha": source.commit.sha}
+        made = make_bundle(build_run, order, facts, full_build, full=claimed.full)
+        bundle = made.bundle
+        logger.info("%s build: %s", made.way, made.why)
         build_run.check()
         context.add_output_metadata(
             {
+                "way": made.way,
+                "why this way": made.why,
+                **({"template": made.template} if made.template else {}),
                 "files": len(bundle.files),
                 "bytes": bundle.size_bytes,
                 "end of the output": dg.MetadataValue.md(markdown_block(build_run.build_output.tail(30))),

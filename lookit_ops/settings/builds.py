@@ -97,6 +97,10 @@ class BuildSettings(GeneralSettings):
     build_log_mb: int = Field(
         10, gt=0, description="Output of a build that is kept, in MB; twenty times as much ends it."
     )
+    stamp_builds: bool = Field(
+        False,
+        description="Make bundles from proved templates instead of building each study in full.",
+    )
     free_disk_mb: int = Field(
         5000, ge=0, description="MB that must be free on the disks of the home and of the engine before a build starts."
     )

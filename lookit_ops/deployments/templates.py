@@ -1,0 +1,183 @@
+"""Templates in the bucket: bundles of full builds, and whether stamping them is proved to give what a build gives.
+
+A template is kept under the key of all that goes into its build but the study. `templates/{key}/template.json` tells
+its state; the files are beside it, each under the SHA-256 of its contents, which is verified at each use. The state
+changes on the condition that it is still the one that was read, so that any number of machines may prove a template.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from ember_build.bundle import Bundle
+from ember_build.templates.folder import compare_with_build
+from ember_build.templates.stamping import NotStampable
+from lookit_ops.deployments.manifest import PARALLEL, REVALIDATED
+from lookit_ops.storage.errors import GenerationMismatch, StorageError
+from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.parallel import in_parallel
+
+TEMPLATES = "templates"
+FORMAT = 1
+"""Raised when stamping changes: what was proved by an earlier one counts no more."""
+
+
+class TemplateState(StrEnum):
+    """Whether a template may serve."""
+
+    UNPROVED = "unproved"
+    PROVED = "proved"
+    REFUSED = "refused"
+    """It cannot be stamped, or a full build has made something else. It stays so."""
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateFile:
+    """One file of a template."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What the bucket tells of a template; `prefix` is that of the study that it was built for."""
+
+    key: str
+    state: TemplateState
+    prefix: str
+    files: tuple[TemplateFile, ...]
+    reason: str = ""
+    """Why it was refused."""
+    facts: Mapping[str, str] | None = None
+    """Repository, commit and image, for a person who reads the record."""
+
+
+def template_key(inputs: Mapping[str, object]) -> str:
+    """Return the key of a template: a digest of all that goes into its build but the study."""
+    text = json.dumps({"format": FORMAT, **inputs}, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Templates:
+    """The templates in one bucket. Every method raises StorageError if the bucket cannot be asked."""
+
+    bucket: ExperimentBucket
+
+    def find(self, key: str) -> Template | None:
+        """Return the template, or None."""
+        return self._read(key)[0]
+
+    def fetch(self, template: Template, folder: Path) -> None:
+        """Write the template's files below a folder. Raises StorageError if one is not what the record says."""
+        folder.mkdir(parents=True)
+        acts = [self._fetching(template, file, folder / file.path) for file in template.files]
+        for _ in in_parallel(acts, PARALLEL):
+            pass
+
+    def learn(self, key: str, bundle: Bundle, scratch: Path, facts: Mapping[str, str]) -> str:
+        """Take what a full build has made as a template, or as the proof of one; return what came of it, in words.
+
+        `scratch` is a folder that does not exist yet; the caller removes it.
+        """
+        known, generation = self._read(key)
+        if known is None:
+            return self._keep(key, bundle, facts)
+        if known.state is TemplateState.REFUSED:
+            return f"no template: {known.reason}"
+        self.fetch(known, scratch)
+        try:
+            compare_with_build(scratch, known.prefix, bundle.root, bundle.prefix)
+        except NotStampable as difference:
+            self._write(replace(known, state=TemplateState.REFUSED, reason=str(difference)), generation)
+            return f"the template is refused: {difference}"
+        if known.state is TemplateState.PROVED:
+            return "the template still gives what a full build gives"
+        if known.prefix == bundle.prefix:
+            return "the template is still unproved: it was built for this study, too"
+        self._write(replace(known, state=TemplateState.PROVED), generation)
+        return "the template is proved: stamped for this study, it equals this build byte for byte"
+
+    def _keep(self, key: str, bundle: Bundle, facts: Mapping[str, str]) -> str:
+        files = tuple(TemplateFile(str(file.path), file.size_bytes, file.sha256) for file in bundle.files)
+        template = Template(key, TemplateState.UNPROVED, bundle.prefix, files, facts=dict(facts))
+        by_contents = {file.sha256: file for file in files}
+        acts = [self._putting(template, bundle.root, file) for file in by_contents.values()]
+        for _ in in_parallel(acts, PARALLEL):
+            pass
+        self._write(template, 0)
+        return "kept as a template; the next full build for another study proves it"
+
+    def _fetching(self, template: Template, file: TemplateFile, target: Path) -> Callable[[], None]:
+        key = _object_key(template.key, file.sha256)
+
+        def fetch() -> None:
+            content = self.bucket.read(key)
+            if hashlib.sha256(content).hexdigest() != file.sha256:
+                raise StorageError(f"{key} in {self.bucket.name} has other contents than its name says")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+        return fetch
+
+    def _putting(self, template: Template, root: Path, file: TemplateFile) -> Callable[[], bool]:
+        key = _object_key(template.key, file.sha256)
+        return lambda: self.bucket.put(
+            key, root / file.path, content_type="application/octet-stream", cache_control=REVALIDATED
+        )
+
+    def _read(self, key: str) -> tuple[Template | None, int]:
+        """Return the template and the generation of its record; None and 0 if there is none."""
+        page = self.bucket.page(_record_key(key))
+        if page is None:
+            return None, 0
+        try:
+            told = json.loads(page.content)
+            files = tuple(TemplateFile(**file) for file in told["files"])
+            template = Template(
+                key=told["key"],
+                state=TemplateState(told["state"]),
+                prefix=told["prefix"],
+                files=files,
+                reason=told["reason"],
+                facts=told["facts"],
+            )
+            if template.key != key or any(_leads_out(file.path) for file in files):
+                raise ValueError("it is another template's, or names a file outside its folder")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StorageError(
+                f"{_record_key(key)} in {self.bucket.name} is no record of a template: {error}"
+            ) from error
+        return template, page.generation
+
+    def _write(self, template: Template, generation: int) -> None:
+        try:
+            self.bucket.write_page(
+                _record_key(template.key),
+                json.dumps(asdict(template), indent=1, sort_keys=True).encode(),
+                content_type="application/json",
+                cache_control=REVALIDATED,
+                metadata={},
+                if_generation=generation,
+            )
+        except GenerationMismatch as error:
+            raise StorageError(f"another worker has just changed the template: {error}") from error
+
+
+def _leads_out(path: str) -> bool:
+    return PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
+
+
+def _record_key(key: str) -> str:
+    return f"{TEMPLATES}/{key}/template.json"
+
+
+def _object_key(key: str, sha256: str) -> str:
+    return f"{TEMPLATES}/{key}/{sha256}"
