@@ -10,6 +10,7 @@ import secrets
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from pathlib import Path
 
 import docker
 
-from benchmarks.frame import Result, benchmark, compare
+from benchmarks.frame import BenchmarkError, Result, benchmark, compare
 from ember_build.builder import BuildOrder
 from ember_build.docker.builder import DockerBuilder
+from ember_build.templates.folder import find_difference, stamp_folder
 from tests.support.docker_engine import Engine, EngineMissing, start_engine
 
 DEPLOYMENT = "benchmarks"
@@ -63,6 +65,36 @@ def image_unchanged(quick: bool) -> Iterator[Result]:
             None,
             runs=QUICK_RUNS if quick else IMAGE_RUNS,
             note="all layers from the engine's cache; the target is about 1 s",
+        )
+
+
+@benchmark("build.stamped_vs_full")
+def stamped_vs_full(quick: bool) -> Iterator[Result]:
+    """Stamp the bundle of one study for another one, checks included, beside a full build with warm dependencies."""
+    with bench() as found:
+        if found is None:
+            return
+        builds = found
+        one, other = (f"/studies/{uuid.uuid4()}/" for _ in range(2))
+        builds.seconds(trusted=True, prefix=one)
+        template = builds.output
+        builds.seconds(trusted=True, prefix=other)
+        if reason := find_difference(str(template), one, str(builds.output), other):
+            raise BenchmarkError(f"the stamp is not what a full build makes: {reason}")
+
+        def stamp_it() -> float:
+            began = time.monotonic()
+            stamp_folder(template, one, builds.folder / secrets.token_hex(4), other)
+            return time.monotonic() - began
+
+        yield compare(
+            "build.stamped_vs_full",
+            "s",
+            stamp_it,
+            lambda: builds.seconds(trusted=True, prefix=other),
+            runs=QUICK_RUNS if quick else RUNS,
+            peer_name="a full build, dependencies shared",
+            note="example player (10 files, 0.7 MB), build step alone; the two are equal, byte for byte",
         )
 
 
@@ -139,14 +171,19 @@ class Builds:
     folder: Path
     count: int = 0
 
-    def seconds(self, *, trusted: bool) -> float:
+    @property
+    def output(self) -> Path:
+        """What the newest build has made."""
+        return self.folder / str(self.count)
+
+    def seconds(self, *, trusted: bool, prefix: str = "/studies/benchmark/") -> float:
         """Build the player, and tell how long that took."""
         self.count += 1
         order = BuildOrder(
             checkout=PLAYER,
-            prefix="/studies/benchmark/",
+            prefix=prefix,
             environment={},
-            output=self.folder / str(self.count),
+            output=self.output,
             trusted=trusted,
             labels={"repository": "lookit/example-frameplayer"},
         )

@@ -31,7 +31,7 @@ from lookit_ops.maintenance.public_list import refresh_public_list
 from lookit_ops.run_tags import KIND_TAG, tags_of
 from lookit_ops.runs.build import BuildRun
 from lookit_ops.runs.report import built, studies
-from lookit_ops.runs.stamping import make_bundle
+from lookit_ops.runs.stamping import Made, make_bundle
 from lookit_ops.services import Services
 from lookit_ops.storage.errors import StorageError
 
@@ -193,7 +193,7 @@ def build(
     ready: Image,
     services: dg.ResourceParam[Services],
     build_run: dg.ResourceParam[BuildRun],
-) -> Bundle:
+) -> Made:
     with build_run.step(context):
         trusted = _is_trusted(services, claimed.claim, source)
         if not (trusted or services.builder.is_isolated):
@@ -223,13 +223,13 @@ def build(
             {
                 "way": made.way,
                 "why this way": made.why,
-                **({"template": made.template} if made.template else {}),
+                **({"template": made.learned} if made.learned else {}),
                 "files": len(bundle.files),
                 "bytes": bundle.size_bytes,
                 "end of the output": dg.MetadataValue.md(markdown_block(build_run.build_output.tail(30))),
             }
         )
-        return bundle
+        return made
 
 
 @dg.op(
@@ -239,14 +239,14 @@ def upload(
     context: dg.OpExecutionContext,
     claimed: ClaimedBuild,
     source: CheckedOut,
-    bundle: Bundle,
+    made: Made,
     services: dg.ResourceParam[Services],
     build_run: dg.ResourceParam[BuildRun],
 ) -> Deployment:
     with build_run.step(context):
         deployed = publish(
             build_run.bucket,
-            bundle,
+            made.bundle,
             folder=claimed.folder,
             request_id=str(claimed.claim.request_id),
             fencing_token=claimed.claim.fencing_token,
@@ -276,7 +276,7 @@ def upload(
 def finish(
     context: dg.OpExecutionContext,
     claimed: ClaimedBuild,
-    source: CheckedOut,
+    made: Made,
     deployed: Deployment,
     services: dg.ResourceParam[Services],
     build_run: dg.ResourceParam[BuildRun],
@@ -287,6 +287,8 @@ def finish(
             "folder": claimed.folder,
             "files": deployed.file_count,
             "bytes": deployed.size_bytes,
+            "way": made.way,
+            **({"template": made.key} if made.key else {}),
         }
         build_run.finish(facts)
         materialization = built(services, claimed.claim.request_id)
@@ -305,8 +307,8 @@ def build_experiment() -> None:
     """The way of a build."""
     claimed = claim()
     source = checkout(claimed)
-    bundle = build(claimed, source, image(claimed, source))
-    finish(claimed, source, upload(claimed, source, bundle))
+    made = build(claimed, source, image(claimed, source))
+    finish(claimed, made, upload(claimed, source, made))
 
 
 def _refresh_public_list(context: dg.OpExecutionContext, services: Services) -> None:

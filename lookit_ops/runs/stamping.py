@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,17 +24,21 @@ logger = logging.getLogger(__name__)
 
 OFF = "LOOKIT_STAMP_BUILDS is off"
 FORCED = "the run was asked for a full build"
+AUDIT = "a proved template was there, and this build was chosen to check it (LOOKIT_STAMP_AUDIT_SHARE)"
 NO_TEMPLATE = "there is no template of this commit yet"
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A checked bundle, which way it was made (`full`, `reused`, `stamped`), why, and what became of the template."""
+    """A checked bundle, and which way it was made (`full`, `reused`, `stamped`)."""
 
     bundle: Bundle
     way: str
     why: str
-    template: str = ""
+    key: str = ""
+    """Of the template that it was made from, or that it has made or proved."""
+    learned: str = ""
+    """What a full build has done to the template, in words."""
 
 
 def make_bundle(
@@ -55,7 +60,7 @@ def make_bundle(
             return made
         bundle = full_build()
         shutil.rmtree(scratch, ignore_errors=True)
-        return Made(bundle, "full", made, _learn(templates, key, bundle, scratch, facts))
+        return Made(bundle, "full", made, key, _learn(templates, key, bundle, scratch, facts))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -93,12 +98,14 @@ def _from_template(build_run: BuildRun, templates: Templates, key: str, order: B
         if template.prefix == order.prefix:
             templates.fetch(template, order.output)
             bundle = check_bundle(order.output, order.prefix, cancelled=build_run.stop)
-            return Made(bundle, "reused", "a full build of this commit for this study was there")
+            return Made(bundle, "reused", "a full build of this commit for this study was there", key)
         if template.state is not TemplateState.PROVED:
             return f"the template of this commit is {template.state}{': ' if template.reason else ''}{template.reason}"
+        if secrets.SystemRandom().random() < build_run.services.settings.stamp_audit_share:
+            return AUDIT
         templates.fetch(template, scratch)
         bundle = stamp_folder(scratch, template.prefix, order.output, order.prefix, build_run.stop)
-        return Made(bundle, "stamped", "a proved template of this commit was there")
+        return Made(bundle, "stamped", "a proved template of this commit was there", key)
     except (NotStampable, StorageError, PlayerBuildFailed, BuildPlatformError, OSError) as error:
         shutil.rmtree(order.output, ignore_errors=True)
         logger.warning("the template of this commit could not be used, so it is built in full: %s", error)

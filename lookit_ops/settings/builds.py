@@ -101,6 +101,9 @@ class BuildSettings(GeneralSettings):
         False,
         description="Make bundles from proved templates instead of building each study in full.",
     )
+    stamp_audit_share: float = Field(
+        0.02, ge=0, le=1, description="Share of the builds that could be stamped and are built in full, as a check."
+    )
     free_disk_mb: int = Field(
         5000, ge=0, description="MB that must be free on the disks of the home and of the engine before a build starts."
     )

@@ -64,6 +64,7 @@ def test_every_benchmark_of_the_package_is_found():
         "build.claim_race.postgresql",
         "build.claim_race.sqlite",
         "build.image_unchanged",
+        "build.stamped_vs_full",
         "build.take_dependencies",
         "build.warm_dependencies",
         "deploy.upload",

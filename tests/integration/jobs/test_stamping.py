@@ -25,7 +25,7 @@ BASE64 = EMBER.replace("EXTRA", "var hidden = '$(printf %s $STUDY_PREFIX | base6
 
 @pytest.fixture
 def studies(workshop: Workshop) -> list[int]:
-    workshop.settings["stamp_builds"] = True
+    workshop.settings |= {"stamp_builds": True, "stamp_audit_share": 0}
     workshop.build_by(EMBER.replace("EXTRA", ""))
     names = ("One", "Two", "Three", "Four")
     return [workshop.site.another_study(name, State.APPROVED) for name in names]
@@ -65,6 +65,9 @@ def test_the_second_full_build_proves_and_the_third_study_is_stamped_as_it_would
     made = bundle(workshop, three)
     assert str(workshop.site.study(three).uuid).encode() in b"".join(made.values())
     assert str(workshop.site.study(one).uuid).encode() not in b"".join(made.values())
+    logs = workshop.site.logs(three)
+    assert logs[-1].extra["facts"]["way"] == "stamped"
+    assert (workshop.services.settings.local_bucket / TEMPLATES / logs[-1].extra["facts"]["template"]).is_dir()
     full = build(workshop, three, full=True)
     assert (full["way"], full["why this way"]) == ("full", "the run was asked for a full build")
     assert full["template"] == "the template still gives what a full build gives"
@@ -106,6 +109,19 @@ def test_a_full_build_that_differs_withdraws_a_proved_template(workshop: Worksho
     workshop.build_by(EMBER.replace("EXTRA", f"$(case $STUDY_PREFIX in *{uuid}*) echo evil;; esac)"))
     assert build(workshop, three, full=True)["template"].startswith("the template is refused: assets/player-")
     assert build(workshop, four)["way"] == "full"
+
+
+def test_an_audit_builds_in_full_what_could_be_stamped(workshop: Workshop, studies: list[int]) -> None:
+    workshop.settings["stamp_audit_share"] = 1
+    one, two, three, four = studies
+    build(workshop, one)
+    build(workshop, two)
+    audit = build(workshop, three)
+    assert audit["way"] == "full"
+    assert "chosen to check it" in audit["why this way"]
+    assert audit["template"] == "the template still gives what a full build gives"
+    workshop.build_by(EMBER.replace("EXTRA", "var later = true;"))
+    assert build(workshop, four)["template"].startswith("the template is refused: assets/player-")
 
 
 def test_a_damaged_template_and_a_bucket_that_fails_cost_a_full_build_and_no_failure(
