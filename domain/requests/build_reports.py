@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from domain.mail.audience import Audience, people
 from domain.mail.outbox import enqueue
-from domain.models import BuildRequest, Study, User
+from domain.models import BuildRequest, Study, StudyLog, User
 from domain.requests.build_claim import BuildClaim
 from domain.studies.approval import APPROVED_STATES, has_changed, named_player
 from domain.studies.log import record
@@ -98,6 +99,13 @@ def tell_replaced(session: Session, request: BuildRequest, newer_user: User) -> 
         recipients=[asker],
         study=study,
     )
+
+
+def made_from(session: Session, template: str) -> list[str]:
+    """Return the names of the studies whose log tells of a bundle that was stamped from a template."""
+    facts = StudyLog.extra["facts"]
+    stamped = (facts["template"].as_string() == template) & (facts["way"].as_string() == "stamped")
+    return list(session.scalars(select(Study.name).join(StudyLog).where(stamped).distinct().order_by(Study.name)))
 
 
 def pin_sha(study: Study, claim: BuildClaim, request: BuildRequest) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from ember_build.bundle import Bundle
@@ -19,10 +22,15 @@ from ember_build.templates.folder import compare_with_build
 from ember_build.templates.stamping import NotStampable
 from lookit_ops.deployments.manifest import PARALLEL, REVALIDATED
 from lookit_ops.storage.errors import GenerationMismatch, StorageError
-from lookit_ops.storage.experiments import ExperimentBucket
+from lookit_ops.storage.experiments import ExperimentBucket, StoredFile, StoredPage
 from lookit_ops.storage.parallel import in_parallel
 
 TEMPLATES = "templates"
+RECORD = "template.json"
+KEPT_UNUSED = timedelta(days=30)
+"""How long a template stays after its last use."""
+NOTED_EVERY = timedelta(days=1)
+"""A use is noted once in this time: a write for each would be one more request for each build."""
 FORMAT = 1
 """Raised when stamping changes: what was proved by an earlier one counts no more."""
 
@@ -56,7 +64,15 @@ class Template:
     reason: str = ""
     """Why it was refused."""
     facts: Mapping[str, str] | None = None
-    """Repository, commit and image, for a person who reads the record."""
+    """Repository and commit, for a person who reads the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What a full build has done to a template, in words; `withdrawn` if it had served until then."""
+
+    told: str
+    withdrawn: bool = False
 
 
 def template_key(inputs: Mapping[str, object]) -> str:
@@ -73,7 +89,14 @@ class Templates:
 
     def find(self, key: str) -> Template | None:
         """Return the template, or None."""
-        return self._read(key)[0]
+        page = self.bucket.page(_record_key(key))
+        return None if page is None else self._template(key, page)
+
+    def note_use(self, key: str, now: datetime) -> None:
+        """Write the record of a template anew once a day, so that the pruning finds it in use."""
+        page = self.bucket.page(_record_key(key))
+        if page is not None and now - page.updated_at > NOTED_EVERY:
+            self._write(self._template(key, page), page.generation)
 
     def fetch(self, template: Template, folder: Path) -> None:
         """Write the template's files below a folder. Raises StorageError if one is not what the record says."""
@@ -82,28 +105,36 @@ class Templates:
         for _ in in_parallel(acts, PARALLEL):
             pass
 
-    def learn(self, key: str, bundle: Bundle, scratch: Path, facts: Mapping[str, str]) -> str:
-        """Take what a full build has made as a template, or as the proof of one; return what came of it, in words.
+    def learn(
+        self,
+        key: str,
+        bundle: Bundle,
+        scratch: Path,
+        facts: Mapping[str, str],
+        cancelled: threading.Event | None = None,
+    ) -> Learned:
+        """Take what a full build has made as a template, or as the proof of one.
 
-        `scratch` is a folder that does not exist yet; the caller removes it.
+        `scratch` is a folder that does not exist yet; the caller removes it. Raises BuildCancelled, too.
         """
         known, generation = self._read(key)
         if known is None:
-            return self._keep(key, bundle, facts)
+            return Learned(self._keep(key, bundle, facts))
         if known.state is TemplateState.REFUSED:
-            return f"no template: {known.reason}"
+            return Learned(f"no template: {known.reason}")
         self.fetch(known, scratch)
         try:
-            compare_with_build(scratch, known.prefix, bundle.root, bundle.prefix)
+            compare_with_build(scratch, known.prefix, bundle.root, bundle.prefix, cancelled)
         except NotStampable as difference:
             self._write(replace(known, state=TemplateState.REFUSED, reason=str(difference)), generation)
-            return f"the template is refused: {difference}"
+            withdrawn = known.state is TemplateState.PROVED
+            return Learned(f"the template is refused: {difference}", withdrawn=withdrawn)
         if known.state is TemplateState.PROVED:
-            return "the template still gives what a full build gives"
+            return Learned("the template still gives what a full build gives")
         if known.prefix == bundle.prefix:
-            return "the template is still unproved: it was built for this study, too"
+            return Learned("the template is still unproved: it was built for this study, too")
         self._write(replace(known, state=TemplateState.PROVED), generation)
-        return "the template is proved: stamped for this study, it equals this build byte for byte"
+        return Learned("the template is proved: stamped for this study, it equals this build byte for byte")
 
     def _keep(self, key: str, bundle: Bundle, facts: Mapping[str, str]) -> str:
         files = tuple(TemplateFile(str(file.path), file.size_bytes, file.sha256) for file in bundle.files)
@@ -136,8 +167,9 @@ class Templates:
     def _read(self, key: str) -> tuple[Template | None, int]:
         """Return the template and the generation of its record; None and 0 if there is none."""
         page = self.bucket.page(_record_key(key))
-        if page is None:
-            return None, 0
+        return (None, 0) if page is None else (self._template(key, page), page.generation)
+
+    def _template(self, key: str, page: StoredPage) -> Template:
         try:
             told = json.loads(page.content)
             files = tuple(TemplateFile(**file) for file in told["files"])
@@ -155,7 +187,7 @@ class Templates:
             raise StorageError(
                 f"{_record_key(key)} in {self.bucket.name} is no record of a template: {error}"
             ) from error
-        return template, page.generation
+        return template
 
     def _write(self, template: Template, generation: int) -> None:
         try:
@@ -171,12 +203,37 @@ class Templates:
             raise StorageError(f"another worker has just changed the template: {error}") from error
 
 
+def prune_templates(
+    bucket: ExperimentBucket, *, now: datetime, dry_run: bool
+) -> tuple[list[StoredFile], dict[str, str]]:
+    """Remove the templates that no build has used for `KEPT_UNUSED`, and files that belong to none.
+
+    Returns what was removed, or would be, and what could not be, with the reason. The record goes first: a build that
+    still reads the files falls back to a full build.
+    """
+    removed: list[StoredFile] = []
+    failed: dict[str, str] = {}
+    try:
+        for _, members in groupby(bucket.files(f"{TEMPLATES}/"), key=lambda file: file.key.split("/")[1]):
+            files = sorted(members, key=lambda file: not file.key.endswith(f"/{RECORD}"))
+            records = [file for file in files if file.key.endswith(f"/{RECORD}")]
+            if max(file.updated_at for file in records or files) > now - KEPT_UNUSED:
+                continue
+            for file in files:
+                if not dry_run:
+                    bucket.delete(file.key)
+                removed.append(file)
+    except StorageError as error:
+        failed[TEMPLATES] = str(error)
+    return removed, failed
+
+
 def _leads_out(path: str) -> bool:
     return PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
 
 
 def _record_key(key: str) -> str:
-    return f"{TEMPLATES}/{key}/template.json"
+    return f"{TEMPLATES}/{key}/{RECORD}"
 
 
 def _object_key(key: str, sha256: str) -> str:

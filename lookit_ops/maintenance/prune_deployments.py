@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from domain.errors import InvalidRequest
 from domain.models import BuildKind
 from lookit_ops.deployments.manifest import FOLDERS, KEPT
 from lookit_ops.deployments.prune import DAY, Pruned, prune
+from lookit_ops.deployments.templates import prune_templates
 from lookit_ops.services import Services
 
 HOUR = timedelta(hours=1)
@@ -21,7 +23,7 @@ _KIND_OF = {folder: BuildKind(kind) for kind, folder in FOLDERS.items()}
 def prune_deployments(
     services: Services, *, older_than_hours: float = DAY / HOUR, keep: int = KEPT, dry_run: bool = False
 ) -> Pruned:
-    """Remove from the bucket what no kept deployment names, so many hours after it was last needed.
+    """Remove from the bucket what no kept deployment names, so many hours after it was last needed; unused templates.
 
     Raises InvalidRequest if nothing would be kept, or for less than an hour; StorageError if the bucket cannot be used.
     """
@@ -43,11 +45,8 @@ def prune_deployments(
             return False
         return services.ledger.is_building(_KIND_OF[root], uuid)
 
-    return prune(
-        services.bucket,
-        keep=keep,
-        older_than=older_than_hours * HOUR,
-        now=datetime.now(UTC),
-        in_use=in_use,
-        dry_run=dry_run,
-    )
+    now = datetime.now(UTC)
+    older_than = older_than_hours * HOUR
+    done = prune(services.bucket, keep=keep, older_than=older_than, now=now, in_use=in_use, dry_run=dry_run)
+    templates, failed = prune_templates(services.bucket, now=now, dry_run=dry_run)
+    return replace(done, removed=(*done.removed, *templates), failed={**done.failed, **failed})

@@ -9,8 +9,10 @@ import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from domain.requests.build_reports import made_from
 from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.errors import BuildPlatformError, PlayerBuildFailed
@@ -57,10 +59,11 @@ def make_bundle(
     try:
         made = FORCED if full else _from_template(build_run, templates, key, order, scratch)
         if isinstance(made, Made):
+            _note_use(templates, key)
             return made
         bundle = full_build()
         shutil.rmtree(scratch, ignore_errors=True)
-        return Made(bundle, "full", made, key, _learn(templates, key, bundle, scratch, facts))
+        return Made(bundle, "full", made, key, _learn(build_run, templates, key, bundle, scratch, facts))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -112,10 +115,26 @@ def _from_template(build_run: BuildRun, templates: Templates, key: str, order: B
         return f"the template of this commit could not be used: {error}"
 
 
-def _learn(templates: Templates, key: str, bundle: Bundle, scratch: Path, facts: Mapping[str, str]) -> str:
+def _note_use(templates: Templates, key: str) -> None:
+    try:
+        templates.note_use(key, datetime.now(UTC))
+    except StorageError as error:  # another build may just have noted it
+        logger.info("the use of a template was not noted: %s", error)
+
+
+def _learn(
+    build_run: BuildRun, templates: Templates, key: str, bundle: Bundle, scratch: Path, facts: Mapping[str, str]
+) -> str:
     """Keep or prove the template. The build has ended well: that this fails is no failure of it."""
     try:
-        return templates.learn(key, bundle, scratch, facts)
+        learned = templates.learn(key, bundle, scratch, facts, build_run.stop)
     except (StorageError, PlayerBuildFailed, BuildPlatformError, OSError) as error:
         logger.warning("no template was kept or proved: %s", error)
         return f"no template was kept or proved: {error}"
+    if not learned.withdrawn:
+        return learned.told
+    with build_run.services.sessions.begin() as session:
+        affected = ", ".join(made_from(session, key)) or "no study"
+    told = f"{learned.told}. Stamped from it before: {affected}; build those again"
+    logger.error("a proved template was withdrawn: %s", told)
+    return told

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import dagster as dg
 import pytest
 
 from domain.models import BuildKind, State
 from lookit_ops.deployments.manifest import folder_of
-from lookit_ops.deployments.templates import TEMPLATES
+from lookit_ops.deployments.templates import KEPT_UNUSED, TEMPLATES, Templates, prune_templates
 from tests.support.workshop import Workshop
 
 EMBER = """
@@ -107,7 +109,11 @@ def test_a_full_build_that_differs_withdraws_a_proved_template(workshop: Worksho
     build(workshop, two)
     uuid = workshop.site.study(three).uuid
     workshop.build_by(EMBER.replace("EXTRA", f"$(case $STUDY_PREFIX in *{uuid}*) echo evil;; esac)"))
-    assert build(workshop, three, full=True)["template"].startswith("the template is refused: assets/player-")
+    assert build(workshop, four)["way"] == "stamped"
+    told = build(workshop, three, full=True)["template"]
+    assert told.startswith("the template is refused: assets/player-")
+    assert told.endswith("Stamped from it before: Four; build those again")
+    assert build(workshop, four, full=True)["template"].startswith("no template: assets/player-")
     assert build(workshop, four)["way"] == "full"
 
 
@@ -142,3 +148,22 @@ def test_a_damaged_template_and_a_bucket_that_fails_cost_a_full_build_and_no_fai
     unreadable = build(workshop, four)
     assert unreadable["way"] == "full"
     assert "is no record of a template" in unreadable["why this way"]
+
+
+def test_a_template_goes_a_month_after_its_last_use(workshop: Workshop, studies: list[int]) -> None:
+    one, two, three, _ = studies
+    build(workshop, one)
+    build(workshop, two)
+    bucket, now = workshop.services.bucket, datetime.now(UTC)
+    before = {file.key: file.updated_at for file in bucket.files(f"{TEMPLATES}/")}
+    (record,) = (key for key in before if key.endswith("template.json"))
+    Templates(bucket).note_use(record.split("/")[1], now + timedelta(hours=1))
+    assert {file.key: file.updated_at for file in bucket.files(f"{TEMPLATES}/")} == before, "noted today already"
+    Templates(bucket).note_use(record.split("/")[1], now + timedelta(days=2))
+    assert prune_templates(bucket, now=now + KEPT_UNUSED - timedelta(hours=1), dry_run=False) == ([], {})
+    later = now + KEPT_UNUSED + timedelta(hours=1)
+    would_go, failed = prune_templates(bucket, now=later, dry_run=True)
+    assert ({file.key for file in would_go}, failed) == (before.keys(), {})
+    assert prune_templates(bucket, now=later, dry_run=False) == (would_go, {})
+    assert list(bucket.files(f"{TEMPLATES}/")) == []
+    assert build(workshop, three)["why this way"] == "there is no template of this commit yet"
