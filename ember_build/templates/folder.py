@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from ember_build.bounded import run_bounded
+from ember_build.bounded import Bounds, run_bounded
 from ember_build.bundle import Bundle, check_bundle
 from ember_build.templates.stamping import NotStampable, first_difference, read_folder, stamp
+
+BOUNDS = Bounds(cpu_seconds=30, seconds=120, result_mb=400)
+"""For the largest bundle that a build may make; the real player takes a tenth of a second."""
 
 
 def stamp_folder(
@@ -22,7 +25,7 @@ def stamp_folder(
         BuildCancelled: `cancelled` was set.
     """
     folders = (str(root.absolute()), prefix, str(output.absolute()), wanted)
-    refusal = run_bounded(write_stamped, *folders, subject="the template", cancelled=cancelled)
+    refusal = run_bounded(write_stamped, *folders, subject="the template", bounds=BOUNDS, cancelled=cancelled)
     if refusal:
         raise NotStampable(refusal)
     return check_bundle(output, wanted, cancelled=cancelled)
@@ -33,7 +36,7 @@ def compare_with_build(
 ) -> None:
     """Make sure that the template `root`, stamped for `wanted`, equals a full build. Raises NotStampable."""
     folders = (str(root.absolute()), prefix, str(built.absolute()), wanted)
-    refusal = run_bounded(find_difference, *folders, subject="the template", cancelled=cancelled)
+    refusal = run_bounded(find_difference, *folders, subject="the template", bounds=BOUNDS, cancelled=cancelled)
     if refusal:
         raise NotStampable(refusal)
 

@@ -34,7 +34,7 @@ def facts(services: Services, written: PublicList) -> Mapping[str, Any]:
     description="The list of the public page: active, discoverable, deployed. Kept up to date by itself; materialize it"
     " to have it compared with the database at once.",
     deps=[studies_asset, experiment_deployment],
-    group_name="studies",
+    group_name="public_list",
     kinds={"json"},
     owners=OWNERS,
 )
