@@ -110,6 +110,17 @@ def test_a_uuid_in_a_name_and_a_compressed_copy_are_refused() -> None:
     assert stamp({**bundle(A), "robots.txt.gz": b"x"}, prefix_of(A), prefix_of(B)), "that one holds no prefix"
 
 
+def test_a_uuid_of_the_players_own_stays_and_a_source_map_is_stamped() -> None:
+    own = "0b1c2d3e-4f50-4617-8899-aabbccddeeff"
+
+    def player(study: str) -> dict[str, bytes]:
+        source_map = f'{{"sources":["app.js"],"sourcesContent":["root = \'{prefix_of(study)}\'; id = \'{own}\'"]}}'
+        return bundle(study, {"assets/app.map": source_map.replace("{", "{{").replace("}", "}}")})
+
+    assert stamp(player(A), prefix_of(A), prefix_of(B)) == player(B)
+    assert own.encode() in b"".join(player(B).values())
+
+
 def test_names_that_follow_from_themselves_are_refused() -> None:
     one, two = "1" * 32, "2" * 32
     files = {f"a-{one}.mjs": f"{prefix_of(A)} {two}".encode(), f"b-{two}.mjs": one.encode()}
