@@ -23,7 +23,14 @@ from pathlib import Path
 from types import FunctionType
 from typing import IO, Any
 
-from ember_build.errors import BuildCancelled, BuildError, BuildPlatformError, InvalidPlayer, PlayerBuildFailed
+from ember_build.errors import (
+    BuildCancelled,
+    BuildError,
+    BuildPlatformError,
+    InvalidPlayer,
+    NotStampable,
+    PlayerBuildFailed,
+)
 
 MB = 1_000_000
 
@@ -33,7 +40,7 @@ LIMITED_CPU = ("/bin/sh", "-c", 'ulimit -S -t "$0" && exec "$@"')
 """What begins a command whose CPU time is limited; the seconds and the command follow."""
 
 _POLL_SECONDS = 0.1
-_ENDED = {error.__name__: error for error in (InvalidPlayer, PlayerBuildFailed, BuildPlatformError)}
+_ENDED = {error.__name__: error for error in (InvalidPlayer, PlayerBuildFailed, NotStampable, BuildPlatformError)}
 _CRASHED = {-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGFPE, -signal.SIGILL}
 
 
@@ -61,7 +68,7 @@ def run_bounded(
     `subject` names in messages what is read, such as "package.json". `deadline` is the build's, by time.monotonic().
 
     Raises:
-        InvalidPlayer, PlayerBuildFailed, BuildPlatformError: the function raised it.
+        InvalidPlayer, PlayerBuildFailed, NotStampable, BuildPlatformError: the function raised it.
         PlayerBuildFailed: a bound was reached, or the parser crashed on the files.
         BuildPlatformError: this machine could not start the child or read its disk, or killed the child.
         BuildCancelled: `cancelled` was set; the child is ended within a fraction of a second.

@@ -4,6 +4,7 @@ BuildError
 ├── InvalidPlayer         the named player is unusable: malformed URL, no such repository, hostile archive
 ├── PlayerBuildFailed     the researcher's code does not build; never retried, its log is kept
 ├── BuildPlatformError    ours or the network's fault; worth another try later
+├── NotStampable          nobody's fault: a bundle cannot serve as a template here, and a full build is made instead
 └── BuildCancelled        nobody's fault: somebody asked for the build to end
 """
 
@@ -31,6 +32,10 @@ class BuildPlatformError(BuildError):
         """`retry_at` is the time, in UTC, before which a service has said that it will not answer."""
         super().__init__(message)
         self.retry_at = retry_at
+
+
+class NotStampable(BuildError):
+    """A bundle cannot be turned into another study's; the message names the file and the reason."""
 
 
 class BuildCancelled(BuildError):

@@ -20,19 +20,17 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from ember_build.errors import NotStampable
+
 T = TypeVar("T")
 _PREFIX = re.compile(r"/studies/([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})/")
 _HEX = re.compile(rb"(?<![0-9a-fA-F])[0-9a-f]{32}(?![0-9a-fA-F])")
 _SRI = re.compile(rb"(sha256|sha384|sha512)-([A-Za-z0-9+/]{43,86}={0,2})")
 _OBJECT_KEY = re.compile(rb"""^(["'`]\s*:|%22%3A|%27%3A)""")
-_CODE = frozenset({".js", ".css"})
+_CODE = (".js", ".css")
 _COMPRESSED = frozenset({".gz", ".br", ".zst"})
 _PIECE, _STEP = 8, 4
 """Any piece of 11 characters of a UUID is found; shorter ones show when a template is proved."""
-
-
-class NotStampable(Exception):
-    """A bundle cannot be turned into another study's; the message names the file and the reason."""
 
 
 def stamp(files: Mapping[str, bytes], prefix: str, wanted: str) -> dict[str, bytes]:
@@ -127,7 +125,7 @@ class _Stamping:
         """The files whose name carries a digest, by the digest: several, where contents are equal."""
         found: dict[bytes, list[str]] = {}
         for path in self.files:
-            digests = _HEX.findall(path.rpartition("/")[2].encode())
+            digests = _digests_in_name(path)
             if len(digests) == 1:
                 found.setdefault(digests[0], []).append(path)
         return found
@@ -146,13 +144,12 @@ class _Stamping:
     def path(self, path: str) -> str:
         """Return the file's path in the new bundle."""
         digest = self.digest_in_name(path)
-        return path if digest is None else self._map_digests(path.encode(), lambda _: digest).decode()
+        return path if digest is None else _HEX.sub(digest, path.encode()).decode()
 
     def content(self, path: str) -> bytes:
         """Return the file's contents in the new bundle."""
         if path not in self._contents:
-            with_names = self._ask("contents", path, lambda: self._rewritten(self.files[path]))
-            self._contents[path] = with_names
+            self._contents[path] = self._ask("contents", path, lambda: self._rewritten(self.files[path]))
         return self._contents[path]
 
     def digest_in_name(self, path: str) -> bytes | None:
@@ -162,7 +159,7 @@ class _Stamping:
         return self._digests[path]
 
     def _new_digest(self, path: str) -> bytes | None:
-        digests = _HEX.findall(path.rpartition("/")[2].encode())
+        digests = _digests_in_name(path)
         if not digests:
             return None
         content = self.files[path]
@@ -177,7 +174,7 @@ class _Stamping:
     def _hashed(self, path: str, content: bytes) -> Iterator[bytes]:
         """Yield what the tool chain may have hashed for the file's name: it, or it without the names of code."""
         yield content
-        if not path.endswith(tuple(_CODE)):
+        if not path.endswith(_CODE):
             return
         for slash in (b"", b"/"):
             yield self._without_names_of_code(content, slash)
@@ -186,7 +183,7 @@ class _Stamping:
         prefix = self.forms[0][0]
         for digest in sorted(set(_HEX.findall(content)) & self.named.keys()):
             for path in self.named[digest]:
-                if not path.endswith(tuple(_CODE)):
+                if not path.endswith(_CODE):
                     continue
                 plain = path.replace(f"-{digest.decode()}", "").encode()
                 content = content.replace(prefix + path.encode(), slash + plain).replace(path.encode(), plain)
@@ -195,11 +192,8 @@ class _Stamping:
     def _rewritten(self, text: bytes) -> bytes:
         for old, new in self.forms:
             text = text.replace(old, new)
-        text = self._map_digests(text, self._mapped)
+        text = _HEX.sub(lambda match: self._mapped(match[0]), text)
         return _SRI.sub(self._mapped_integrity, text)
-
-    def _map_digests(self, text: bytes, mapped: Callable[[bytes], bytes]) -> bytes:
-        return _HEX.sub(lambda match: mapped(match[0]), text)
 
     def _mapped(self, digest: bytes) -> bytes:
         """Return what stands in the place of a digest: that of the file that it names, or of the contents it tells."""
@@ -231,6 +225,10 @@ def _places(content: bytes, wanted: bytes) -> Iterator[int]:
     while place >= 0:
         yield place
         place = content.find(wanted, place + 1)
+
+
+def _digests_in_name(path: str) -> list[bytes]:
+    return _HEX.findall(path.rpartition("/")[2].encode())
 
 
 def _base64_piece(text: str, shift: int) -> bytes:

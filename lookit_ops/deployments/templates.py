@@ -10,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import partial
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from ember_build.bundle import Bundle
+from ember_build.errors import NotStampable
 from ember_build.templates.folder import compare_with_build
-from ember_build.templates.stamping import NotStampable
 from lookit_ops.deployments.manifest import PARALLEL, REVALIDATED
 from lookit_ops.storage.errors import GenerationMismatch, StorageError
-from lookit_ops.storage.experiments import ExperimentBucket, StoredFile, StoredPage
+from lookit_ops.storage.experiments import ExperimentBucket, StoredFile, StoredPage, check_key
 from lookit_ops.storage.parallel import in_parallel
 
 TEMPLATES = "templates"
@@ -68,6 +69,15 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Record:
+    """A template as it was found; it changes on the condition of this generation. `written_at` is in UTC."""
+
+    template: Template
+    generation: int
+    written_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """What a full build has done to a template, in words; `withdrawn` if it had served until then."""
 
@@ -87,21 +97,20 @@ class Templates:
 
     bucket: ExperimentBucket
 
-    def find(self, key: str) -> Template | None:
-        """Return the template, or None."""
+    def find(self, key: str) -> Record | None:
+        """Return the record of the template, or None."""
         page = self.bucket.page(_record_key(key))
-        return None if page is None else self._template(key, page)
+        return None if page is None else Record(self._template(key, page), page.generation, page.updated_at)
 
-    def note_use(self, key: str, now: datetime) -> None:
-        """Write the record of a template anew once a day, so that the pruning finds it in use."""
-        page = self.bucket.page(_record_key(key))
-        if page is not None and now - page.updated_at > NOTED_EVERY:
-            self._write(self._template(key, page), page.generation)
+    def note_use(self, record: Record, now: datetime) -> None:
+        """Write the record that was found anew once a day, so that the pruning finds the template in use."""
+        if now - record.written_at > NOTED_EVERY:
+            self._write(record.template, record.generation)
 
     def fetch(self, template: Template, folder: Path) -> None:
         """Write the template's files below a folder. Raises StorageError if one is not what the record says."""
         folder.mkdir(parents=True)
-        acts = [self._fetching(template, file, folder / file.path) for file in template.files]
+        acts = [partial(self._fetch, template.key, file, folder / file.path) for file in template.files]
         for _ in in_parallel(acts, PARALLEL):
             pass
 
@@ -117,9 +126,10 @@ class Templates:
 
         `scratch` is a folder that does not exist yet; the caller removes it. Raises BuildCancelled, too.
         """
-        known, generation = self._read(key)
-        if known is None:
+        found = self.find(key)
+        if found is None:
             return Learned(self._keep(key, bundle, facts))
+        known, generation = found.template, found.generation
         if known.state is TemplateState.REFUSED:
             return Learned(f"no template: {known.reason}")
         self.fetch(known, scratch)
@@ -140,34 +150,23 @@ class Templates:
         files = tuple(TemplateFile(str(file.path), file.size_bytes, file.sha256) for file in bundle.files)
         template = Template(key, TemplateState.UNPROVED, bundle.prefix, files, facts=dict(facts))
         by_contents = {file.sha256: file for file in files}
-        acts = [self._putting(template, bundle.root, file) for file in by_contents.values()]
+        acts = [partial(self._put, key, bundle.root, file) for file in by_contents.values()]
         for _ in in_parallel(acts, PARALLEL):
             pass
         self._write(template, 0)
         return "kept as a template; the next full build for another study proves it"
 
-    def _fetching(self, template: Template, file: TemplateFile, target: Path) -> Callable[[], None]:
-        key = _object_key(template.key, file.sha256)
+    def _fetch(self, key: str, file: TemplateFile, target: Path) -> None:
+        name = _object_key(key, file.sha256)
+        content = self.bucket.read(name)
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise StorageError(f"{name} in {self.bucket.name} has other contents than its name says")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
 
-        def fetch() -> None:
-            content = self.bucket.read(key)
-            if hashlib.sha256(content).hexdigest() != file.sha256:
-                raise StorageError(f"{key} in {self.bucket.name} has other contents than its name says")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-
-        return fetch
-
-    def _putting(self, template: Template, root: Path, file: TemplateFile) -> Callable[[], bool]:
-        key = _object_key(template.key, file.sha256)
-        return lambda: self.bucket.put(
-            key, root / file.path, content_type="application/octet-stream", cache_control=REVALIDATED
-        )
-
-    def _read(self, key: str) -> tuple[Template | None, int]:
-        """Return the template and the generation of its record; None and 0 if there is none."""
-        page = self.bucket.page(_record_key(key))
-        return (None, 0) if page is None else (self._template(key, page), page.generation)
+    def _put(self, key: str, root: Path, file: TemplateFile) -> None:
+        name = _object_key(key, file.sha256)
+        self.bucket.put(name, root / file.path, content_type="application/octet-stream", cache_control=REVALIDATED)
 
     def _template(self, key: str, page: StoredPage) -> Template:
         try:
@@ -181,8 +180,10 @@ class Templates:
                 reason=told["reason"],
                 facts=told["facts"],
             )
-            if template.key != key or any(_leads_out(file.path) for file in files):
-                raise ValueError("it is another template's, or names a file outside its folder")
+            if template.key != key:
+                raise ValueError("it is another template's")
+            for file in files:
+                check_key(file.path)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StorageError(
                 f"{_record_key(key)} in {self.bucket.name} is no record of a template: {error}"
@@ -226,10 +227,6 @@ def prune_templates(
     except StorageError as error:
         failed[TEMPLATES] = str(error)
     return removed, failed
-
-
-def _leads_out(path: str) -> bool:
-    return PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts
 
 
 def _record_key(key: str) -> str:

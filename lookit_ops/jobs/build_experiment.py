@@ -96,6 +96,11 @@ class CheckedOut:
     warnings: tuple[str, ...] = ()
     """What is missing in the source, which may do no harm."""
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What deployments and templates keep of the commit."""
+        return {"repository": self.commit.repository.full_name, "sha": self.commit.sha}
+
 
 @dg.op(
     description="Take the request: lock the study, remember its state, start the lease.",
@@ -214,8 +219,7 @@ def build(
             except PlayerBuildFailed as error:
                 raise PlayerBuildFailed("\n".join([str(error), *source.warnings])) from error
 
-        facts = {"repository": source.commit.repository.full_name, "sha": source.commit.sha}
-        made = make_bundle(build_run, order, facts, full_build, full=claimed.full)
+        made = make_bundle(build_run, order, source.facts, full_build, full=claimed.full)
         bundle = made.bundle
         logger.info("%s build: %s", made.way, made.why)
         build_run.check()
@@ -251,7 +255,7 @@ def upload(
             request_id=str(claimed.claim.request_id),
             fencing_token=claimed.claim.fencing_token,
             seen_generation=claimed.page_generation,
-            facts={"repository": source.commit.repository.full_name, "sha": source.commit.sha},
+            facts=source.facts,
             before_commit=build_run.before_commit,
             after_commit=build_run.bucket.ask_to_the_end,
             after_file=lambda _file: build_run.check() if build_run.stop.is_set() else None,

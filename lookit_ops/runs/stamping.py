@@ -15,10 +15,9 @@ from pathlib import Path
 from domain.requests.build_reports import made_from
 from ember_build.builder import BUILD_SCRIPT, ENVIRONMENT_FILE, BuildOrder
 from ember_build.bundle import Bundle, check_bundle
-from ember_build.errors import BuildPlatformError, PlayerBuildFailed
+from ember_build.errors import BuildPlatformError, NotStampable, PlayerBuildFailed
 from ember_build.templates.folder import stamp_folder
-from ember_build.templates.stamping import NotStampable
-from lookit_ops.deployments.templates import Templates, TemplateState, template_key
+from lookit_ops.deployments.templates import Record, Templates, TemplateState, template_key
 from lookit_ops.runs.build import BuildRun
 from lookit_ops.storage.errors import StorageError
 
@@ -59,7 +58,6 @@ def make_bundle(
     try:
         made = FORCED if full else _from_template(build_run, templates, key, order, scratch)
         if isinstance(made, Made):
-            _note_use(templates, key)
             return made
         bundle = full_build()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -95,12 +93,14 @@ def _digest(file: Path) -> str:
 def _from_template(build_run: BuildRun, templates: Templates, key: str, order: BuildOrder, scratch: Path) -> Made | str:
     """Return the bundle of this study that a full build has left, or a stamped one; or why it takes a full build."""
     try:
-        template = templates.find(key)
-        if template is None:
+        record = templates.find(key)
+        if record is None:
             return NO_TEMPLATE
+        template = record.template
         if template.prefix == order.prefix:
             templates.fetch(template, order.output)
             bundle = check_bundle(order.output, order.prefix, cancelled=build_run.stop)
+            _note_use(templates, record)
             return Made(bundle, "reused", "a full build of this commit for this study was there", key)
         if template.state is not TemplateState.PROVED:
             return f"the template of this commit is {template.state}{': ' if template.reason else ''}{template.reason}"
@@ -108,6 +108,7 @@ def _from_template(build_run: BuildRun, templates: Templates, key: str, order: B
             return AUDIT
         templates.fetch(template, scratch)
         bundle = stamp_folder(scratch, template.prefix, order.output, order.prefix, build_run.stop)
+        _note_use(templates, record)
         return Made(bundle, "stamped", "a proved template of this commit was there", key)
     except (NotStampable, StorageError, PlayerBuildFailed, BuildPlatformError, OSError) as error:
         shutil.rmtree(order.output, ignore_errors=True)
@@ -115,9 +116,9 @@ def _from_template(build_run: BuildRun, templates: Templates, key: str, order: B
         return f"the template of this commit could not be used: {error}"
 
 
-def _note_use(templates: Templates, key: str) -> None:
+def _note_use(templates: Templates, record: Record) -> None:
     try:
-        templates.note_use(key, datetime.now(UTC))
+        templates.note_use(record, datetime.now(UTC))
     except StorageError as error:  # another build may just have noted it
         logger.info("the use of a template was not noted: %s", error)
 

@@ -33,8 +33,7 @@ def yard(docker_engine: Engine, image: str, tmp_path: Path, client: docker.Docke
     yard.image = image
     yard.player.share()
     yield yard
-    for volume in client.api.volumes(filters=filters_for(yard.deployment)).get("Volumes") or []:
-        client.api.remove_volume(volume["Name"], force=True)
+    yard.remove_volumes(client)
 
 
 def build(yard: Yard, repository: str = REPOSITORY) -> list[str]:

@@ -65,8 +65,7 @@ def yard(docker_engine: Engine, image: str, tmp_path: Path, client: docker.Docke
     yield yard
     with contextlib.closing(docker.DockerClient(base_url=docker_engine.url)) as fresh:
         left = [name for name in yard.left_on_the_engine() if "store" not in name and "yarn-cache" not in name]
-        for volume in fresh.api.volumes(filters=filters_for(yard.deployment)).get("Volumes") or []:
-            fresh.api.remove_volume(volume["Name"], force=True)
+        yard.remove_volumes(fresh)
         for made in fresh.api.images(filters=filters_for(yard.deployment)):
             fresh.api.remove_image(made["Id"], force=True)
     assert left == []

@@ -12,7 +12,6 @@ import pytest
 
 from ember_build.builder import BuildOrder
 from ember_build.docker.confinement import Limits
-from ember_build.docker.engine import filters_for
 from ember_build.templates.folder import stamp_folder
 from ember_build.templates.stamping import first_difference, read_folder
 from tests.support.docker_engine import REPOSITORY, Engine, Yard
@@ -28,8 +27,7 @@ def yard(docker_engine: Engine, image: str, tmp_path: Path, client: docker.Docke
     yard = Yard(docker_engine, f"stamps-{secrets.token_hex(4)}", tmp_path)
     yard.image = image
     yield yard
-    for volume in client.api.volumes(filters=filters_for(yard.deployment)).get("Volumes") or []:
-        client.api.remove_volume(volume["Name"], force=True)
+    yard.remove_volumes(client)
 
 
 def test_two_studies_stamped_from_a_third_are_what_real_builds_make(yard: Yard) -> None:

@@ -182,6 +182,11 @@ class Yard:
 
         return (builder or self.builder()).build(self.order(**environment), hear, cancelled)
 
+    def remove_volumes(self, client: docker.DockerClient) -> None:
+        """Remove what builds of this deployment have shared."""
+        for volume in client.api.volumes(filters=filters_for(self.deployment)).get("Volumes") or []:
+            client.api.remove_volume(volume["Name"], force=True)
+
     def left_on_the_engine(self) -> list[str]:
         """Names of containers, networks and volumes of this deployment."""
         client = docker.DockerClient(base_url=self.engine.url)

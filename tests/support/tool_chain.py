@@ -6,12 +6,9 @@ import base64
 import hashlib
 from collections.abc import Mapping
 
+from tests.support.bundles import fingerprinted
+
 CODE = (".js", ".css")
-
-
-def named(path: str, content: bytes) -> str:
-    stem, _, suffix = path.rpartition(".")
-    return f"{stem}-{hashlib.md5(content, usedforsecurity=False).hexdigest()}.{suffix}"
 
 
 def build(sources: Mapping[str, str], prefix: str, *, integrity: bool = False) -> dict[str, bytes]:
@@ -29,7 +26,7 @@ def build(sources: Mapping[str, str], prefix: str, *, integrity: bool = False) -
     pictures = [path for path in files if not path.endswith((*CODE, ".html", ".txt"))]
     code = [path for path in files if path.endswith(CODE)]
     for group in (pictures, code):
-        names |= {path: named(path, files[path]) for path in group}
+        names |= {path: fingerprinted(path, files[path]) for path in group}
         write_names(group)
     if integrity:
         for path in code:

@@ -156,10 +156,12 @@ def test_a_template_goes_a_month_after_its_last_use(workshop: Workshop, studies:
     build(workshop, two)
     bucket, now = workshop.services.bucket, datetime.now(UTC)
     before = {file.key: file.updated_at for file in bucket.files(f"{TEMPLATES}/")}
-    (record,) = (key for key in before if key.endswith("template.json"))
-    Templates(bucket).note_use(record.split("/")[1], now + timedelta(hours=1))
+    (key,) = (key for key in before if key.endswith("template.json"))
+    record = Templates(bucket).find(key.split("/")[1])
+    assert record is not None
+    Templates(bucket).note_use(record, now + timedelta(hours=1))
     assert {file.key: file.updated_at for file in bucket.files(f"{TEMPLATES}/")} == before, "noted today already"
-    Templates(bucket).note_use(record.split("/")[1], now + timedelta(days=2))
+    Templates(bucket).note_use(record, now + timedelta(days=2))
     assert prune_templates(bucket, now=now + KEPT_UNUSED - timedelta(hours=1), dry_run=False) == ([], {})
     later = now + KEPT_UNUSED + timedelta(hours=1)
     would_go, failed = prune_templates(bucket, now=later, dry_run=True)

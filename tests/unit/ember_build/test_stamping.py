@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ember_build.templates.stamping import NotStampable, first_difference, stamp
+from ember_build.errors import NotStampable
+from ember_build.templates.stamping import first_difference, stamp
 from tests.support.tool_chain import build
 
 A, B = "5c1c3f0e-6f0b-4d2c-9a7e-1b8d4e2f7a90", "e7d20b54-93aa-4f61-8c3d-70f5b6a1c2d8"
